@@ -1,0 +1,44 @@
+# One command each: `make setup`, `make demo`, `make test`. Nothing but Python 3.11 to 3.13 and make is needed beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Real pictures for tests and benchmarks that can use them; where absent those tests are skipped and say so.
+MELANOMA_DATA ?= $(wildcard $(abspath ../shared/data))
+export MELANOMA_DATA
+# TensorFlow's start-up notes hide what the commands print.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: setup demo test test-slow lint clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	rm -rf demo
+	$(BIN)/python -m tfrecord_tools.synthetic --out demo/data
+	$(BIN)/python -m tfrecord_tools.build --size 128 --csv demo/data/train.csv --images demo/data/jpeg/train --out demo/tfrecords
+	$(BIN)/python -m tfrecord_tools.verify demo/tfrecords
+	$(BIN)/python -m melanoma_tf.train --config configs/smoke.py --data demo/tfrecords --workdir demo/run --strategy cpu
+	$(BIN)/python -m melanoma_tf.evaluate --workdir demo/run
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf $(VENV) demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,274 @@
+"""Does it learn real pictures? This pipeline beside the plain Keras recipe, on the same folds, epoch by epoch in turn.
+
+    python benchmarks/learning.py --ham10000 ../shared/data/ham10000_256 --out /tmp/learning
+
+HAM10000 in Kaggle's form (lesion_id as patient_id, target = melanoma), records of 96 px, EfficientNet-B0 from random
+weights, 10 epochs of batch 64, lesion-grouped fold 0 held out. The two recipes take turns, an epoch each, so that
+other load on the machine falls on both. Prints, per recipe, the exact AUC with its lesion-clustered interval, the
+difference of the two with a paired interval, and images/s of training (median over epochs but the first, which
+compiles). Both models are judged on the last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
+flags.DEFINE_string("out", None, "Folder for the records and the results.", required=True)
+flags.DEFINE_integer("epochs", 10, "Epochs of each recipe.")
+flags.DEFINE_integer("fold", 0, "Fold to hold out, of 5.")
+
+SIZE, BATCH = 96, 64
+SITES = {
+    "head/neck": ("face", "scalp", "neck", "ear"),
+    "upper extremity": ("upper extremity", "hand"),
+    "lower extremity": ("lower extremity", "foot"),
+    "torso": ("abdomen", "back", "chest", "trunk"),
+    "palms/soles": ("acral",),
+    "oral/genital": ("genital",),
+}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    out = Path(FLAGS.out)
+    records = build_records(Path(FLAGS.ham10000), out)
+
+    from melanoma_tf import runtime
+
+    devices = runtime.start("cpu")
+    from melanoma_tf import data, metrics
+
+    dataset = data.open_data(str(records))
+    table = data.read_table(dataset.fold(FLAGS.fold))
+    recipes: list[Any] = [Ours(dataset, devices), Plain(dataset)]
+    rows = []
+    for epoch in range(FLAGS.epochs):
+        for recipe in recipes if epoch % 2 == 0 else recipes[::-1]:
+            started = time.perf_counter()
+            recipe.train(epoch)
+            images_per_s = recipe.images / (time.perf_counter() - started)
+            value = metrics.auc(table["target"], recipe.logits())
+            rows.append({"recipe": recipe.name, "epoch": epoch + 1, "images_per_s": images_per_s, "auc": value})
+            print(f"{recipe.name:6} epoch {epoch + 1:2}: {images_per_s:5.1f} images/s, AUC {value:.4f}", flush=True)
+            pd.DataFrame(rows).to_csv(out / "epochs.csv", index=False)
+    logits = {recipe.name: recipe.final_logits() for recipe in recipes}
+    logits["ours, one view"] = recipes[0].logits()
+    print(summary(rows, table, logits, out))
+
+
+# ----------------------------------------------------------------------------------------------------------- records
+
+
+def build_records(ham: Path, out: Path) -> Path:
+    """HAM10000 as 96 px records with lesion-grouped folds; built once per --out."""
+    out.mkdir(parents=True, exist_ok=True)
+    kaggle_form(pd.read_csv(ham / "HAM10000_metadata.csv")).to_csv(out / "train.csv", index=False)
+    where = ["--csv", str(out / "train.csv"), "--images", str(ham / "jpeg"), "--out", str(out / "records")]
+    command = [
+        sys.executable,
+        "-m",
+        "tfrecord_tools.build",
+        "--size",
+        str(SIZE),
+        *where,
+        "--source",
+        "ham10000",
+        "--resume",
+    ]
+    subprocess.run(command, check=True)
+    return out / "records"
+
+
+def kaggle_form(ham: pd.DataFrame) -> pd.DataFrame:
+    """HAM10000's metadata under the column names and words of SIIM-ISIC 2020."""
+    site = {word: kaggle for kaggle, words in SITES.items() for word in words}
+    malignant = ham["dx"] == "mel"
+    return pd.DataFrame(
+        {
+            "image_name": ham["image_id"],
+            "patient_id": ham["lesion_id"],
+            "sex": ham["sex"].where(ham["sex"] != "unknown"),
+            "age_approx": ham["age"],
+            "anatom_site_general_challenge": ham["localization"].map(site),
+            "diagnosis": malignant.map({True: "melanoma", False: "unknown"}),
+            "benign_malignant": malignant.map({True: "malignant", False: "benign"}),
+            "target": malignant.astype(int),
+        }
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- recipes
+
+
+class Ours:
+    """This pipeline: configs/default.py at the size of this task."""
+
+    name = "ours"
+
+    def __init__(self, dataset: Any, devices: Any) -> None:
+        from melanoma_tf import config as configs
+        from melanoma_tf import data, fold, inference
+
+        c = configs.default()
+        c.update(model="efficientnet-b0", weights="none", image_size=SIZE, batch_size=BATCH, epochs=FLAGS.epochs)
+        c.update(lr=1e-3, dropout=0.2, ema=0.99)
+        self.config, self.shards, self.held_out = c, dataset.others(FLAGS.fold), dataset.fold(FLAGS.fold)
+        images, positives = data.count(self.shards), sum(s.positives for s in self.shards)
+        self.images = images // BATCH * BATCH
+        with devices.scope():
+            self.trainer, self.classifier = fold.build(c, positives / images, images // BATCH)
+            self.one_view = inference.predictor(self.classifier, tta=False)
+            self.eight_views = inference.predictor(self.classifier, tta=True)
+
+    def train(self, epoch: int) -> None:
+        from melanoma_tf import data
+
+        c = self.config
+        batches = data.train_batches(
+            self.shards,
+            batch_size=BATCH,
+            image_size=SIZE,
+            seed=c.seed,
+            epoch=epoch,
+            skip_steps=0,
+            buffer=c.shuffle_buffer,
+        )
+        self.trainer.fit(batches, shuffle=False, verbose=0)
+
+    def logits(self) -> Any:
+        return self._logits(self.one_view, BATCH)
+
+    def final_logits(self) -> Any:
+        return self._logits(self.eight_views, BATCH // 8)
+
+    def _logits(self, model: Any, batch_size: int) -> Any:
+        from melanoma_tf import checkpoint, inference
+
+        with checkpoint.averaged(self.classifier, self.trainer.optimizer):
+            return inference.predict_logits(model, self.held_out, batch_size=batch_size, image_size=SIZE)
+
+
+class Plain:
+    """What a Keras user writes after the guides: preprocessing layers, Adam with cosine decay, BCE, `fit`."""
+
+    name = "plain"
+
+    def __init__(self, dataset: Any) -> None:
+        import keras
+        import tensorflow as tf
+
+        self.train_set = self._dataset([s.path for s in dataset.others(FLAGS.fold)]).shuffle(2048).batch(BATCH)
+        self.held_out = dataset.fold(FLAGS.fold)
+        self.train_set = self.train_set.prefetch(tf.data.AUTOTUNE)
+        self.images = sum(s.records for s in dataset.others(FLAGS.fold))
+        layers = keras.layers
+        self.model = keras.Sequential(
+            [
+                keras.Input((SIZE, SIZE, 3)),
+                layers.RandomFlip("horizontal_and_vertical"),
+                layers.RandomRotation(0.5),
+                layers.RandomZoom(0.1),
+                layers.RandomContrast(0.1),
+                keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg"),
+                layers.Dropout(0.2),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+        steps = -(-self.images // BATCH) * FLAGS.epochs
+        self.model.compile(
+            keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), "binary_crossentropy"
+        )
+
+    @staticmethod
+    def _dataset(paths: list[str]) -> Any:
+        import tensorflow as tf
+
+        def parse(serialized: Any) -> Any:
+            spec = {"image": tf.io.FixedLenFeature([], tf.string), "target": tf.io.FixedLenFeature([], tf.int64)}
+            record = tf.io.parse_single_example(serialized, spec)
+            return tf.ensure_shape(tf.io.decode_jpeg(record["image"], channels=3), [SIZE, SIZE, 3]), record["target"]
+
+        return tf.data.TFRecordDataset(paths, num_parallel_reads=4).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def train(self, epoch: int) -> None:
+        self.model.fit(self.train_set, verbose=0, initial_epoch=epoch, epochs=epoch + 1)
+
+    def logits(self) -> Any:
+        return self.final_logits()
+
+    def final_logits(self) -> Any:
+        # In the order of data.read_table: that of our reader, which interleaves the shards.
+        from melanoma_tf import data
+
+        images = data.eval_batches(self.held_out, batch_size=BATCH, image_size=SIZE).map(lambda x: x["image"])
+        return self.model.predict(images, verbose=0)[: data.count(self.held_out), 0]
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def summary(rows: list[dict[str, Any]], table: pd.DataFrame, logits: dict[str, Any], out: Path) -> str:
+    """The figures as text; also in results.json."""
+    from melanoma_tf import metrics
+
+    results: dict[str, Any] = {"machine": machine(), "epochs": FLAGS.epochs, "held_out": len(table)}
+    lines = [f"machine: {machine()}; {len(table)} images held out, {int(table['target'].sum())} malignant"]
+    for name, values in logits.items():
+        interval = metrics.clustered_auc_interval(table["target"], values, table["patient_id"])
+        results[name] = {"auc": [interval.value, interval.low, interval.high]}
+        lines.append(f"{name:15} AUC {interval}")
+    speeds = {
+        name: statistics.median([r["images_per_s"] for r in rows if r["recipe"] == name and r["epoch"] > 1] or [0.0])
+        for name in ("ours", "plain")
+    }
+    low, high = paired_interval(table, logits["ours"], logits["plain"])
+    results |= {"images_per_s": speeds, "auc_difference_interval": [low, high]}
+    lines.append(f"ours - plain: 95% interval of the AUC difference, lesions resampled: {low:+.4f} to {high:+.4f}")
+    lines.append(f"images/s in training, median: {speeds}, ratio {speeds['ours'] / max(speeds['plain'], 1e-9):.2f}")
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return "\n".join(lines)
+
+
+def paired_interval(table: pd.DataFrame, ours: Any, plain: Any, replicates: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of AUC(ours) - AUC(plain) over resampled lesions."""
+    from melanoma_tf import metrics
+
+    rng = np.random.default_rng(0)
+    _, lesion = np.unique(table["patient_id"], return_inverse=True)
+    differences = []
+    for _ in range(replicates):
+        weights = np.bincount(rng.integers(lesion.max() + 1, size=lesion.max() + 1), minlength=lesion.max() + 1)[lesion]
+        a, b = (metrics.auc(table["target"], logits, weights) for logits in (ours, plain))
+        differences.append(a - b)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def machine() -> str:
+    """Processor, cores and versions, for the table."""
+    import keras
+    import tensorflow as tf
+
+    model, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, tensorflow {tf.__version__}, keras {keras.__version__}"
+
+
+if __name__ == "__main__":
+    app.run(main)

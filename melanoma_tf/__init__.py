@@ -1,0 +1,1 @@
+"""Train, evaluate and use melanoma classifiers on TFRecords. Commands: train, predict, evaluate."""

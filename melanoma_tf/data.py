@@ -1,0 +1,195 @@
+"""Shards to tf.data: what a model sees, in an order that is a pure function of (seed, epoch, step).
+
+Records are shuffled as encoded bytes, decoded once, and leave the host as u8; augmentation is the device's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from tfrecord_tools import schema
+
+AUTOTUNE = tf.data.AUTOTUNE
+READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
+
+
+class BadData(ValueError):  # noqa: N818  it reads as what happened
+    """The data set cannot be used; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file of a build. fold: -1 for test shards; positives: -1 where there are no labels."""
+
+    path: str
+    fold: int
+    records: int
+    positives: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A finished build of `tfrecord_tools`. size: pixels of the square images."""
+
+    path: str
+    size: int
+    folds: int
+    train: tuple[Shard, ...]
+    test: tuple[Shard, ...]
+
+    def fold(self, fold: int) -> tuple[Shard, ...]:
+        """The held-out shards of a fold."""
+        return tuple(shard for shard in self.train if shard.fold == fold)
+
+    def others(self, fold: int) -> tuple[Shard, ...]:
+        """The shards that train the model which is judged on `fold`."""
+        return tuple(shard for shard in self.train if shard.fold != fold)
+
+
+def open_data(path: str) -> DataSet:
+    """Reads the manifest of a build.
+
+    Raises:
+      BadData: no manifest, an unfinished build, another schema version, or a shard that is missing or of another size.
+    """
+    file = Path(path) / "manifest.json"
+    if not file.is_file():
+        raise BadData(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    if manifest["schema_version"] != schema.SCHEMA_VERSION:
+        raise BadData(
+            f"{file} has schema version {manifest['schema_version']}, this code reads {schema.SCHEMA_VERSION}"
+        )
+    if not manifest["complete"]:
+        raise BadData(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
+    shards: dict[str, list[Shard]] = {"train": [], "test": []}
+    for entry in manifest["shards"]:
+        shard_path = Path(path) / entry["name"]
+        if not shard_path.is_file() or shard_path.stat().st_size != entry["bytes"]:
+            raise BadData(f"{shard_path} is missing or not of {entry['bytes']} bytes; see tfrecord_tools.verify {path}")
+        positives = -1 if entry["positives"] is None else entry["positives"]
+        shards[entry["split"]].append(Shard(str(shard_path), entry["fold"], entry["records"], positives))
+    settings = manifest["settings"]
+    return DataSet(str(path), settings["size"], settings["folds"], tuple(shards["train"]), tuple(shards["test"]))
+
+
+def count(shards: Sequence[Shard]) -> int:
+    """Number of records in `shards`."""
+    return sum(shard.records for shard in shards)
+
+
+def train_batches(
+    shards: Sequence[Shard], *, batch_size: int, image_size: int, seed: int, epoch: int, skip_steps: int, buffer: int
+) -> tf.data.Dataset:
+    """One epoch of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]), without its first `skip_steps` batches.
+
+    All batches are full: the rest of an epoch that does not fill one is left out, others in each epoch.
+
+    Args:
+      buffer: records (encoded) among which the next one is drawn; shards are shuffled already when they are written.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(shards))
+    records = _read([shards[i].path for i in order])
+    shuffle_seed = int(np.random.default_rng([seed, epoch, 1]).integers(2**31))
+    records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+    epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
+
+    def example(serialized: tf.Tensor) -> Any:
+        record = schema.parse(serialized)
+        features = {"image": _decode(record["image"], image_size), "seed": _seed(record["image_name"], epoch_seed)}
+        return features, tf.cast(record["target"], tf.float32)
+
+    # Skipping encoded records costs a read, not a decode.
+    examples = records.skip(skip_steps * batch_size).map(example, num_parallel_calls=AUTOTUNE, deterministic=True)
+    steps = count(shards) // batch_size - skip_steps
+    return _batched(examples, batch_size, steps)
+
+
+def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int) -> tf.data.Dataset:
+    """Every record once, in the order of `read_table`: {"image": u8[B,S,S,3]}.
+
+    The last batch is filled up with black images, so that all batches have one shape (TPUs, replicas) and nothing is
+    dropped; cut the predictions to `count(shards)`.
+    """
+
+    def example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"image": _decode(schema.parse(serialized)["image"], image_size)}
+
+    examples = _read([shard.path for shard in shards]).map(example, num_parallel_calls=AUTOTUNE, deterministic=True)
+    filling = -count(shards) % batch_size
+    if filling:
+        black = {"image": tf.zeros([image_size, image_size, 3], tf.uint8)}
+        examples = examples.concatenate(tf.data.Dataset.from_tensors(black).repeat(filling))
+    return _batched(examples, batch_size, -(-count(shards) // batch_size))
+
+
+def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
+    """image_name, patient, fold, target of every record, in the order of `eval_batches`."""
+
+    def row(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        record = schema.parse(serialized)
+        return record["image_name"], record["patient"], record["fold"], record["target"]
+
+    rows = [
+        (name.decode(), patient.decode(), int(fold), int(target))
+        for name, patient, fold, target in _read([shard.path for shard in shards]).map(row).as_numpy_iterator()
+    ]
+    return pd.DataFrame(rows, columns=["image_name", "patient_id", "fold", "target"])
+
+
+@contextlib.contextmanager
+def naming_the_shard(shards: Sequence[Shard]) -> Iterator[None]:
+    """Turns what tf.data raises inside on a damaged shard into a BadData that names it: TensorFlow does not."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        for shard in shards:
+            try:
+                for _ in schema.read_records(shard.path):
+                    pass
+            except schema.CorruptRecord as corrupt:
+                raise BadData(f"{corrupt}; rebuild it with tfrecord_tools.build --resume") from error
+        raise  # not the shards' fault
+
+
+def _read(paths: Sequence[str]) -> tf.data.Dataset:
+    files = tf.data.Dataset.from_tensor_slices(list(paths))
+    return files.interleave(
+        tf.data.TFRecordDataset, cycle_length=READERS, num_parallel_calls=min(READERS, len(paths)), deterministic=True
+    )
+
+
+def _batched(examples: tf.data.Dataset, batch_size: int, steps: int) -> tf.data.Dataset:
+    # Keras asks how many steps there are; tf.data cannot know it of files it has not read.
+    batches = examples.batch(batch_size, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(steps))
+    return batches.prefetch(AUTOTUNE)
+
+
+def _decode(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:
+    # The accurate DCT is what Pillow and every other tool use; TensorFlow's default is the fast one.
+    image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
+    # Records of the size asked for pass unchanged; others (a small trial on a big build) are resampled here.
+    image = tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] == image_size), lambda: image, lambda: _resample(image, image_size)
+    )
+    return tf.ensure_shape(image, [image_size, image_size, 3])
+
+
+def _resample(image: tf.Tensor, size: int) -> tf.Tensor:
+    resampled = tf.image.resize(image, [size, size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resampled), 0, 255), tf.uint8)
+
+
+def _seed(image_name: tf.Tensor, epoch_seed: int) -> tf.Tensor:
+    """The example's own seed in this epoch: it depends on its name, not on its place in a batch."""
+    name_hash = tf.strings.to_hash_bucket_fast(image_name, 2**32)
+    return tf.cast(tf.bitwise.bitwise_xor(name_hash, tf.constant(epoch_seed, tf.int64)), tf.uint32)

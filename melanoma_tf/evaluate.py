@@ -1,0 +1,78 @@
+"""Judge a run by its out-of-fold predictions:  python -m melanoma_tf.evaluate --workdir RUN
+
+AUC over the pictures held out, with an interval that resamples patients; written to RUN/metrics.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from absl import flags
+
+from melanoma_tf import command, files, metrics
+from melanoma_tf.workdir import METRICS, OOF, BadWorkdir
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", None, "Folder of the run, as given to melanoma_tf.train.", required=True)
+
+
+def main(argv: list[str]) -> None:
+    command.no_arguments(argv)
+    command.say(report(Path(FLAGS.workdir)))
+
+
+def report(folder: Path) -> str:
+    """Writes metrics.json beside a run's oof.csv and returns the figures as text.
+
+    Raises:
+      BadWorkdir: no finished fold yet.
+    """
+    if not (folder / OOF).is_file():
+        raise BadWorkdir(f"{folder / OOF} is not there; it is written when melanoma_tf.train has finished a fold")
+    table = pd.read_csv(folder / OOF, dtype={"patient_id": str})
+    figures = judge(table)
+    files.write_text(folder / METRICS, json.dumps(figures, indent=1) + "\n")
+    lines = [
+        f"held out: {figures['images']} images of {figures['patients']} patients, {figures['positives']} malignant"
+    ]
+    lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in figures["auc_per_fold"].items()]
+    lines += [f"AUC {metrics.Interval(**figures['auc'])}, patients resampled"]
+    lines += [f"predictions: {folder / OOF}", f"figures: {folder / METRICS}"]
+    return "\n".join(lines)
+
+
+def judge(table: pd.DataFrame) -> dict[str, Any]:
+    """The figures of predictions with columns patient_id, fold, target, logit.
+
+    The AUC of several folds together is taken over their pooled logits; see also those of each fold, because models
+    of different folds need not be on the same scale.
+    """
+    # A picture without a patient is a cluster of its own.
+    patients = table["patient_id"].fillna("image " + table["image_name"])
+    interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)
+    per_fold = {str(k): metrics.auc(fold["target"], fold["logit"]) for k, fold in table.groupby("fold")}
+    return {
+        "images": len(table),
+        "patients": int(patients.nunique()),
+        "positives": int(table["target"].sum()),
+        "auc": dataclasses.asdict(interval),
+        "auc_per_fold": per_fold,
+    }
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,215 @@
+"""Training of one fold: the model, the optimizer and the loop over its epochs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_collections
+import pandas as pd
+
+from melanoma_tf import checkpoint, data, files, inference, losses, metrics, model, schedule, weights
+from melanoma_tf.augment import policy
+from melanoma_tf.runtime import Runtime
+from melanoma_tf.workdir import HISTORY, WEIGHTS
+
+log = logging.getLogger("melanoma_tf")
+
+
+class Diverged(RuntimeError):  # noqa: N818  it reads as what happened
+    """Too many steps in a row had gradients that are not finite; the last good checkpoint is kept."""
+
+
+def train(
+    config: ml_collections.ConfigDict, dataset: data.DataSet, fold: int, folder: Path, runtime: Runtime
+) -> pd.DataFrame:
+    """Trains on all folds but `fold` and predicts it.
+
+    Writes checkpoints, history.csv and the final weights into `folder`; goes on from the newest checkpoint there.
+
+    Returns:
+      image_name, patient_id, fold, target, logit, probability of every held-out picture.
+
+    Raises:
+      data.BadData: nothing to train on or to hold out, or a damaged shard.
+      Diverged, checkpoint.BadCheckpoint: see there.
+    """
+    train_shards, held_out = dataset.others(fold), dataset.fold(fold)
+    images, positives = data.count(train_shards), sum(shard.positives for shard in train_shards)
+    steps_per_epoch = images // config.batch_size
+    _check(dataset, fold, images, positives, config.batch_size)
+    log.info("fold %d: %d images, %d malignant, held out: %d", fold, images, positives, data.count(held_out))
+
+    # -------------------------------------------------------------------- model
+    keras.utils.set_random_seed(config.seed + fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = folder / "checkpoints"
+    with runtime.scope():
+        trainer, classifier = build(config, positives / images, steps_per_epoch, fresh=not checkpoints.exists())
+        quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
+    progress = checkpoint.restore(checkpoints, classifier, trainer.optimizer) or checkpoint.Progress()
+    if progress.step:
+        log.info("fold %d goes on at step %d of %d", fold, progress.step, steps_per_epoch * config.epochs)
+
+    # --------------------------------------------------------------- train loop
+    # One `fit` per epoch: the order within an epoch is a function of (seed, epoch), so a resumed run can skip into it.
+    table = data.read_table(held_out)
+    sizes = {"batch_size": config.batch_size, "image_size": config.image_size}
+    for epoch in range(progress.step // steps_per_epoch, config.epochs):
+        skip = progress.step - epoch * steps_per_epoch
+        batches = data.train_batches(
+            train_shards, seed=config.seed, epoch=epoch, skip_steps=skip, buffer=config.shuffle_buffer, **sizes
+        )
+        keeper = Keeper(config.checkpoint_every, config.max_bad_steps, checkpoints, classifier, progress)
+        started = time.perf_counter()
+        with data.naming_the_shard(train_shards):
+            logs = trainer.fit(batches, callbacks=[keeper], shuffle=False, verbose=0).history
+        images_per_s = (steps_per_epoch - skip) * config.batch_size / (time.perf_counter() - started)
+        with checkpoint.averaged(classifier, trainer.optimizer):
+            logits = inference.predict_logits(quick, held_out, **sizes)
+        row = {
+            "epoch": epoch + 1,
+            "step": progress.step,
+            "loss": logs["loss"][-1],
+            "val_auc": metrics.auc(table["target"], logits),
+            "skipped_steps": progress.step - _steps_taken(trainer.optimizer),
+            "images_per_s": round(images_per_s, 1),
+        }
+        progress.history.append(row)
+        checkpoint.save(checkpoints, classifier, trainer.optimizer, progress)
+        files.write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+        log.info("fold %d: %s", fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
+
+    # ------------------------------------------------------------------- result
+    # The last epoch's weights, not the best one's: choosing the epoch by the held-out fold would flatter its AUC.
+    with checkpoint.averaged(classifier, trainer.optimizer):
+        checkpoint.save_final(folder / WEIGHTS, classifier)
+        logits = inference.predict_logits(thorough, held_out, **sizes)
+    return table.assign(logit=logits, probability=inference.sigmoid(logits))
+
+
+def build(
+    config: ml_collections.ConfigDict, prior: float, steps_per_epoch: int, *, fresh: bool = True
+) -> tuple[keras.Model, keras.Model]:
+    """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
+
+    prior: share of positives among the training pictures, for the head's first bias. fresh: whether to load the
+    pretrained weights; not when a checkpoint will overwrite them.
+    """
+    classifier = build_classifier(config, prior)
+    if fresh:
+        log.info("weights: %s", weights.load(classifier, config.model, config.weights))
+    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
+    seed = keras.Input((), dtype="uint32", name="seed")
+    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture.
+    augmented = policy.Augment(config.augment, dtype="float32", name="augment")(image, seed)
+    trainer = keras.Model({"image": image, "seed": seed}, classifier(augmented))
+    loss = losses.build(
+        config.loss,
+        gamma=config.focal_gamma,
+        alpha=config.focal_alpha or None,
+        label_smoothing=config.label_smoothing,
+    )
+    trainer.compile(build_optimizer(config, steps_per_epoch), loss)
+    trainer.optimizer.build(trainer.trainable_variables)
+    return trainer, classifier
+
+
+def build_classifier(config: ml_collections.ConfigDict, prior: float | None = None) -> keras.Model:
+    """The classifier that a config describes, with random weights."""
+    return model.build_classifier(
+        config.model,
+        config.image_size,
+        dropout=config.dropout,
+        drop_connect=config.drop_connect,
+        prior=prior,
+        batch_norm_momentum=config.batch_norm_momentum,
+        freeze_batch_norm=config.freeze_batch_norm,
+    )
+
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+
+
+def build_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer with its schedule, inside a SkippingOptimizer."""
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"config.optimizer={config.optimizer!r} is unknown; there is: {', '.join(OPTIMIZERS)}")
+    learning_rate = schedule.warmup_cosine(
+        config.lr,
+        config.epochs * steps_per_epoch,
+        round(config.warmup_epochs * steps_per_epoch),
+        config.final_lr_fraction,
+    )
+    options: dict[str, Any] = {"use_ema": config.ema > 0, "ema_momentum": config.ema or 0.99}
+    if config.optimizer == "adamw":
+        options["weight_decay"] = config.weight_decay
+    inner = OPTIMIZERS[config.optimizer](learning_rate, **options)
+    if config.optimizer == "adamw":
+        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.
+    scale = 2.0**15 if keras.config.dtype_policy().name == "mixed_float16" else 1.0
+    return SkippingOptimizer(inner, initial_scale=scale)
+
+
+class SkippingOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Skips steps whose gradients are not finite, and leaves the weights being trained alone when a `fit` ends.
+
+    Keras would overwrite them with their moving averages there; `checkpoint.averaged` lends those where they are used.
+    """
+
+    def finalize_variable_values(self, var_list: list[Any]) -> None:
+        """Does nothing."""
+
+
+class Keeper(keras.callbacks.Callback):
+    """Counts steps, writes a checkpoint every so many, and stops the run when no step succeeds any more."""
+
+    def __init__(
+        self,
+        checkpoint_every: int,
+        max_bad_steps: int,
+        checkpoints: Path,
+        classifier: keras.Model,
+        progress: checkpoint.Progress,
+    ) -> None:
+        super().__init__()
+        self.checkpoint_every, self.max_bad_steps = checkpoint_every, max_bad_steps
+        self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
+        self.steps_taken = -1
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.progress.step += 1
+        # Reading a number from the device waits for it, so not at each step.
+        if self.progress.step % self.max_bad_steps == 0:
+            taken = _steps_taken(self.model.optimizer)
+            if taken == self.steps_taken:
+                raise Diverged(
+                    f"{self.max_bad_steps} steps in a row, up to step {self.progress.step}, had gradients that are not "
+                    f"finite. The last good checkpoint is in {self.checkpoints}. Try a lower --config.lr, or "
+                    "--config.precision=float32."
+                )
+            self.steps_taken = taken
+        if self.progress.step % self.checkpoint_every == 0:
+            checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, self.progress)
+
+
+def _steps_taken(optimizer: keras.optimizers.Optimizer) -> int:
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _check(dataset: data.DataSet, fold: int, images: int, positives: int, batch_size: int) -> None:
+    held_out = dataset.fold(fold)
+    if not held_out:
+        raise data.BadData(f"{dataset.path} has no fold {fold}; there are folds 0 to {dataset.folds - 1}")
+    if images < batch_size:
+        raise data.BadData(f"{images} images train fold {fold}, fewer than one batch of {batch_size}")
+    for name, found, total in (
+        ("training", positives, images),
+        ("held-out", sum(shard.positives for shard in held_out), data.count(held_out)),
+    ):
+        if not 0 < found < total:
+            raise data.BadData(f"the {name} images of fold {fold} are of one class: {found} of {total} are malignant")

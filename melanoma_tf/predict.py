@@ -1,0 +1,102 @@
+"""Predict with a run's models:  python -m melanoma_tf.predict --workdir RUN --data DIR --out submission.csv
+
+Writes image_name,target (a probability) for the test shards of --data, or for all its records if it has none. The
+finished folds' models are averaged in logits, each over flips and quarter turns if config.tta says so. Records of the
+data set that the run was trained on are predicted by the one model that has not seen them, where it is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from melanoma_tf import command, runtime
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from melanoma_tf import data, workdir
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", None, "Folder of the run, as given to melanoma_tf.train.", required=True)
+    flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
+    flags.DEFINE_string("out", "submission.csv", "File to write.")
+    flags.DEFINE_integer("batch_size", None, "Pictures at a time, over all devices. Default: an eighth of training's.")
+    flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
+
+
+def main(argv: list[str]) -> None:
+    command.no_arguments(argv)
+    devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
+    import keras
+
+    from melanoma_tf import data, files, workdir
+
+    run = workdir.open_workdir(Path(FLAGS.workdir))
+    dataset = data.open_data(FLAGS.data)
+    # Eight views of each picture make the batch as large as in training.
+    batch_size = FLAGS.batch_size or -(-run.config.batch_size // 8 // devices.replicas) * devices.replicas
+    precision = devices.precision(run.config.precision)
+    keras.config.set_dtype_policy(precision)
+    command.say(devices.describe(batch_size, precision))
+    table = predictions(run, dataset, devices, batch_size)
+    files.write_text(Path(FLAGS.out), table.to_csv(index=False, float_format="%.8g"))
+    command.say(f"{len(table)} predictions: {FLAGS.out}")
+
+
+def predictions(run: workdir.Workdir, dataset: data.DataSet, devices: runtime.Runtime, batch_size: int) -> pd.DataFrame:
+    """image_name, target (probability in [0,1]) of the test records of `dataset`, or of all if it has none."""
+    from melanoma_tf import data, fold, inference, workdir
+
+    folds = run.finished_folds()
+    if not folds:
+        raise workdir.BadWorkdir(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
+    shards = dataset.test or dataset.train
+    seen = workdir.data_sha256(dataset.path) == run.data_sha256
+    judges = [models_for(shard, folds, seen) for shard in shards]
+    trained_on = data.count([s for s, j in zip(shards, judges, strict=True) if seen and s.fold >= 0 and j != [s.fold]])
+    if trained_on:
+        command.say(
+            f"warning: {trained_on} of {data.count(shards)} records were training data of every finished model; "
+            "their predictions say nothing about new pictures. Train with --fold all to have a model for each."
+        )
+    sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
+    with devices.scope():
+        classifier = fold.build_classifier(run.config)
+        predictor = inference.predictor(classifier, tta=run.config.tta)
+    total = [np.zeros(shard.records) for shard in shards]
+    for k in folds:
+        asked = [i for i, models in enumerate(judges) if k in models]
+        if not asked:
+            continue
+        classifier.load_weights(run.fold(k) / workdir.WEIGHTS)
+        # Shard by shard, because reading several together mixes their records.
+        for i in asked:
+            total[i] += inference.predict_logits(predictor, [shards[i]], **sizes) / len(judges[i])
+    names = [data.read_table([shard]) for shard in shards]
+    import pandas as pd
+
+    return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=inference.sigmoid(np.concatenate(total)))
+
+
+def models_for(shard: data.Shard, folds: Sequence[int], seen: bool) -> list[int]:
+    """The folds whose models predict a shard: all, or of a shard trained on the one model that held it out."""
+    return [shard.fold] if seen and shard.fold in folds else list(folds)
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    run()

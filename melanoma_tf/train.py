@@ -1,0 +1,89 @@
+"""Train folds.
+
+    python -m melanoma_tf.train --strategy tpu
+    python -m melanoma_tf.train --config configs/smoke.py --data DIR --workdir RUN --strategy cpu --fold all
+
+Writes into --workdir, for each fold, checkpoints, history.csv, the final weights and the predictions of the pictures
+that this fold's model has not seen; oof.csv holds those of all folds. Started again with the same settings it goes on
+where it was. Any setting of the config can be given on the command line: --config.lr=1e-3
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from melanoma_tf import command, runtime
+from melanoma_tf import config as configs
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
+    flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote. Default: tfrecords/SIZE.")
+    flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
+    flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
+    flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
+    flags.DEFINE_bool("overwrite", False, "Remove what an earlier run left in --workdir and start anew.")
+
+
+def main(argv: list[str]) -> None:
+    command.no_arguments(argv)
+    config = FLAGS.config
+
+    # ------------------------------------------------------------------ devices
+    devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
+    import keras
+
+    from melanoma_tf import data, evaluate, fold, workdir
+
+    if config.batch_size % devices.replicas:
+        raise ValueError(
+            f"config.batch_size={config.batch_size} is global; {devices.replicas} replicas do not divide it"
+        )
+    precision = devices.precision(config.precision)
+    keras.config.set_dtype_policy(precision)
+    command.say(devices.describe(config.batch_size, precision))
+
+    # --------------------------------------------------------------------- data
+    dataset = data.open_data(FLAGS.data or os.path.join("tfrecords", str(config.image_size)))
+    folds = chosen_folds(FLAGS.fold, dataset.folds)
+    if dataset.size != config.image_size:
+        command.say(f"data: records of {dataset.size} px are resampled to {config.image_size} px on the host")
+
+    # -------------------------------------------------------------------- folds
+    name = Path(flags.FLAGS["config"].config_filename).stem
+    run = workdir.claim(Path(FLAGS.workdir or f"runs/{name}"), config, dataset.path, overwrite=FLAGS.overwrite)
+    for k in folds:
+        if k in run.finished_folds():
+            command.say(f"fold {k}: finished already")
+            continue
+        run.finish(k, fold.train(config, dataset, k, run.fold(k), devices))
+        keras.backend.clear_session()
+
+    # ------------------------------------------------------------------ figures
+    command.say(evaluate.report(run.path))
+
+
+def chosen_folds(asked: str, folds: int) -> list[int]:
+    """[0, ..., folds - 1] for "all", else the one fold that was named. ValueError if there is no such fold."""
+    if asked == "all":
+        return list(range(folds))
+    if not asked.isdigit() or int(asked) >= folds:
+        raise ValueError(f"--fold {asked!r} is not among the folds of this data: 0 to {folds - 1}, or all")
+    return [int(asked)]
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,102 @@
+"""The folder of a run: what lies where, and which run it belongs to.
+
+RUN/run.json        config and data set of this run
+RUN/fold0/          history.csv, checkpoints/, model.weights.h5, oof.csv (these two once the fold is finished)
+RUN/oof.csv         the finished folds' out-of-fold predictions together
+RUN/metrics.json    written by evaluate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import pandas as pd
+
+from melanoma_tf import config as configs
+from melanoma_tf import files
+
+RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
+
+
+class BadWorkdir(ValueError):  # noqa: N818  it reads as what happened
+    """The folder cannot serve this run; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """A run's folder, its config and the sha256 of the manifest of the data it trains on."""
+
+    path: Path
+    config: ml_collections.ConfigDict
+    data_sha256: str
+
+    def fold(self, fold: int) -> Path:
+        """The folder of one fold."""
+        return self.path / f"fold{fold}"
+
+    def finished_folds(self) -> list[int]:
+        """Folds with final weights and predictions, ascending."""
+        return sorted(int(p.parent.name.removeprefix("fold")) for p in self.path.glob(f"fold*/{OOF}"))
+
+    def finish(self, fold: int, predictions: pd.DataFrame) -> None:
+        """Writes a fold's predictions, which marks it as finished, and the run's together."""
+        files.write_text(self.fold(fold) / OOF, predictions.to_csv(index=False))
+        tables = [pd.read_csv(self.fold(f) / OOF, dtype={"patient_id": str}) for f in self.finished_folds()]
+        files.write_text(self.path / OOF, pd.concat(tables).to_csv(index=False))
+
+
+def claim(path: Path, config: ml_collections.ConfigDict, data_path: str, *, overwrite: bool) -> Workdir:
+    """The folder for a run: new, or that of the same run begun before.
+
+    Raises:
+      BadWorkdir: it holds a run with another config or data set, or files that are no run's.
+    """
+    workdir = Workdir(path, config, data_sha256(data_path))
+    if overwrite and (path / RUN).is_file():
+        shutil.rmtree(path)
+    if (path / RUN).is_file():
+        _check_same(open_workdir(path), workdir)
+        return workdir
+    if path.exists() and any(path.iterdir()):
+        raise BadWorkdir(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    run = {"config": config.to_dict(), "data_sha256": workdir.data_sha256}
+    files.write_text(path / RUN, json.dumps(run, indent=1, sort_keys=True) + "\n")
+    return workdir
+
+
+def open_workdir(path: Path) -> Workdir:
+    """The folder of a run that exists.
+
+    Raises:
+      BadWorkdir: there is no run.
+    """
+    if not (path / RUN).is_file():
+        raise BadWorkdir(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
+    run = json.loads((path / RUN).read_text(encoding="utf-8"))
+    return Workdir(path, configs.restore(run["config"], path / RUN), run["data_sha256"])
+
+
+def data_sha256(data_path: str) -> str:
+    """What identifies a build: the hash of its manifest."""
+    return hashlib.sha256((Path(data_path) / "manifest.json").read_bytes()).hexdigest()
+
+
+def _check_same(before: Workdir, now: Workdir) -> None:
+    then, asked = before.config.to_dict(), now.config.to_dict()
+    differing: list[Any] = [
+        f"{k}: {then.get(k)!r} then, {asked.get(k)!r} now" for k in asked if then.get(k) != asked[k]
+    ]
+    if before.data_sha256 != now.data_sha256:
+        differing.append("the data set")
+    if differing:
+        raise BadWorkdir(
+            f"--workdir {now.path} holds a run that differs in {'; '.join(differing)}. "
+            "Use the same settings to go on with it, another --workdir, or --overwrite."
+        )

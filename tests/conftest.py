@@ -1,0 +1,58 @@
+"""What tests share. TensorFlow is imported once per process, with two virtual CPU devices for MirroredStrategy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY_PX = 32
+
+
+def pytest_configure() -> None:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real pictures and tables, where the machine has them."""
+    folder = os.environ.get("MELANOMA_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MELANOMA_DATA names no folder with real data")
+    return Path(folder)
+
+
+def run_command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python ARGS` from the repository's root, as a user types it."""
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, *args], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in ISIC 2020's form: train.csv, test.csv, jpeg/."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    args = ["--images", "90", "--patients", "30", "--prevalence", "0.3"]
+    done = run_command("-m", "tfrecord_tools.synthetic", "--out", str(folder / "data"), *args)
+    assert done.returncode == 0, done.stderr
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def shards(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic data set as a build of 32 px: 5 folds of one shard each."""
+    out = tmp_path_factory.mktemp("shards") / "build"
+    where = ["--csv", str(synthetic / "train.csv"), "--images", str(synthetic / "jpeg/train"), "--out", str(out)]
+    done = run_command("-m", "tfrecord_tools.build", "--size", str(TINY_PX), "--shards", "5", "--workers", "1", *where)
+    assert done.returncode == 0, done.stderr
+    return out

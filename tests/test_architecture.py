@@ -1,0 +1,74 @@
+"""The import rule: one direction, leaves apart, devices in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, run_command
+
+PACKAGES = ("tfrecord_tools", "melanoma_tf")
+MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob("*.py") if p.name != "__init__.py")
+
+# Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
+COMPOSERS = {
+    "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference"},
+    "tfrecord_tools": {"build", "verify", "synthetic", "shards"},
+}
+# What a leaf may use: definitions and files, which compose nothing themselves.
+FOUNDATIONS = {"tfrecord_tools.schema", "melanoma_tf.config", "melanoma_tf.files", "melanoma_tf.command"}
+USES = {
+    "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
+    "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry")},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of all modules a file imports, at its top or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+
+
+OURS = {module_name(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_go_one_way(path):
+    name, used = module_name(path), imports_of(path) & OURS
+    package = name.split(".")[0]
+    if package == "tfrecord_tools":
+        assert not {u for u in used if u.startswith("melanoma_tf")}
+        assert not {i for i in imports_of(path) if i.split(".")[0] == "keras"}
+    else:
+        assert {u for u in used if u.startswith("tfrecord_tools")} <= {"tfrecord_tools.schema"}
+    if name.split(".")[-1] not in COMPOSERS[package]:
+        assert used <= FOUNDATIONS | USES.get(name, set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_only_runtime_knows_about_devices(path):
+    if path.stem == "runtime":
+        return
+    text = path.read_text(encoding="utf-8")
+    for word in ("tf.distribute", "keras.distribution", "list_physical_devices", "set_visible_devices", "import jax"):
+        assert word not in text
+
+
+def test_commands_start_without_what_they_do_not_need():
+    # TensorFlow takes seconds to import, and worker processes would each pay for it.
+    code = "import sys, tfrecord_tools.build, tfrecord_tools.verify; print('tensorflow' in sys.modules)"
+    assert run_command("-c", code).stdout.strip() == "False"
+    # Keras reads its backend when it is imported, so no command may import it before the runtime has chosen.
+    code = "import sys, melanoma_tf.train, melanoma_tf.predict, melanoma_tf.evaluate; print('keras' in sys.modules)"
+    assert run_command("-c", code).stdout.strip() == "False"

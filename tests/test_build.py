@@ -1,0 +1,333 @@
+import csv
+import dataclasses
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfrecord_tools import build, schema, shards, synthetic, table
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """48 training and 7 test images, as `python -m tfrecord_tools.synthetic` makes them."""
+    folder = tmp_path_factory.mktemp("build") / "data"
+    synthetic.generate(synthetic.SyntheticSettings(str(folder), 48, 24, prevalence=0.25, min_size=200))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """An uninterrupted build with one worker."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    build.build(settings(data, out))
+    return out
+
+
+def settings(data, out, **changes):
+    plain = build.BuildSettings(32, str(data / "train.csv"), str(data / "jpeg" / "train"), str(out))
+    return dataclasses.replace(plain, **changes)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def command(data, out, *more):
+    images = ["--csv", str(data / "train.csv"), "--images", str(data / "jpeg" / "train"), "--out", str(out)]
+    return [sys.executable, "-m", "tfrecord_tools.build", "--size=32", "--workers=1", *images, *more]
+
+
+def copy_with_links(data, folder):
+    """A data folder of its own whose pictures can be replaced."""
+    images = folder / "jpeg" / "train"
+    images.mkdir(parents=True)
+    (folder / "train.csv").write_bytes((data / "train.csv").read_bytes())
+    for path in (data / "jpeg" / "train").iterdir():
+        (images / path.name).symlink_to(path)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------ what is built
+
+
+def test_every_image_is_in_one_shard_with_the_metadata_of_its_row(data, finished):
+    frame = table.read_table(data / "train.csv", labelled=True).set_index("image_name")
+    paths = sorted(finished.glob("*.tfrec"))
+    records = {
+        record.image_name: (record, path) for path in paths for record in map(schema.decode, schema.read_records(path))
+    }
+    assert len(records) == len(frame) == sum(map(schema.shard_count, paths))
+    for name, row in frame.iterrows():
+        record, path = records[str(name)]
+        assert (record.patient, record.sex, record.age_approx, record.target) == (
+            row["patient"],
+            row["sex"],
+            row["age_approx"],
+            row["target"],
+        )
+        assert record.fold == int(path.name[5:7]) % 5
+    fold_of_patient = {(record.patient, record.fold) for record, _ in records.values()}
+    assert len(fold_of_patient) == frame["patient"].nunique()
+
+
+def test_the_manifest_counts_what_is_there(data, finished):
+    manifest = shards.Manifest.read(finished)
+    assert manifest.complete
+    assert {entry.name for entry in manifest.shards} == {path.name for path in finished.glob("*.tfrec")}
+    assert sum(entry.positives or 0 for entry in manifest.shards) == 12
+    assert manifest.inputs["train"] == {
+        "name": "train.csv",
+        "sha256": shards.file_sha256(data / "train.csv"),
+        "rows": 48,
+    }
+    text = (finished / "manifest.json").read_text()
+    assert str(data) not in text
+    assert str(finished) not in text
+
+
+def test_two_workers_make_the_same_bytes_as_one(data, finished, tmp_path):
+    build.build(settings(data, tmp_path / "out", workers=2))
+    assert contents(tmp_path / "out") == contents(finished)
+
+
+def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
+    inputs = {"csv": str(data / "test.csv"), "images": str(data / "jpeg" / "test")}
+    manifest = build.build(settings(data, tmp_path / "out", **inputs))
+    assert {(entry.split, entry.fold, entry.positives) for entry in manifest.shards} == {("test", -1, None)}
+    path = next((tmp_path / "out").glob("test*.tfrec"))
+    record = schema.decode(next(schema.read_records(path)))
+    assert (record.fold, record.target, record.diagnosis) == (-1, -1, -1)
+
+
+def test_few_patients_leave_out_shards_that_would_be_empty(data, tmp_path):
+    manifest = build.build(settings(data, tmp_path / "out", folds=5, shards=100))
+    assert 5 <= len(manifest.shards) <= 24
+    assert all(entry.records for entry in manifest.shards)
+
+
+def test_an_existing_build_is_refused_and_overwritten_if_asked(data, tmp_path):
+    out = tmp_path / "out"
+    build.build(settings(data, out))
+    before = contents(out)
+    with pytest.raises(build.BuildError, match="holds a finished build of 15 shards at size 32; pass --resume"):
+        build.build(settings(data, out, size=40))
+    assert contents(out) == before
+    (out / "notes.txt").write_text("mine")
+    manifest = build.build(settings(data, out, size=40, shards=5, overwrite=True))
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.json",
+        "quarantine.csv",
+        "notes.txt",
+        *(entry.name for entry in manifest.shards),
+    }
+
+
+@pytest.mark.parametrize("changes", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_folder_with_something_else_is_never_touched(data, tmp_path, changes):
+    (tmp_path / "train00-5.tfrec").write_text("not ours")
+    with pytest.raises(build.BuildError, match="is not empty and holds no build of ours"):
+        build.build(settings(data, tmp_path, **changes))
+    assert contents(tmp_path) == {"train00-5.tfrec": b"not ours"}
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def quarantined(folder):
+    with (folder / "quarantine.csv").open(newline="") as file:
+        return {row["image_name"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_path):
+    folder = copy_with_links(data, tmp_path / "data")
+    missing, cut, page, *_ = sorted((folder / "jpeg" / "train").iterdir())
+    whole = cut.read_bytes()
+    for path in (missing, cut, page):
+        path.unlink()
+    cut.write_bytes(whole[: len(whole) // 2])
+    page.write_bytes(b"<html>")
+    done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: 3 image(s) could not be used, see" in done.stderr
+    assert quarantined(tmp_path / "out") == {
+        missing.stem: "file is missing",
+        cut.stem: "truncated: no end-of-image marker behind the last scan",
+        page.stem: "not a JPEG: it begins with b'<html>'",
+    }
+    manifest = shards.Manifest.read(tmp_path / "out")
+    assert sum(entry.records for entry in manifest.shards) == 45
+    again = subprocess.run(
+        command(folder, tmp_path / "out", "--resume", "--allow_quarantine"), capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+
+
+def test_resume_takes_in_images_that_were_mended(data, finished, tmp_path):
+    folder = copy_with_links(data, tmp_path / "data")
+    missing = sorted((folder / "jpeg" / "train").iterdir())[0]
+    away = missing.rename(tmp_path / missing.name)
+    build.build(settings(folder, tmp_path / "out"))
+    assert list(quarantined(tmp_path / "out")) == [missing.stem]
+    away.rename(missing)
+    build.build(settings(folder, tmp_path / "out", resume=True))
+    assert contents(tmp_path / "out") == contents(finished)
+
+
+def test_bad_metadata_writes_nothing(data, tmp_path):
+    bad = tmp_path / "bad.csv"
+    bad.write_text((data / "train.csv").read_text().replace("ISIC_", "../ISIC_", 1))
+    done = subprocess.run([*command(data, tmp_path / "out"), "--csv", str(bad)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: bad.csv: 1 problem(s)\n  line 2: column image_name: '../ISIC_")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 31}, "--size 31; expected 32 to 1024 pixels"),
+        ({"size": 1025}, "--size 1025; expected 32 to 1024 pixels"),
+        ({"quality": 0}, "--quality 0; expected 1 to 100"),
+        ({"workers": 0}, "--workers 0; expected at least 1"),
+        ({"images": None}, "--csv without --images"),
+        ({"csv": None}, "--images without --csv"),
+        ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
+        ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
+    ],
+)
+def test_a_bad_setting_is_named(data, tmp_path, changes, message):
+    with pytest.raises(build.BuildError) as caught:
+        build.build(settings(data, tmp_path / "out", **changes))
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_none_of_the_images_is_refused(data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(build.BuildError, match=r"holds none of the 48 images of train\.csv; expected files like ISIC_"):
+        build.build(settings(data, tmp_path / "out", images=str(tmp_path / "empty")))
+
+
+# ------------------------------------------------------------------------------------------ finding the data
+
+
+def test_synthetic_data_in_the_working_folder_are_found_train_and_test(data, tmp_path):
+    (tmp_path / "data").symlink_to(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "tfrecord_tools.build", "--size=32"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = shards.Manifest.read(tmp_path / "tfrecords" / "32")
+    images = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}
+    assert images == {"train": 48, "test": 7}
+    assert "train fold 4: " in done.stdout
+    assert "next: python -m tfrecord_tools.verify tfrecords/32\n" in done.stdout
+
+
+def test_finding_nothing_says_what_was_looked_for_and_what_to_do(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tfrecord_tools.build", "--size=384"], cwd=tmp_path, capture_output=True, text=True
+    )
+    if Path(build.PLACES[0]).exists():
+        pytest.skip(f"{build.PLACES[0]} exists here")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: no data found. Looked for:\n  /kaggle/input/siim-isic-melanoma-classification/"
+    )
+    assert "kaggle competitions download -c siim-isic-melanoma-classification" in done.stderr
+    assert "python -m tfrecord_tools.synthetic --out data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ interrupted builds
+
+
+def interrupt(data, out, signal_number):
+    """Starts a build and signals it once the manifest lists a shard; returns its standard error."""
+    process = subprocess.Popen(command(data, out), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not list(out.glob("train*.tfrec")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal_number)
+    return process.communicate()[1]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_path, signal_number):
+    out = tmp_path / "out"
+    message = interrupt(data, out, signal_number)
+    assert "Traceback" not in message
+    assert not shards.Manifest.read(out).complete
+    time.sleep(0.5)  # a worker notices that its parent is gone
+    for path in out.glob("*.tfrec"):
+        assert path.read_bytes() == (finished / path.name).read_bytes()
+    if signal_number == signal.SIGINT:
+        assert message.endswith("error: interrupted; the finished shards are kept, go on with --resume\n")
+        assert not shards.temporary_files(out)
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrec")}
+    listed = {entry.name for entry in shards.Manifest.read(out).shards}
+    build.build(settings(data, out, resume=True))
+    assert contents(out) == contents(finished)
+    assert all((out / name).stat().st_mtime_ns == kept[name] for name in listed)  # not built again
+
+
+def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
+    build.build(settings(data, tmp_path, resume=True))
+    assert contents(tmp_path) == contents(finished)
+
+
+def test_resume_builds_a_damaged_shard_again_and_removes_strays(data, finished, tmp_path):
+    for name, content in contents(finished).items():
+        (tmp_path / name).write_bytes(content)
+    damaged, gone, *_ = sorted(tmp_path.glob("*.tfrec"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    gone.unlink()
+    (tmp_path / "train03-999.tfrec").write_bytes(b"not in the manifest")
+    (tmp_path / ".train04.tfrec.123.tmp").write_bytes(b"left by a kill")
+    build.build(settings(data, tmp_path, resume=True))
+    assert contents(tmp_path) == contents(finished)
+
+
+def test_resume_of_another_build_names_what_differs(data, finished, tmp_path):
+    with pytest.raises(build.BuildError, match=r"what differs:\n  quality: 95 then, 90 now\n  seed: 0 then, 7 now"):
+        build.build(settings(data, finished, resume=True, seed=7, quality=90))
+    changed = tmp_path / "train.csv"
+    changed.write_text((data / "train.csv").read_text().replace("torso", "head/neck", 1))
+    with pytest.raises(build.BuildError, match=r"what differs:\n  train CSV sha256: '[0-9a-f]{64}' then"):
+        build.build(settings(data, finished, resume=True, csv=str(changed)))
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_no_shard(data, tmp_path):
+    """A limit on file size stands for the disk: the system refuses the write in a worker in the same way."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+    done = subprocess.run(command(data, tmp_path / "out"), capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1
+    assert "cannot write shard train" in done.stderr
+    assert "File too large (" in done.stderr
+    assert "MB free)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [name for name in os.listdir(tmp_path / "out") if name.endswith((".tfrec", ".tmp"))] == []
+
+
+def test_building_does_not_import_tensorflow_nor_keras(data, tmp_path):
+    code = (
+        "import sys; from tfrecord_tools import build, verify, synthetic; "
+        "print([name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'keras', 'melanoma_tf')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["build", "verify", "synthetic"])
+def test_help_shows_the_usage_and_the_flags(module):
+    done = subprocess.run([sys.executable, "-m", f"tfrecord_tools.{module}", "--help"], capture_output=True, text=True)
+    assert f"python -m tfrecord_tools.{module}" in done.stdout
+    assert {"build": "--[no]resume", "verify": "--[no]json", "synthetic": "--prevalence"}[module] in done.stdout

@@ -1,0 +1,167 @@
+"""The commands as users type them, one after the other, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from melanoma_tf import data, evaluate, predict, train, workdir
+from tests.conftest import run_command
+
+SETTINGS = {"image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0.0, "tta": True}
+SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={v}" for k, v in SETTINGS.items())]
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    """A finished run of two folds with the real EfficientNet-B0."""
+    folder = tmp_path_factory.mktemp("run") / "work"
+    for fold in ("1", "0"):
+        args = ["--data", str(shards), "--workdir", str(folder), "--fold", fold]
+        done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done
+
+
+def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
+    folder, done = run
+    oof = pd.read_csv(folder / "oof.csv")
+    dataset = data.open_data(str(shards))
+    assert sorted(oof["image_name"]) == sorted(data.read_table([*dataset.fold(0), *dataset.fold(1)])["image_name"])
+    expected = roc_auc_score(oof["target"], oof["logit"])
+    assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert f"AUC {expected:.4f} (95% interval " in done.stdout
+    assert f"predictions: {folder / 'oof.csv'}" in done.stdout
+    assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
+
+
+def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run, shards):
+    folder, _ = run
+    args = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--workdir", str(folder)]
+    done = run_command(*args)
+    assert "fold 0: finished already" in done.stdout
+    done = run_command(*args, "--config.lr=0.5")
+    assert done.returncode == 1
+    assert "holds a run that differs in lr: 0.001 then, 0.5 now" in done.stderr
+    assert "--overwrite" in done.stderr
+
+
+def test_evaluate_judges_a_run_again(run):
+    folder, trained = run
+    done = run_command("-m", "melanoma_tf.evaluate", "--workdir", str(folder))
+    assert done.returncode == 0
+    # The figures are the last thing that training said.
+    assert done.stdout.strip()
+    assert trained.stdout.endswith(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def shards_of_test_set(synthetic, tmp_path_factory):
+    """The synthetic test set as a build."""
+    out = tmp_path_factory.mktemp("test") / "build"
+    where = ["--csv", str(synthetic / "test.csv"), "--images", str(synthetic / "jpeg/test"), "--out", str(out)]
+    done = run_command("-m", "tfrecord_tools.build", "--size", "32", "--workers", "1", *where)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_predict_writes_a_kaggle_submission_for_the_test_set(run, shards_of_test_set, synthetic, tmp_path):
+    folder, _ = run
+    out = tmp_path / "submission.csv"
+    args = ["--workdir", str(folder), "--data", str(shards_of_test_set), "--out", str(out), "--strategy", "cpu"]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "warning" not in done.stdout
+    submission = pd.read_csv(out)
+    assert list(submission.columns) == ["image_name", "target"]
+    assert sorted(submission["image_name"]) == sorted(pd.read_csv(synthetic / "test.csv")["image_name"])
+    assert submission["target"].between(0, 1).all()
+
+
+def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run, shards, tmp_path):
+    folder, _ = run
+    out = tmp_path / "submission.csv"
+    args = ["--workdir", str(folder), "--data", str(shards), "--out", str(out), "--strategy", "cpu"]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    submission, oof = pd.read_csv(out), pd.read_csv(folder / "oof.csv")
+    assert len(submission) == 90
+    together = oof.merge(submission, on="image_name", suffixes=("", "_again"))
+    np.testing.assert_allclose(together["target_again"], together["probability"], rtol=1e-5)
+    assert f"warning: {90 - len(oof)} of 90 records were training data of every finished model" in done.stdout
+
+
+def test_which_models_predict_a_shard():
+    shard, test = data.Shard("a", 1, 10, 2), data.Shard("b", -1, 10, -1)
+    assert predict.models_for(shard, [0, 1], seen=True) == [1]
+    assert predict.models_for(shard, [0], seen=True) == [0]
+    assert predict.models_for(shard, [0, 1], seen=False) == [0, 1]
+    assert predict.models_for(test, [0, 1], seen=True) == [0, 1]
+
+
+# --------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "nowhere"], "nowhere holds no manifest.json; --data wants the folder that tfrecord_tools.build"),
+        (["--fold", "9"], "--fold '9' is not among the folds of this data: 0 to 4, or all"),
+        (["--config.batch_size=9000"], "fewer than one batch of 9000"),
+        (["--config.weights=no/such.h5"], "no/such.h5"),
+        (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
+    ],
+)
+def test_train_names_what_is_wrong(shards, tmp_path, args, message):
+    where = ["--data", str(shards), "--workdir", str(tmp_path / "new")]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *where, *args)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_does_not_exist_is_an_error(shards):
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--config.learning_rate=1")
+    assert done.returncode != 0
+    assert "learning_rate" in done.stderr
+
+
+def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "damaged")
+    victim = sorted(folder.glob("train03-*.tfrec"))[0]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    args = ["--data", str(folder), "--workdir", str(tmp_path / "run"), "--config.epochs=1"]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+    assert done.returncode == 1
+    assert f"{victim}: record " in done.stderr
+    assert "checksum of its data is wrong" in done.stderr
+    assert not (tmp_path / "run/oof.csv").exists()
+
+
+def test_predict_and_evaluate_want_a_run(tmp_path, shards):
+    with pytest.raises(workdir.BadWorkdir, match=r"holds no run.json; --workdir wants the folder"):
+        workdir.open_workdir(tmp_path)
+    with pytest.raises(workdir.BadWorkdir, match=r"oof.csv is not there; it is written when"):
+        evaluate.report(tmp_path)
+
+
+def test_folds_asked_for():
+    assert train.chosen_folds("all", 3) == [0, 1, 2]
+    assert train.chosen_folds("2", 3) == [2]
+    for wrong in ("3", "-1", "first"):
+        with pytest.raises(ValueError, match="is not among the folds of this data: 0 to 2, or all"):
+            train.chosen_folds(wrong, 3)
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate"])
+def test_help_names_the_flags(command):
+    done = run_command("-m", f"melanoma_tf.{command}", "--help")
+    assert "--workdir" in done.stdout
+    assert f"python -m melanoma_tf.{command}" in done.stdout

@@ -1,0 +1,168 @@
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tfrecord_tools import build, schema, shards, synthetic, verify
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A sound build of 25 images of 10 patients, train and, beside it, test."""
+    folder = tmp_path_factory.mktemp("verify")
+    synthetic.generate(synthetic.SyntheticSettings(str(folder / "data"), 25, 10, min_size=40))
+    for split in ("train", "test"):
+        where = (str(folder / "data" / f"{split}.csv"), str(folder / "data" / "jpeg" / split), str(folder / split))
+        build.build(build.BuildSettings(32, *where, shards=5))
+    return folder
+
+
+@pytest.fixture
+def out(sound, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(sound / "train", tmp_path / "out")
+
+
+def rewrite(folder, shard, change):
+    """Replaces a shard by one whose records went through `change`, and makes the manifest agree with it."""
+    manifest = shards.Manifest.read(folder)
+    entry = next(entry for entry in manifest.shards if entry.prefix == shard)
+    records = change([schema.decode(data) for data in schema.read_records(folder / entry.name)])
+    with (folder / entry.name).open("wb") as file:
+        for record in records:
+            schema.write_record(file, schema.encode(record))
+    digest = shards.file_sha256(folder / entry.name)
+    positives = sum(record.target for record in records)
+    changed = dataclasses.replace(entry, sha256=digest, positives=positives)
+    entries = tuple(changed if each is entry else each for each in manifest.shards)
+    dataclasses.replace(manifest, shards=entries).write(folder)
+    return entry.name
+
+
+def change_first(**changes):
+    return lambda records: [dataclasses.replace(records[0], **changes), *records[1:]]
+
+
+def first_record(folder, shard):
+    path = next(folder.glob(f"{shard}-*.tfrec"))
+    return schema.decode(next(schema.read_records(path)))
+
+
+def test_a_sound_build_has_no_problem(sound):
+    result = verify.verify([sound / "train", sound / "test"])
+    assert (result.problems, result.records) == ([], 25 + 4)
+
+
+def test_a_flipped_byte_is_found_with_shard_and_record(out):
+    path = sorted(out.glob("*.tfrec"))[2]
+    records = list(schema.read_records(path))
+    data = bytearray(path.read_bytes())
+    data[len(records[0]) + 16 + 12 + 100] ^= 1  # the 100th byte of record 1
+    path.write_bytes(data)
+    assert verify.verify([out]).problems == [
+        f"{path}: sha256 differs from manifest.json",
+        f"{path}: record 1: the checksum of its data is wrong",
+    ]
+
+
+def test_a_patient_in_two_folds_is_a_leak(out):
+    patient = first_record(out, "train00").patient
+    leak = {"patient": patient, "patient_id": schema.stable_id(patient), "group": schema.stable_id(patient)}
+    name = rewrite(out, "train03", change_first(**leak))
+    (problem,) = verify.verify([out]).problems
+    assert problem.startswith(f"{out / name}: record 0: leak: patient {patient} of {out} train fold 3 is also in {out}")
+    assert "train fold 0" in problem
+
+
+def test_a_group_in_two_folds_is_a_leak_even_of_other_patients(out):
+    group = first_record(out, "train00").group
+    rewrite(out, "train03", change_first(group=group))
+    (problem,) = verify.verify([out]).problems
+    assert f"leak: group {group} of" in problem
+
+
+def test_the_same_source_file_in_two_folds_is_a_leak(out):
+    digest = first_record(out, "train00").sha256
+    rewrite(out, "train03", change_first(sha256=digest))
+    (problem,) = verify.verify([out]).problems
+    assert f"leak: source sha256 {digest.hex()} of" in problem
+
+
+def test_a_test_folder_that_shares_a_patient_with_training_is_a_leak(sound, tmp_path):
+    test = shutil.copytree(sound / "test", tmp_path / "test")
+    patient = first_record(sound / "train", "train01").patient
+    shard = shards.Manifest.read(test).shards[0].prefix
+    identity = {"patient": patient, "patient_id": schema.stable_id(patient), "group": schema.stable_id(patient)}
+    rewrite(test, shard, change_first(**identity))
+    problems = verify.verify([sound / "train", test]).problems
+    assert any(f"leak: patient {patient} of {test} test is also in" in problem for problem in problems)
+
+
+def test_a_repeated_image_name_is_found(out):
+    name = first_record(out, "train00").image_name
+    rewrite(out, "train03", change_first(image_name=name))
+    (problem,) = verify.verify([out]).problems
+    assert f"record 0: image_name {name} is also" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": b"\xff\xd8\xff half"}, "truncated: no end-of-image marker"),
+        ({"fold": 4}, "fold 4; expected 3"),
+        ({"patient_id": 5}, "patient_id 5 is not that of patient IP_"),
+    ],
+)
+def test_a_wrong_record_is_found(out, changes, message):
+    name = rewrite(out, "train03", change_first(**changes))
+    problems = verify.verify([out]).problems
+    assert problems[0].startswith(f"{out / name}: record 0: ")
+    assert message in problems[0]
+
+
+def test_a_picture_of_another_size_is_found(out):
+    manifest = shards.Manifest.read(out)
+    dataclasses.replace(manifest, settings={**manifest.settings, "size": 40}).write(out)
+    problems = verify.verify([out]).problems
+    assert len(problems) == 25
+    assert problems[0].endswith(": 32 x 32 RGB; expected 40 x 40 RGB")
+
+
+def test_a_missing_record_is_found(out):
+    name = rewrite(out, "train03", lambda records: records[:-1])
+    count = schema.shard_count(name)
+    assert verify.verify([out]).problems == [
+        f"{out / name}: {count - 1} records; its name says {count}, manifest.json {count}"
+    ]
+
+
+def test_a_missing_shard_a_stray_one_and_an_unfinished_build_are_found(out):
+    path = sorted(out.glob("*.tfrec"))[0]
+    path.rename(out / "extra-5.tfrec")
+    dataclasses.replace(shards.Manifest.read(out), complete=False).write(out)
+    problems = verify.verify([out]).problems
+    assert problems[0] == f"{out}: the build is not complete; go on with its --resume"
+    assert problems[1] == f"{out / 'extra-5.tfrec'}: not in manifest.json; expected only the shards listed there"
+    assert problems[2].startswith(f"{path}: missing; manifest.json lists it with ")
+
+
+def test_a_folder_without_manifest_is_found(tmp_path):
+    (problem,) = verify.verify([tmp_path]).problems
+    assert (
+        problem == f"{tmp_path / 'manifest.json'}: No such file or directory; expected the folder of a finished build"
+    )
+
+
+def test_the_command_exits_with_0_only_if_all_is_sound(sound, out):
+    base = [sys.executable, "-m", "tfrecord_tools.verify"]
+    good = subprocess.run([*base, str(sound / "train"), str(sound / "test")], capture_output=True, text=True)
+    assert good.returncode == 0
+    assert good.stdout.endswith("all sound, no leak between folds\n")
+    sorted(out.glob("*.tfrec"))[0].unlink()
+    bad = subprocess.run([*base, "--json", str(out)], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert len(json.loads(bad.stdout)["problems"]) == 1
+    assert subprocess.run(base, capture_output=True).returncode == 1

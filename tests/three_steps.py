@@ -1,0 +1,48 @@
+"""Run by test_fold on each backend: training steps from the same weights, augmentation included, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from melanoma_tf import runtime
+
+runtime.start("cpu")
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from melanoma_tf import fold, model  # noqa: E402
+from tests import tiny  # noqa: E402
+
+rng = np.random.default_rng(0)
+features = {"image": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "seed": np.arange(8, dtype=np.uint32)}
+target = (np.arange(8) % 2).astype(np.float32)
+
+
+def three_losses(name: str, **changes: Any) -> list[float]:
+    """The losses of three steps on the same batch."""
+    keras.utils.set_random_seed(0)
+    trainer, classifier = fold.build(tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes), 0.3, 10)
+    weights = Path(sys.argv[1]) / f"{name}.weights.h5"
+    if weights.exists():
+        classifier.load_weights(weights)
+    else:
+        classifier.save_weights(weights)
+    batches = tf.data.Dataset.from_tensors((features, target))
+    return [trainer.fit(batches, verbose=0, shuffle=False).history["loss"][0] for _ in range(3)]
+
+
+found: dict[str, Any] = {"backend": keras.backend.backend()}
+# Batch norm frozen: over eight pictures of one pixel, as in the last blocks, its statistics would blow up last digits.
+found["b0"] = three_losses("b0", freeze_batch_norm=True, lr=1e-3)
+model.build_classifier = tiny.build_classifier
+found["first_block"] = three_losses("first_block", lr=1e-3)
+augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
+augmented = augment(features["image"], features["seed"], training=True)
+found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
+print(json.dumps(found))

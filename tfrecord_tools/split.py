@@ -1,0 +1,78 @@
+"""Patient-grouped, stratified folds, and which shard an image goes to.
+
+Our own few lines instead of scikit-learn's StratifiedGroupKFold: published folds must not change with a library's
+version, and the order of the CSV must not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Hashable, Sequence
+
+
+class SplitError(ValueError):
+    """The images cannot be split as asked; the message says why."""
+
+
+@dataclasses.dataclass
+class _Group:
+    """The images that must stay together."""
+
+    name: str
+    positives: int = 0
+    images: int = 0
+
+
+def fold_of(shard: int, folds: int) -> int:
+    """The fold that a shard belongs to, so that a fold is a set of files."""
+    return shard % folds
+
+
+def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:
+    """The shard (0..shards-1) of each image; images of one group share a shard, folds are alike.
+
+    groups: the patient (or other leak group) of each image. targets: 1 counts as malignant, all else does not.
+    shards: a multiple of folds; a shard may stay empty if there are few groups, a fold may not.
+    Raises SplitError if shards is no multiple of folds, or there are fewer groups than folds.
+    """
+    if folds < 1 or shards < folds or shards % folds:
+        raise SplitError(f"{shards} shards for {folds} folds; expected a multiple of the number of folds")
+    counted: dict[str, _Group] = {}
+    for name, target in zip(groups, targets, strict=True):
+        group = counted.setdefault(name, _Group(name))
+        group.images += 1
+        group.positives += target == 1
+    if len(counted) < folds:
+        raise SplitError(f"{len(counted)} patient(s) for {folds} folds; each fold needs at least one of its own")
+    shard_of = {}
+    for fold, members in enumerate(_balance(list(counted.values()), folds, seed)):
+        for index, shard in enumerate(_balance(members, shards // folds, seed)):
+            shard_of.update({group.name: fold + index * folds for group in shard})
+    return [shard_of[name] for name in groups]
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[int]:
+    """Indices of names in the order of a hash of each: shards come shuffled, the same way on every machine."""
+    return sorted(range(len(names)), key=lambda index: _hash(seed, names[index]))
+
+
+def _hash(seed: int, name: Hashable) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+
+def _balance(groups: list[_Group], bins: int, seed: int) -> list[list[_Group]]:
+    """Largest first, each group to the bin that has least: of malignant images if it has any, then of images."""
+    filled: list[list[_Group]] = [[] for _ in range(bins)]
+    positives, images = [0] * bins, [0] * bins
+    for group in sorted(groups, key=lambda group: (-group.positives, -group.images, _hash(seed, group.name))):
+        malignant_first = group.positives > 0
+
+        def load(index: int, malignant_first: bool = malignant_first) -> tuple[int, int, int]:
+            return (positives[index] if malignant_first else 0, images[index], index)
+
+        chosen = min(range(bins), key=load)
+        filled[chosen].append(group)
+        positives[chosen] += group.positives
+        images[chosen] += group.images
+    return filled

@@ -1,0 +1,126 @@
+"""One pool of worker processes, with a count of the images done and a clean stop."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any, TextIO, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_POLL = 0.25  # seconds between two looks at the count
+_QUIET_INTERVAL = 5.0  # seconds between two lines when standard error is no terminal
+
+_done: Any = None  # in a worker: images finished by all workers
+_stop: Any = None  # in a worker: 1 once the parent gives up
+
+
+class Stopped(RuntimeError):  # noqa: N818 -- a signal, not a fault
+    """Raised inside a worker's task when the parent has given up."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended without a result, most often killed for lack of memory."""
+
+
+def run(
+    function: Callable[[Task, Callable[[int], None]], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    progress: Progress,
+    preload: Sequence[str] = (),
+) -> Generator[Result, None, None]:
+    """Yields function(task, progress) of each task as they finish, in any order.
+
+    preload: modules to import once for all workers, which share their memory (where the platform can).
+    The first exception of a task is raised here, after the other workers have stopped; so is Ctrl-C.
+    Raises WorkerError if a process vanishes.
+    """
+    # Not "fork", which copies threads' locks; "forkserver" forks from a clean process.
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(list(preload))
+    done, stop = context.Value(ctypes.c_longlong), context.Value(ctypes.c_byte, lock=False)
+    executor = ProcessPoolExecutor(min(workers, len(tasks)) or 1, context, _start_worker, (done, stop))
+    try:
+        waiting: set[Future[Result]] = {executor.submit(_run_task, function, task) for task in tasks}
+        while waiting:
+            finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
+            progress.show(done.value)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise WorkerError("a worker process died (out of memory?); try fewer --workers, then --resume") from error
+    finally:
+        stop.value = 1
+        executor.shutdown(wait=True, cancel_futures=True)
+        progress.end(done.value)
+
+
+def _start_worker(done: Any, stop: Any) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets `stop`
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A parent killed by SIGKILL says nothing; without this its workers would write on, beside a resumed build."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run_task(function: Callable[[Task, Callable[[int], None]], Result], task: Task) -> Result:
+    return function(task, _count)
+
+
+def _count(images: int) -> None:
+    if _stop.value:
+        raise Stopped
+    with _done.get_lock():
+        _done.value += images
+
+
+class Progress:
+    """A bar with images/s and time left on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
+        self._total, self._stream = total, stream
+        self._bar = stream.isatty()
+        self._start = time.monotonic()
+        self._shown = self._start
+
+    def show(self, done: int) -> None:
+        """Shows the count if it is time to."""
+        now = time.monotonic()
+        if self._bar:
+            width = 30
+            filled = width * done // max(self._total, 1)
+            self._stream.write(f"\r[{'#' * filled:<{width}}] {self._line(done, now)}\x1b[K")
+            self._stream.flush()
+        elif now - self._shown >= _QUIET_INTERVAL:
+            self._shown = now
+            print(self._line(done, now), file=self._stream, flush=True)
+
+    def end(self, done: int) -> None:
+        """Leaves the last state of the bar on a line of its own."""
+        if self._bar:
+            self.show(done)
+            print(file=self._stream, flush=True)
+
+    def _line(self, done: int, now: float) -> str:
+        rate = done / max(now - self._start, 1e-9)
+        left = f"{(self._total - done) / rate:.0f} s left" if done else "starting"
+        return f"{done}/{self._total} images, {rate:.1f} images/s, {left}"
