@@ -11,6 +11,7 @@ where it was. Any setting of the config can be given on the command line: --conf
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -24,7 +25,11 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
+    try:
+        config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
+    except AttributeError as error:  # it looks at --config.NAME already here
+        name = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error
+        sys.exit(f"error: --config has no such setting: {name}")
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote. Default: tfrecords/SIZE.")
     flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")

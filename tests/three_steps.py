@@ -40,7 +40,7 @@ def three_losses(name: str, **changes: Any) -> list[float]:
 found: dict[str, Any] = {"backend": keras.backend.backend()}
 # Batch norm frozen: over eight pictures of one pixel, as in the last blocks, its statistics would blow up last digits.
 found["b0"] = three_losses("b0", freeze_batch_norm=True, lr=1e-3)
-model.build_classifier = tiny.build_classifier
+model.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 found["first_block"] = three_losses("first_block", lr=1e-3)
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)

@@ -34,8 +34,8 @@ _BENIGN_SHARES = {"unknown": 0.80, "nevus": 0.17, "seborrheic keratosis": 0.02, 
 _ASPECTS = (4 / 3, 4 / 3, 3 / 2, 16 / 9, 1.0)
 _GRID = 192  # pixels of the longer side at which a picture is made; noise is added at full size
 # Distance between the classes in standard deviations of each of three signs (border, colours, asymmetry), before the
-# dice that turn signs into pixels. Chosen by trial, so that configs/smoke.py learns the default data set in minutes: AUC
-# 0.97 on held-out fold 0 (one run; with 2.2 it had learnt next to nothing in that time).
+# dice that turn signs into pixels. Chosen by trial, so that configs/smoke.py learns the default data set in minutes:
+# AUC 0.97 on held-out fold 0 (one run; with 2.2 it had learnt next to nothing in that time).
 _SEPARATION = 3.5
 
 _SHADES = ((0.16, 0.10, 0.10), (0.42, 0.16, 0.10), (0.36, 0.40, 0.48), (0.80, 0.62, 0.58))  # black, red, blue, white

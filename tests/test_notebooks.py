@@ -1,0 +1,202 @@
+"""The notebooks, run from top to bottom as a user runs them, on made-up pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pandas as pd
+import pytest
+
+from tests.conftest import REPOSITORY
+
+NOTEBOOKS = ("kaggle", "colab_tpu")
+COMPETITION = "siim-isic-melanoma-classification"
+# A rehearsal as small as training allows: 12 pictures of as many patients held out, 3 or 4 of them malignant; 6 steps.
+TINY = {
+    "SIZE": "32",
+    "SYNTHETIC": "--images=60 --patients=60 --prevalence=0.3 --min_size=32",
+    "EPOCHS": "1",
+    "TRAIN_FLAGS": "--config.warmup_epochs=0 --config.batch_size=8",
+}
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def source(name: str, cell_id: str) -> str:
+    return next(cell.source for cell in read(name).cells if cell.id == cell_id)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of its own, away from the developer's ./data and ./runs, on a machine of no platform."""
+    folder = tmp_path / "checkout"
+    (folder / "notebooks").mkdir(parents=True)
+    for name in ("tfrecord_tools", "melanoma_tf", "configs", "setup.py"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    for name in [name for name in os.environ if name.startswith(("MELANOMA_NOTEBOOK_", "COLAB_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MELANOMA_NOTEBOOK_KAGGLE", str(tmp_path / "kaggle"))
+    monkeypatch.chdir(folder / "notebooks")
+    return folder
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a Jupyter kernel that is this very Python, whatever kernels the machine has."""
+    folder = tmp_path / "jupyter" / "kernels" / "this-python"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "this Python", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter" / "runtime"))
+    return folder.name
+
+
+def run_cells(name: str, *cell_ids: str) -> dict[str, Any]:
+    """The variables after these cells, run in this process."""
+    variables: dict[str, Any] = {}
+    for cell_id in cell_ids:
+        exec(source(name, cell_id), variables)
+    return variables
+
+
+def output(executed: nbformat.NotebookNode, cell_id: str) -> str:
+    """What a cell printed."""
+    cell = next(cell for cell in executed.cells if cell.id == cell_id)
+    return "".join(each.text for each in cell.outputs if each.output_type == "stream")
+
+
+# ---------------------------------------------------------------------------------------- the whole notebook
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs_from_top_to_bottom(name: str, checkout: Path, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in TINY.items():
+        monkeypatch.setenv(f"MELANOMA_NOTEBOOK_{key}", value)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    executed = read(name)
+    client = nbclient.NotebookClient(executed, timeout=600, kernel_name=kernel)
+    client.execute(cwd=str(checkout / "notebooks"))
+
+    work = checkout / "runs" / "notebook"
+    submission = pd.read_csv(work / "submission.csv")
+    asked = pd.read_csv(work / "synthetic" / "test.csv")
+    assert list(submission.columns) == ["image_name", "target"]
+    assert sorted(submission["image_name"]) == sorted(asked["image_name"])
+    assert submission["target"].between(0, 1).all()
+    assert len(pd.read_csv(work / "run" / "oof.csv")) == 12  # a fifth of 60
+    assert "all sound, no leak" in output(executed, "verify")
+    if name == "colab_tpu":
+        assert "no TPU: looked for one" in output(executed, "tpu")
+        assert "NOT ON A TPU" in output(executed, "tpu")
+
+
+# ------------------------------------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_is_valid_and_holds_no_outputs(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+def test_the_notebooks_differ_in_settings_and_tpu_only() -> None:
+    code = {name: {cell.id: cell.source for cell in read(name).cells if cell.cell_type == "code"} for name in NOTEBOOKS}
+    kaggle, colab = code["kaggle"], code["colab_tpu"]
+    assert {cell for cell in kaggle.keys() | colab.keys() if kaggle.get(cell) != colab.get(cell)} == {"settings", "tpu"}
+
+
+def test_installs_what_setup_py_asks_for() -> None:
+    wanted = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    listed = source("kaggle", "install").split("}")[0].splitlines()[1:]
+    packages = [line.split('"')[3] for line in listed if ":" in line]
+    assert len(packages) >= 4
+    assert [package for package in packages if f'"{package}"' not in wanted] == []
+
+
+# ---------------------------------------------------------------------------------------------- finding things
+
+
+@pytest.mark.parametrize("layout", ["", "competitions"])
+def test_on_kaggle_it_uses_the_attached_competition(
+    layout: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working, competition = tmp_path / "kaggle/working", tmp_path / "kaggle/input" / layout / COMPETITION
+    working.mkdir(parents=True)
+    competition.mkdir(parents=True)
+    (competition / "train.csv").touch()
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "as on Kaggle, whose machines are made from Colab's")
+    found = run_cells("kaggle", "settings", "place", "data")
+    assert found["PLATFORM"] == "kaggle"
+    assert found["WORK"] == working
+    assert found["data"] == competition
+    assert (found["SIZE"], found["CONFIG"]) == (384, "default.py")
+
+
+@pytest.mark.usefixtures("checkout")
+def test_on_kaggle_attached_shards_need_no_pictures(tmp_path: Path) -> None:
+    shards = tmp_path / "kaggle/input/my-earlier-notebook/tfrecords/384"
+    for folder in (shards / "train", tmp_path / "kaggle/working"):
+        folder.mkdir(parents=True)
+    (shards / "train/manifest.json").touch()
+    found = run_cells("kaggle", "settings", "place", "data")
+    assert found["shards"] == shards
+    assert found["data"] is None
+
+
+def test_on_colab_it_works_in_the_current_folder(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    found = run_cells("colab_tpu", "settings", "place")
+    assert found["PLATFORM"] == "colab"
+    assert found["WORK"] == checkout / "notebooks"
+
+
+def test_elsewhere_it_finds_the_checkout_around_it(checkout: Path) -> None:
+    found = run_cells("kaggle", "settings", "place")
+    assert found["PLATFORM"] == "local"
+    assert found["REPO"] == checkout
+    assert found["WORK"] == checkout / "runs" / "notebook"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_without_the_code_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Set REPOSITORY in the first cell"):
+        run_cells("kaggle", "settings", "place")
+
+
+@pytest.mark.usefixtures("checkout")
+def test_a_repository_that_cannot_be_cloned_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MELANOMA_NOTEBOOK_REPOSITORY", "nowhere")
+    with pytest.raises(RuntimeError, match="REPOSITORY='nowhere' is no folder with the code, and git says: "):
+        run_cells("kaggle", "settings", "place")
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("name", ["DATA", "SHARDS"])
+def test_a_folder_that_was_named_but_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"MELANOMA_NOTEBOOK_{name}", "nowhere")
+    with pytest.raises(FileNotFoundError, match=f"{name}='nowhere' holds no"):
+        run_cells("kaggle", "settings", "place", "data")
+
+
+@pytest.mark.usefixtures("checkout")
+def test_a_failing_command_stops_the_notebook_and_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_cells("kaggle", "settings", "place")["run"]
+    with pytest.raises(RuntimeError, match="tfrecord_tools.verify failed with exit code 1"):
+        run("tfrecord_tools.verify")
+    assert "error: no folder given" in capsys.readouterr().out
