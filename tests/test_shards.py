@@ -19,7 +19,9 @@ def task(tmp_path):
         path = tmp_path / f"{name}.jpg"
         Image.new("RGB", (80, 60), (200, 90 * index, 50)).save(path)
         found = None if index == 1 else str(path)
-        sources.append(shards.Source(name, path.name, found, f"IP_{index}", 0, 50, 3, 1, int(index == 2)))
+        patient = f"IP_{index}"
+        target = int(index == 2)
+        sources.append(shards.Source(name, path.name, found, patient, "", patient, 0, 50, 3, 1, target))
     out = tmp_path / "out"
     out.mkdir()
     convert = functools.partial(image.convert, size=32, quality=95)

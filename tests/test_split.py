@@ -86,3 +86,20 @@ def test_the_real_table_gives_balanced_folds_and_shards(seed):
     assert images.max() - images.min() < 0.01 * images.mean()
     by_shard = frame.groupby("shard")["target"].sum()
     assert by_shard.max() - by_shard.min() <= 3
+
+
+def test_leak_groups_join_patients_lesions_and_copies():
+    names = ["a", "b", "c", "d", "e", "f"]
+    patients = ["P2", "P1", "P2", "", "", ""]
+    lesions = ["", "L1", "", "L1", "", ""]
+    # b and d share a lesion; e is a copy of a picture of P2; f stands alone; a pair with an unknown name joins nothing.
+    groups = split.leak_groups(names, patients, lesions, [("e", "a"), ("f", "elsewhere")])
+    assert groups == ["P2", "P1", "P2", "P1", "P2", "image:f"]
+
+
+def test_leak_groups_do_not_depend_on_the_order_of_the_table():
+    names, patients, lesions = ["a", "b", "c"], ["P1", "P2", ""], ["", "L", "L"]
+    pairs = [("a", "c")]
+    forward = dict(zip(names, split.leak_groups(names, patients, lesions, pairs), strict=True))
+    backward = split.leak_groups(names[::-1], patients[::-1], lesions[::-1], [("c", "a")])
+    assert forward == dict(zip(names[::-1], backward, strict=True)) == {"a": "P1", "b": "P1", "c": "P1"}

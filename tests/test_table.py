@@ -21,6 +21,7 @@ def test_reads_codes_and_missing_values(tmp_path):
         {
             "image_name": "ISIC_1",
             "patient": "IP_1",
+            "lesion": "",
             "sex": 0,
             "age_approx": 45,
             "anatom_site_general_challenge": 3,
@@ -30,6 +31,7 @@ def test_reads_codes_and_missing_values(tmp_path):
         {
             "image_name": "ISIC_2",
             "patient": "IP_2",
+            "lesion": "",
             "sex": -1,
             "age_approx": -1,
             "anatom_site_general_challenge": -1,

@@ -155,7 +155,7 @@ def _plan(settings: BuildSettings, given: _Input, frame: pd.DataFrame) -> list[s
     sources = _sources(given, frame)
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1
-    groups, targets = [source.group_name for source in sources], [source.target for source in sources]
+    groups, targets = [source.group for source in sources], [source.target for source in sources]
     assigned = split.assign_shards(groups, targets, folds, settings.shards, settings.seed)
     members: dict[int, list[shards.Source]] = {}
     for index in split.shuffled([source.image_name for source in sources], settings.seed):
@@ -182,12 +182,14 @@ def _sources(given: _Input, frame: pd.DataFrame) -> list[shards.Source]:
         names = {entry.name for entry in os.scandir(given.images)}
     except OSError as error:
         raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
+    groups = split.leak_groups(*(frame[key].tolist() for key in ("image_name", "patient", "lesion")))
     sources = []
-    for row in frame.to_dict("records"):
+    for row, group in zip(frame.to_dict("records"), groups, strict=True):
         candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
         file = next((name for name in candidates if name in names), None)
         path = None if file is None else str(given.images / file)
-        sources.append(shards.Source(file=file or candidates[0], path=path, **{str(key): row[key] for key in row}))
+        fields = {str(key): value for key, value in row.items()}
+        sources.append(shards.Source(file=file or candidates[0], path=path, group=group, **fields))
     if all(source.path is None for source in sources):
         raise BuildError(
             f"{given.images}: holds none of the {len(sources)} images of {given.csv.name}; expected files like "

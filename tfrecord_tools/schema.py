@@ -43,8 +43,8 @@ MISSING = -1  # the dialect's code for an empty cell
 MAX_AGE = 120  # years
 IMAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dot, no slash: a name never leaves the image folder
 
-_BYTES_KEYS = ("image", "image_name", "patient", "sha256", "source")
-_TEXT_KEYS = ("image_name", "patient", "source")  # bytes in the record, str in `Record`
+_BYTES_KEYS = ("image", "image_name", "lesion", "patient", "sha256", "source")
+_TEXT_KEYS = ("image_name", "lesion", "patient", "source")  # bytes in the record, str in `Record`
 _LABEL_KEYS = ("diagnosis", "target")  # a test record has neither
 _COUNT_IN_NAME = re.compile(r"-([0-9]+)\.")  # the de-facto way to learn a shard's size without reading it
 _CRC_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
@@ -89,6 +89,7 @@ class Record:
     group: int
     source: str
     sha256: bytes
+    lesion: str = ""
     diagnosis: int = MISSING
     target: int = MISSING
 

@@ -33,23 +33,20 @@ class ShardError(RuntimeError):
 class Source:
     """One image to put into a shard. path: None if no file was found; file: its name, for quarantine.csv.
 
-    The other fields are those of `schema.Record`.
+    group: images with the same name here never cross folds. The other fields are those of `schema.Record`.
     """
 
     image_name: str
     file: str
     path: str | None
     patient: str
+    lesion: str
+    group: str
     sex: int
     age_approx: int
     anatom_site_general_challenge: int
     diagnosis: int
     target: int
-
-    @property
-    def group_name(self) -> str:
-        """Images with the same group never cross folds: the patient's, or alone if no patient is known."""
-        return self.patient or f"image:{self.image_name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +120,7 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
                     schema.write_record(file, schema.encode(record))
                     records += 1
                     positives += source.target == 1
-                    patients.add(source.group_name)
+                    patients.add(source.patient or source.image_name)
                 progress(1)
             name = f"{task.prefix}-{records}.tfrec"
             rename(folder / name, lambda temporary: _read_back(temporary, records))
@@ -161,10 +158,11 @@ def _convert(source: Source, task: ShardTask) -> schema.Record | Quarantined:
         age_approx=source.age_approx,
         anatom_site_general_challenge=source.anatom_site_general_challenge,
         patient=source.patient,
+        lesion=source.lesion,
         width=width,
         height=height,
         fold=task.fold,
-        group=schema.stable_id(source.group_name),
+        group=schema.stable_id(source.group),
         source=task.data_set,
         sha256=hashlib.sha256(data).digest(),
         diagnosis=source.diagnosis,

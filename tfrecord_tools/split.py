@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 
 class SplitError(ValueError):
@@ -24,9 +24,44 @@ class _Group:
     images: int = 0
 
 
+_KINDS = ("patient", "image", "lesion")  # what a group is called after: the first kind that it has
+
+
 def fold_of(shard: int, folds: int) -> int:
     """The fold that a shard belongs to, so that a fold is a set of files."""
     return shard % folds
+
+
+def leak_groups(
+    names: Sequence[str], patients: Sequence[str], lesions: Sequence[str], same: Iterable[tuple[str, str]] = ()
+) -> list[str]:
+    """The name of the group of each image: images of one patient, one lesion or joined by `same` are in one group.
+
+    names: image names. patients, lesions: "" where unknown, which joins nothing. same: pairs of image names that
+    show the same picture; pairs with a name that is not among `names` are passed over.
+    A group is called after its first patient in alphabetical order, or else its first image as "image:NAME".
+    """
+    parent: dict[str, str] = {}
+
+    def root(node: str) -> str:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    def join(one: str, other: str) -> None:
+        first, second = sorted((root(one), root(other)), key=lambda node: (_KINDS.index(node.split(":")[0]), node))
+        parent[second] = first
+
+    for name, patient, lesion in zip(names, patients, lesions, strict=True):
+        for kind, value in (("patient", patient), ("lesion", lesion)):
+            if value:
+                join(f"image:{name}", f"{kind}:{value}")
+    known = set(names)
+    for one, other in same:
+        if one in known and other in known:
+            join(f"image:{one}", f"image:{other}")
+    return [root(f"image:{name}").removeprefix("patient:") for name in names]
 
 
 def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:

@@ -34,7 +34,8 @@ def is_labelled(path: str | os.PathLike[str]) -> bool:
 def read_table(path: str | os.PathLike[str], labelled: bool) -> pd.DataFrame:
     """Reads a CSV in the form of Kaggle's SIIM-ISIC 2020 train.csv (labelled) or test.csv.
 
-    Returns one row per image, in file order: image_name, patient: str ("" = missing, test only);
+    Returns one row per image, in file order: image_name, patient: str ("" = missing, test only), lesion: str ("" =
+    missing, from the column lesion_id if there is one);
     sex, age_approx (years), anatom_site_general_challenge, diagnosis, target: int64, codes as in schema, -1 = missing.
     Other columns are ignored. Raises TableError listing the first problems if there are any.
     """
@@ -107,6 +108,7 @@ def _check_row(cells: dict[str, str], labelled: bool) -> tuple[dict[str, str | i
     row: dict[str, str | int] = {
         "image_name": name,
         "patient": patient,
+        "lesion": cells.get("lesion_id", ""),
         "sex": check("sex", _word(SEX)),
         "age_approx": check("age_approx", _age),
         "anatom_site_general_challenge": check("anatom_site_general_challenge", _word(SITE)),
