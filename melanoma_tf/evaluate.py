@@ -44,7 +44,10 @@ def report(folder: Path) -> str:
         f"held out: {figures['images']} images of {figures['patients']} patients, {figures['positives']} malignant"
     ]
     lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in figures["auc_per_fold"].items()]
-    lines += [f"AUC {metrics.Interval(**figures['auc'])}, patients resampled"]
+    if "no_interval" in figures:
+        lines += [f"AUC {figures['auc']['value']:.4f}, without an interval: {figures['no_interval']}"]
+    else:
+        lines += [f"AUC {metrics.Interval(**figures['auc'])}, patients resampled"]
     lines += [f"predictions: {folder / OOF}", f"figures: {folder / METRICS}"]
     return "\n".join(lines)
 
@@ -52,20 +55,26 @@ def report(folder: Path) -> str:
 def judge(table: pd.DataFrame) -> dict[str, Any]:
     """The figures of predictions with columns patient_id, fold, target, logit.
 
+    Raises metrics.UndefinedMetric if a fold holds one class only. `no_interval` says why where there is none.
+
     The AUC of several folds together is taken over their pooled logits; see also those of each fold, because models
     of different folds need not be on the same scale.
     """
     # A picture without a patient is a cluster of its own.
     patients = table["patient_id"].fillna("image " + table["image_name"])
-    interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)
-    per_fold = {str(k): metrics.auc(fold["target"], fold["logit"]) for k, fold in table.groupby("fold")}
-    return {
+    figures: dict[str, Any] = {
         "images": len(table),
         "patients": int(patients.nunique()),
         "positives": int(table["target"].sum()),
-        "auc": dataclasses.asdict(interval),
-        "auc_per_fold": per_fold,
+        "auc": {"value": metrics.auc(table["target"], table["logit"])},
+        "auc_per_fold": {str(k): metrics.auc(fold["target"], fold["logit"]) for k, fold in table.groupby("fold")},
     }
+    try:
+        interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)
+        figures["auc"] = dataclasses.asdict(interval)
+    except metrics.UndefinedMetric as error:  # a few patients only: the AUC stands, but alone
+        figures["no_interval"] = str(error)
+    return figures
 
 
 def run() -> None:

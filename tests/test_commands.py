@@ -153,6 +153,14 @@ def test_predict_and_evaluate_want_a_run(tmp_path, shards):
         evaluate.report(tmp_path)
 
 
+def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
+    table = {"image_name": list("abcd"), "patient_id": ["p", "p", "q", "r"], "fold": 0, "target": [1, 1, 0, 0]}
+    pd.DataFrame({**table, "logit": [2.0, 0.0, 1.0, -1.0]}).to_csv(tmp_path / "oof.csv", index=False)
+    text = evaluate.report(tmp_path)
+    assert "AUC 0.7500, without an interval: an interval needs positive pictures of at least two patients" in text
+    assert json.loads((tmp_path / "metrics.json").read_text())["auc"] == {"value": 0.75}
+
+
 def test_folds_asked_for():
     assert train.chosen_folds("all", 3) == [0, 1, 2]
     assert train.chosen_folds("2", 3) == [2]

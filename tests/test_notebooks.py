@@ -127,6 +127,42 @@ def test_installs_what_setup_py_asks_for() -> None:
     assert [package for package in packages if f'"{package}"' not in wanted] == []
 
 
+# -------------------------------------------------------------------------------------------------- installing
+
+
+def installed(platform: str, absent: set[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The commands that the install cell runs on a platform that lacks the modules `absent`."""
+    commands: list[tuple[str, ...]] = []
+    variables = run_cells("kaggle", "settings", "place")
+    variables.update(PLATFORM=platform, run=lambda *command: commands.append(command))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else object())
+    exec(source("kaggle", "install"), variables)
+    return commands
+
+
+@pytest.mark.usefixtures("checkout")
+def test_on_kaggle_only_what_is_missing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert installed("kaggle", {"efficientnet"}, monkeypatch) == [
+        ("pip", "install", "--quiet", "--no-deps", "efficientnet>=1.1.1")
+    ]
+
+
+@pytest.mark.usefixtures("checkout")
+def test_a_tpu_machine_without_tensorflow_gets_it_beside_its_own_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"jax": "0.7.2", "jaxlib": "0.7.2", "numpy": "2.0.2"}
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    ((*_, tensorflow, keras, jax, jaxlib, numpy),) = installed("colab", {"tensorflow"}, monkeypatch)
+    assert (tensorflow, keras) == ("tensorflow-cpu>=2.18,<2.22", "keras>=3.11")
+    assert (jax, jaxlib, numpy) == ("jax==0.7.2", "jaxlib==0.7.2", "numpy==2.0.2")
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("module", ["tensorflow", "ml_collections"])
+def test_locally_nothing_is_installed(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModuleNotFoundError, match="lacks .*Run `make setup`"):
+        installed("local", {module}, monkeypatch)
+
+
 # ---------------------------------------------------------------------------------------------- finding things
 
 

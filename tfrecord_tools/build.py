@@ -30,7 +30,8 @@ import tfrecord_tools
 from tfrecord_tools import image, shards, split, table, workers
 
 COMPETITION = "siim-isic-melanoma-classification"
-PLACES = (f"/kaggle/input/{COMPETITION}", "data")
+# Kaggle mounts competitions under the second path since 2026; older sessions have the first.
+PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
 QUARANTINE = "quarantine.csv"
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
 _EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
