@@ -32,10 +32,20 @@ class BadCheckpoint(RuntimeError):  # noqa: N818  it reads as what happened
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands. step: optimizer steps asked for so far, over all epochs, skipped ones included."""
+    """Where a run stands.
+
+    step: optimizer steps asked for so far, over all epochs, skipped ones included. steps_taken: those that changed the
+    weights, when last looked at; -1 before. history: one row per finished epoch.
+    """
 
     step: int = 0
+    steps_taken: int = -1
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a checkpoint to restore."""
+    return (folder / LAST).is_file()
 
 
 def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress) -> Path:
@@ -49,6 +59,8 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
     if bad:
         raise BadCheckpoint(f"not saved at step {progress.step}: {len(bad)} weights are not finite, {bad[0]} the first")
     name = f"step-{progress.step:08d}"
+    if exists(folder) and _last(folder) == folder / name:
+        return folder / name  # the same step again; the folder that LAST names is never touched
     temporary = folder / f".{name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -60,7 +72,7 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
         (temporary / STATE).write_text(json.dumps({**dataclasses.asdict(progress), "sha256": sums}, indent=1) + "\n")
         for file in (WEIGHTS, TRAINING, STATE):
             files.sync(temporary / file)
-        shutil.rmtree(folder / name, ignore_errors=True)  # only left by a run that died before it moved LAST
+        shutil.rmtree(folder / name, ignore_errors=True)  # left by a run that died before it moved LAST
         os.replace(temporary, folder / name)
         files.sync(folder)
         files.write_text(folder / LAST, name + "\n")
@@ -76,14 +88,17 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
     Raises:
       BadCheckpoint: a file is missing, its checksum is wrong, or it belongs to another model or optimizer.
     """
-    if not (folder / LAST).is_file():
+    if not exists(folder):
         return None
-    path = folder / (folder / LAST).read_text(encoding="utf-8").strip()
+    path = _last(folder)
     remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start anew"
     for file in (WEIGHTS, TRAINING, STATE):
         if not (path / file).is_file():
             raise BadCheckpoint(f"{path / file} is missing; {remedy}")
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"{path / STATE} is damaged: {error}; {remedy}") from error
     for file, expected in state.pop("sha256").items():
         if files.sha256(path / file) != expected:
             raise BadCheckpoint(f"{path / file} is damaged: its SHA-256 is not the one in {STATE}; {remedy}")
@@ -127,6 +142,10 @@ def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Itera
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):
             variable.assign(value)
+
+
+def _last(folder: Path) -> Path:
+    return folder / (folder / LAST).read_text(encoding="utf-8").strip()
 
 
 def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:

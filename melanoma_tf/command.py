@@ -1,4 +1,4 @@
-"""What the commands share: a log on standard error, and errors of the user's making told in one line."""
+"""What the commands share: flags, a log on standard error, and errors of the user's making told in one line."""
 
 from __future__ import annotations
 
@@ -7,21 +7,36 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags
 
 # What a user can cause and mend. Anything else is a defect of ours and keeps its traceback.
 USERS_ERRORS = (ValueError, OSError, RuntimeError)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a command's `main`: exit code 0, or 1 after `error: ...` on standard error.
+def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
+    """Runs a command: exit code 0, or 1 after `error: ...` on standard error.
 
-    MELANOMA_TRACEBACK=1 shows where the error came from.
+    doc: what --help shows above the flags. MELANOMA_TRACEBACK=1 shows where an error came from.
     """
     _log_to_stderr()
+    sys.modules["__main__"].__doc__ = doc  # --help shows this one, also of a console script
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            before = set(flags.FLAGS)
+            define_flags()
+            for name in set(flags.FLAGS) - before:
+                flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
+            return app.parse_flags_with_usage(argv)
+        except AttributeError as error:  # ml_collections' way to say that a config has no such setting
+            cause = error.args[0]
+            name = cause.args[0] if isinstance(cause, KeyError) else cause
+            sys.exit(f"error: --config has no such setting: {name}")
 
     def guarded(argv: list[str]) -> None:
         try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}; this command takes --flags only, see --help")
             main(argv)
         except USERS_ERRORS as error:
             if os.environ.get("MELANOMA_TRACEBACK"):
@@ -29,7 +44,12 @@ def run(main: Callable[[list[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def say(text: str) -> None:
+    """A line for the user, at once even when the output is a file."""
+    print(text, flush=True)
 
 
 def _log_to_stderr() -> None:
@@ -38,14 +58,3 @@ def _log_to_stderr() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def say(text: str) -> None:
-    """A line for the user, at once even when the output is a file."""
-    print(text, flush=True)
-
-
-def no_arguments(argv: list[str]) -> None:
-    """UsageError if there are arguments besides flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; this command takes --flags only")

@@ -100,6 +100,9 @@ def train_batches(
     order = np.random.default_rng([seed, epoch]).permutation(len(shards))
     records = _read([shards[i].path for i in order])
     shuffle_seed = int(np.random.default_rng([seed, epoch, 1]).integers(2**31))
+    tf.random.set_seed(
+        shuffle_seed
+    )  # tf.data mixes the global seed into its own, so it must be a function of these too
     records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
@@ -148,17 +151,28 @@ def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def naming_the_shard(shards: Sequence[Shard]) -> Iterator[None]:
-    """Turns what tf.data raises inside on a damaged shard into a BadData that names it: TensorFlow does not."""
+    """Turns what tf.data raises inside on a damaged record into a BadData that names it: TensorFlow does not."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for shard in shards:
-            try:
-                for _ in schema.read_records(shard.path):
-                    pass
-            except schema.CorruptRecord as corrupt:
-                raise BadData(f"{corrupt}; rebuild it with tfrecord_tools.build --resume") from error
+            damage = _damage(shard.path)
+            if damage:
+                raise BadData(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
         raise  # not the shards' fault
+
+
+def _damage(path: str) -> str:
+    """The first record of a shard that cannot be read, and why; "" if all can."""
+    index = 0
+    try:
+        for index, record in enumerate(schema.read_records(path)):  # noqa: B007  the error names it
+            tf.io.decode_jpeg(schema.parse(record)["image"], channels=3)
+    except schema.CorruptRecord as corrupt:
+        return str(corrupt)
+    except tf.errors.InvalidArgumentError as error:
+        return f"{path}: record {index}: {error.message}"
+    return ""
 
 
 def _read(paths: Sequence[str]) -> tf.data.Dataset:

@@ -25,7 +25,6 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    command.no_arguments(argv)
     command.say(report(Path(FLAGS.workdir)))
 
 
@@ -79,8 +78,7 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    command.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pandas as pd
 
 from melanoma_tf import checkpoint, data, files, inference, losses, metrics, model, schedule, weights
 from melanoma_tf.augment import policy
-from melanoma_tf.runtime import Runtime
+from melanoma_tf.runtime import Runtime, share_nan
 from melanoma_tf.workdir import HISTORY, WEIGHTS
 
 log = logging.getLogger("melanoma_tf")
@@ -48,7 +48,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = folder / "checkpoints"
     with runtime.scope():
-        trainer, classifier = build(config, positives / images, steps_per_epoch, fresh=not checkpoints.exists())
+        trainer, classifier = build(
+            config, positives / images, steps_per_epoch, fresh=not checkpoint.exists(checkpoints)
+        )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
     progress = checkpoint.restore(checkpoints, classifier, trainer.optimizer) or checkpoint.Progress()
     if progress.step:
@@ -63,11 +65,13 @@ def train(
         batches = data.train_batches(
             train_shards, seed=config.seed, epoch=epoch, skip_steps=skip, buffer=config.shuffle_buffer, **sizes
         )
-        keeper = Keeper(config.checkpoint_every, config.max_bad_steps, checkpoints, classifier, progress)
+        keeper = Keeper(config, steps_per_epoch * (epoch + 1), checkpoints, classifier, progress)
+        trainer.optimizer.reset_scale()
         started = time.perf_counter()
         with data.naming_the_shard(train_shards):
             logs = trainer.fit(batches, callbacks=[keeper], shuffle=False, verbose=0).history
         images_per_s = (steps_per_epoch - skip) * config.batch_size / (time.perf_counter() - started)
+        share_statistics(classifier)
         with checkpoint.averaged(classifier, trainer.optimizer):
             logits = inference.predict_logits(quick, held_out, **sizes)
         row = {
@@ -87,7 +91,8 @@ def train(
     # The last epoch's weights, not the best one's: choosing the epoch by the held-out fold would flatter its AUC.
     with checkpoint.averaged(classifier, trainer.optimizer):
         checkpoint.save_final(folder / WEIGHTS, classifier)
-        logits = inference.predict_logits(thorough, held_out, **sizes)
+        few = inference.batch_size(config.batch_size, config.tta, runtime.replicas)
+        logits = inference.predict_logits(thorough, held_out, batch_size=few, image_size=config.image_size)
     return table.assign(logit=logits, probability=inference.sigmoid(logits))
 
 
@@ -106,7 +111,7 @@ def build(
     seed = keras.Input((), dtype="uint32", name="seed")
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture.
     augmented = policy.Augment(config.augment, dtype="float32", name="augment")(image, seed)
-    trainer = keras.Model({"image": image, "seed": seed}, classifier(augmented))
+    trainer = Trainer({"image": image, "seed": seed}, classifier(augmented))
     loss = losses.build(
         config.loss,
         gamma=config.focal_gamma,
@@ -155,46 +160,93 @@ def build_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> 
     return SkippingOptimizer(inner, initial_scale=scale)
 
 
+class Trainer(keras.Model):
+    """The model that is trained: Keras' own step, but statistics of batch norm that are not finite do not stay.
+
+    A step with NaN in its activations is skipped by the optimizer; its moving statistics have to be undone too.
+    """
+
+    def train_step(self, *args: Any) -> Any:
+        if keras.backend.backend() == "jax":
+            state, batch = args
+            logs, (trainable, statistics, *others) = super().train_step(state, batch)
+            statistics = [_finite_or(new, old) for new, old in zip(statistics, state[1], strict=True)]
+            return logs, (trainable, statistics, *others)
+        statistics = [v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)]
+        before = [keras.ops.copy(v) for v in statistics]
+        logs = super().train_step(*args)
+        for variable, old in zip(statistics, before, strict=True):
+            variable.assign(_finite_or(variable.value, old))
+        return logs
+
+
+def _finite_or(new: Any, old: Any) -> Any:
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(new.dtype)):
+        return new
+    return keras.ops.where(keras.ops.isfinite(new), new, old)
+
+
 class SkippingOptimizer(keras.optimizers.LossScaleOptimizer):
     """Skips steps whose gradients are not finite, and leaves the weights being trained alone when a `fit` ends.
 
     Keras would overwrite them with their moving averages there; `checkpoint.averaged` lends those where they are used.
     """
 
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """TensorFlow's way (JAX sums over devices before it asks the optimizer)."""
+        super().apply(share_nan(grads, self.check_finite(grads)), trainable_variables)
+
     def finalize_variable_values(self, var_list: list[Any]) -> None:
         """Does nothing."""
 
+    def reset_scale(self) -> None:
+        """Undoes the halvings of skipped steps, which would add up to an underflow; float16 searches its own scale."""
+        if self.initial_scale == 1.0:
+            self.dynamic_scale.assign(1.0)
+
 
 class Keeper(keras.callbacks.Callback):
-    """Counts steps, writes a checkpoint every so many, and stops the run when no step succeeds any more."""
+    """Counts steps, writes a checkpoint every so many, and stops the run when none of the last ones succeeded."""
 
     def __init__(
         self,
-        checkpoint_every: int,
-        max_bad_steps: int,
+        config: ml_collections.ConfigDict,
+        last_step: int,
         checkpoints: Path,
         classifier: keras.Model,
-        progress: checkpoint.Progress,
+        progress: Any,
     ) -> None:
+        """last_step: of the epoch; it is saved by the loop, with the epoch's history."""
         super().__init__()
-        self.checkpoint_every, self.max_bad_steps = checkpoint_every, max_bad_steps
+        self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
-        self.steps_taken = -1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.progress.step += 1
+        progress, every = self.progress, self.config.max_bad_steps
+        progress.step += 1
         # Reading a number from the device waits for it, so not at each step.
-        if self.progress.step % self.max_bad_steps == 0:
+        if progress.step % every == 0:
             taken = _steps_taken(self.model.optimizer)
-            if taken == self.steps_taken:
+            if taken == progress.steps_taken:
                 raise Diverged(
-                    f"{self.max_bad_steps} steps in a row, up to step {self.progress.step}, had gradients that are not "
-                    f"finite. The last good checkpoint is in {self.checkpoints}. Try a lower --config.lr, or "
-                    "--config.precision=float32."
+                    f"{every} steps in a row, up to step {progress.step}, had gradients that are not finite. The last "
+                    f"good checkpoint is in {self.checkpoints}. Try a lower --config.lr, or --config.precision=float32."
                 )
-            self.steps_taken = taken
-        if self.progress.step % self.checkpoint_every == 0:
-            checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, self.progress)
+            progress.steps_taken = taken
+        if progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step:
+            share_statistics(self.classifier)
+            checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
+
+
+def share_statistics(classifier: keras.Model) -> None:
+    """Gives every replica the mean of all replicas' batch norm statistics.
+
+    Under MirroredStrategy each has its own: predictions would depend on which replica made them, and a resumed run,
+    where all begin with the mean, would go on differently.
+    """
+    for variable in classifier.non_trainable_variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            variable.assign(keras.ops.convert_to_numpy(variable))
 
 
 def _steps_taken(optimizer: keras.optimizers.Optimizer) -> int:

@@ -47,6 +47,11 @@ def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:
     return keras.Model({"image": image}, logits)
 
 
+def batch_size(training: int, tta: bool, replicas: int) -> int:
+    """Pictures at a time that fill about as much memory as a training batch: eight views count as eight pictures."""
+    return -(-training // (SYMMETRIES if tta else 1) // replicas) * replicas
+
+
 def predict_logits(
     model: keras.Model, shards: Sequence[data.Shard], *, batch_size: int, image_size: int
 ) -> NDArray[Any]:

@@ -29,26 +29,31 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run, as given to melanoma_tf.train.", required=True)
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
     flags.DEFINE_string("out", "submission.csv", "File to write.")
-    flags.DEFINE_integer("batch_size", None, "Pictures at a time, over all devices. Default: an eighth of training's.")
+    flags.DEFINE_integer(
+        "batch_size", None, "Pictures at a time, over all devices. Default: what fits as training did.", 1
+    )
     flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
 
 
 def main(argv: list[str]) -> None:
-    command.no_arguments(argv)
     devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
     import keras
 
-    from melanoma_tf import data, files, workdir
+    from melanoma_tf import data, files, inference, workdir
 
+    out = Path(FLAGS.out)
+    if not out.resolve().parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: there is no folder {out.resolve().parent}")
     run = workdir.open_workdir(Path(FLAGS.workdir))
     dataset = data.open_data(FLAGS.data)
-    # Eight views of each picture make the batch as large as in training.
-    batch_size = FLAGS.batch_size or -(-run.config.batch_size // 8 // devices.replicas) * devices.replicas
+    batch_size = FLAGS.batch_size or inference.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
+    if batch_size % devices.replicas:
+        raise ValueError(f"--batch_size {batch_size}: {devices.replicas} replicas do not divide it")
     precision = devices.precision(run.config.precision)
     keras.config.set_dtype_policy(precision)
     command.say(devices.describe(batch_size, precision))
     table = predictions(run, dataset, devices, batch_size)
-    files.write_text(Path(FLAGS.out), table.to_csv(index=False, float_format="%.8g"))
+    files.write_text(out, table.to_csv(index=False, float_format="%.8g"))
     command.say(f"{len(table)} predictions: {FLAGS.out}")
 
 
@@ -67,6 +72,11 @@ def predictions(run: workdir.Workdir, dataset: data.DataSet, devices: runtime.Ru
         command.say(
             f"warning: {trained_on} of {data.count(shards)} records were training data of every finished model; "
             "their predictions say nothing about new pictures. Train with --fold all to have a model for each."
+        )
+    if not (seen or dataset.test):
+        command.say(
+            f"warning: {dataset.path} has no test records and is not the build that the run was trained on. If it "
+            "holds the same patients, these predictions say nothing about new pictures."
         )
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():
@@ -94,8 +104,7 @@ def models_for(shard: data.Shard, folds: Sequence[int], seen: bool) -> list[int]
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    command.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,21 @@ def mirrored(names: list[str], kind: str, why: str) -> Runtime:
     return Runtime("tensorflow", kind, tuple(names), f"MirroredStrategy, {why}", strategy.scope)
 
 
+def share_nan(gradients: list[Any], finite: Any) -> list[Any]:
+    """Under MirroredStrategy, makes every replica's gradients NaN if those of one are not finite; else changes nothing.
+
+    Keras' LossScaleOptimizer looks before gradients are summed over replicas and believes the first replica only, so a
+    NaN on another one would reach the weights. gradients: float tensors or None; finite: bool scalar, this replica's.
+    """
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return gradients
+    spoilt = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, float("nan")))
+    return [None if g is None else g + tf.cast(spoilt, g.dtype) for g in gradients]
+
+
 def _jax_runtime(devices: list[Any], kind: str, why: str) -> Runtime:
     names = tuple(f"{device.platform}:{device.id}" for device in devices)
     if len(devices) > 1:

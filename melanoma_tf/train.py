@@ -25,11 +25,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """The flags of this command."""
-    try:
-        config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
-    except AttributeError as error:  # it looks at --config.NAME already here
-        name = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error
-        sys.exit(f"error: --config has no such setting: {name}")
+    configs.find_in_arguments(sys.argv)
+    config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote. Default: tfrecords/SIZE.")
     flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
@@ -38,8 +35,8 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    command.no_arguments(argv)
     config = FLAGS.config
+    configs.check(config)
 
     # ------------------------------------------------------------------ devices
     devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
@@ -86,8 +83,7 @@ def chosen_folds(asked: str, folds: int) -> list[int]:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    command.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -58,12 +58,14 @@ def claim(path: Path, config: ml_collections.ConfigDict, data_path: str, *, over
       BadWorkdir: it holds a run with another config or data set, or files that are no run's.
     """
     workdir = Workdir(path, config, data_sha256(data_path))
-    if overwrite and (path / RUN).is_file():
-        shutil.rmtree(path)
     if (path / RUN).is_file():
-        _check_same(open_workdir(path), workdir)
-        return workdir
-    if path.exists() and any(path.iterdir()):
+        if overwrite:
+            _remove(path)
+        elif any(path.glob("fold*/checkpoints/LAST")):
+            _check_same(open_workdir(path), workdir)
+            return workdir
+        # else it never came to a first checkpoint, so there is nothing to go on with and nothing to lose
+    elif path.exists() and any(path.iterdir()):
         raise BadWorkdir(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
     run = {"config": config.to_dict(), "data_sha256": workdir.data_sha256}
@@ -81,6 +83,14 @@ def open_workdir(path: Path) -> Workdir:
         raise BadWorkdir(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
     run = json.loads((path / RUN).read_text(encoding="utf-8"))
     return Workdir(path, configs.restore(run["config"], path / RUN), run["data_sha256"])
+
+
+def _remove(path: Path) -> None:
+    """What a run wrote; whatever else lies in the folder is the user's."""
+    for folder in path.glob("fold[0-9]*"):
+        shutil.rmtree(folder)
+    for name in (OOF, METRICS, RUN):  # RUN last: a killed removal can be repeated
+        (path / name).unlink(missing_ok=True)
 
 
 def data_sha256(data_path: str) -> str:

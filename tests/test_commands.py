@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from melanoma_tf import config as configs
 from melanoma_tf import data, evaluate, predict, train, workdir
+from tests import tiny
 from tests.conftest import run_command
 
 SETTINGS = {"image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0.0, "tta": True}
@@ -38,6 +43,19 @@ def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
     assert f"AUC {expected:.4f} (95% interval " in done.stdout
     assert f"predictions: {folder / 'oof.csv'}" in done.stdout
     assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
+
+
+def test_all_folds_together_predict_every_picture(shards, tmp_path):
+    args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--fold", "all"]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    oof = pd.read_csv(tmp_path / "run/oof.csv")
+    everything = data.read_table(data.open_data(str(shards)).train)
+    assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
+        zip(everything["image_name"], everything["fold"], everything["target"], strict=True)
+    )
+    assert [f"fold {fold}: AUC" in done.stdout for fold in range(5)] == [True] * 5
+    assert f"AUC {roc_auc_score(oof['target'], oof['logit']):.4f} (95% interval" in done.stdout
 
 
 def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run, shards):
@@ -114,6 +132,9 @@ def test_which_models_predict_a_shard():
         (["--fold", "9"], "--fold '9' is not among the folds of this data: 0 to 4, or all"),
         (["--config.batch_size=9000"], "fewer than one batch of 9000"),
         (["--config.weights=no/such.h5"], "no/such.h5"),
+        (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
+        (["--config.precision=float17"], "config.precision='float17' is unknown; there is: auto, float32"),
+        (["--config.optimizer=sgdx"], "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
         (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
     ],
 )
@@ -125,11 +146,52 @@ def test_train_names_what_is_wrong(shards, tmp_path, args, message):
     assert "Traceback" not in done.stderr
 
 
-def test_a_setting_that_does_not_exist_is_an_error(shards):
-    done = run_command("-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--config.learning_rate=1")
+@pytest.mark.parametrize("which", [[], ["--config", "configs/smoke.py"]])
+def test_a_setting_that_does_not_exist_is_an_error(which):
+    done = run_command("-m", "melanoma_tf.train", *which, "--strategy", "cpu", "--config.learning_rate=1")
     assert done.returncode == 1
     assert "error: --config has no such setting: 'learning_rate'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
+    config = configs.default()
+    workdir.claim(tmp_path / "run", config, str(shards), overwrite=False)
+    config.lr = 0.5
+    assert workdir.claim(tmp_path / "run", config, str(shards), overwrite=False).config.lr == 0.5
+    assert workdir.open_workdir(tmp_path / "run").config.lr == 0.5
+
+
+def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
+    config = configs.default()
+    run = workdir.claim(tmp_path / "run", config, str(shards), overwrite=False)
+    (run.fold(0) / "checkpoints").mkdir(parents=True)
+    (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
+    (run.path / "submission.csv").write_text("mine")
+    config.lr = 0.5
+    workdir.claim(tmp_path / "run", config, str(shards), overwrite=True)
+    assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
+
+
+def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):
+    folder = str(configs.CONFIGS.parent)
+    args = ["-m", "melanoma_tf.train", "--config", "configs/smoke.py", "--data", "nowhere", "--strategy", "cpu"]
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "error: nowhere holds no manifest.json" in done.stderr
+
+
+def test_predict_looks_at_its_output_folder_first(tmp_path):
+    args = ["--workdir", "x", "--data", "y", "--strategy", "cpu", "--out", str(tmp_path / "no" / "s.csv")]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 1
+    assert f"there is no folder {tmp_path / 'no'}" in done.stderr
 
 
 def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):

@@ -44,6 +44,13 @@ def test_order_is_a_function_of_seed_and_epoch(dataset):
         assert pixels(other) != pixels(batches(dataset))
 
 
+def test_order_does_not_depend_on_tensorflows_global_seed(dataset):
+    tf.random.set_seed(1)
+    one = pixels(batches(dataset))
+    tf.random.set_seed(2)
+    assert pixels(batches(dataset)) == one
+
+
 def test_skipping_steps_lands_on_the_same_batches(dataset):
     whole, rest = batches(dataset, epoch=2), batches(dataset, epoch=2, skip=3)
     assert len(rest) == len(whole) - 3

@@ -30,6 +30,12 @@ def dataset(shards):
 ONE_CPU = runtime.Runtime("tensorflow", "cpu", ("CPU:0",), "test")
 
 
+@pytest.fixture(scope="module")
+def two():
+    """Two replicas. One strategy for all tests: the collectives of a second one in a process clash with the first's."""
+    return runtime.mirrored(["CPU:0", "CPU:1"], "cpu", "test")
+
+
 def first_batches(dataset, count):
     batches = data.train_batches(
         dataset.others(0), batch_size=8, image_size=32, seed=0, epoch=0, skip_steps=0, buffer=64
@@ -90,38 +96,120 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, tmp_path, monke
     np.testing.assert_array_equal(resumed["logit"], straight["logit"])
 
 
-def test_a_step_with_nan_is_skipped_and_counted(dataset, monkeypatch):
+def weights_of(classifier):
+    return [np.copy(w) for w in classifier.get_weights()]
+
+
+def same_weights(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("where", ["loss", "activations"])
+def test_a_step_with_nan_is_skipped_and_changes_nothing(dataset, monkeypatch, where):
     def loss(labels, logits):
         # NaN for the batch that holds the label 2, and with it in every gradient.
         bad = keras.ops.any(labels > 1.5)
-        mean = keras.ops.mean(keras.ops.square(keras.ops.squeeze(logits, -1) - labels))
+        mean = keras.ops.mean(keras.ops.square(keras.ops.squeeze(logits, -1) - keras.ops.minimum(labels, 1.0)))
         return mean * keras.ops.where(bad, float("nan"), 1.0)
 
-    monkeypatch.setattr(fold.losses, "build", lambda *args, **kwargs: loss)
-    trainer, classifier = fold.build(tiny.config(freeze_batch_norm=True), 0.3, 10)
-    (features, target), (other, other_target) = first_batches(dataset, 2)
+    def to_nan(images):
+        # A white picture becomes NaN on the device, and with it every activation and batch statistic.
+        unit = keras.ops.cast(images, "float32") / 255.0
+        return keras.ops.where(keras.ops.min(unit) == 1.0, float("nan"), unit)
+
+    if where == "loss":
+        monkeypatch.setattr(fold.losses, "build", lambda *args, **kwargs: loss)
+    else:
+        monkeypatch.setattr(fold.policy, "_to_unit", to_nan)
+    trainer, classifier = fold.build(tiny.config(augment="none"), 0.3, 10)
+    (features, target), _ = first_batches(dataset, 2)
+    white = {**features, "image": np.full_like(features["image"], 255)}
     trainer.train_on_batch(features, target)
-    before = classifier.get_weights()
-    trainer.train_on_batch(other, np.full_like(other_target, 2.0))
-    for found, expected in zip(classifier.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    before = weights_of(classifier)
+    if where == "loss":
+        trainer.train_on_batch(features, np.full_like(target, 2.0))
+        # The batch itself was sound, so the moving statistics may take it in; trained weights must not move.
+        trained = [v.path for v in classifier.trainable_variables]
+        after = {w.path: v for w, v in zip(classifier.weights, weights_of(classifier), strict=True)}
+        old = {w.path: v for w, v in zip(classifier.weights, before, strict=True)}
+        assert same_weights([after[p] for p in trained], [old[p] for p in trained])
+    else:
+        trainer.train_on_batch(white, target)
+        assert same_weights(weights_of(classifier), before)
     trainer.train_on_batch(features, target)
-    assert any((a != b).any() for a, b in zip(classifier.get_weights(), before, strict=True))
+    assert not same_weights(weights_of(classifier), before)
+    assert all(np.isfinite(w).all() for w in weights_of(classifier))
     assert int(trainer.optimizer.iterations) == 2
 
 
+@pytest.mark.parametrize("replica", [0, 1])
+def test_nan_on_one_replica_stops_the_step_on_all(dataset, two, monkeypatch, replica):
+    def loss(labels, logits):
+        squares = keras.ops.square(keras.ops.squeeze(logits, -1) - keras.ops.minimum(labels, 1.0))
+        return keras.ops.mean(squares * keras.ops.where(labels > 1.5, float("nan"), 1.0))
+
+    import tensorflow as tf
+
+    monkeypatch.setattr(fold.losses, "build", lambda *args, **kwargs: loss)
+    with two.scope():
+        trainer, classifier = fold.build(tiny.config(freeze_batch_norm=True), 0.3, 10)
+    ((features, target),) = first_batches(dataset, 1)
+    bad = target.copy()
+    bad[4 * replica] = 2.0  # replicas get halves of the batch
+
+    def step(labels):
+        trainer.fit(tf.data.Dataset.from_tensors((features, labels)), verbose=0, shuffle=False)
+        return weights_of(classifier)
+
+    first = step(target)
+    assert same_weights(step(bad), first)
+    assert fold._steps_taken(trainer.optimizer) == 1
+    assert not same_weights(step(target), first)
+
+
 def test_a_run_without_one_good_step_stops_and_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch):
-    config = tiny.config(max_bad_steps=2, checkpoint_every=1)
+    # An epoch has eight steps here, so the count goes on over epochs.
+    config = tiny.config(max_bad_steps=12, checkpoint_every=5, epochs=8)
     monkeypatch.setattr(fold.losses, "build", lambda *a, **k: lambda y, logits: keras.ops.mean(logits) * float("nan"))
-    with pytest.raises(fold.Diverged, match=r"2 steps in a row, up to step 4, .*not finite.*--config.lr"):
+    with pytest.raises(fold.Diverged, match=r"12 steps in a row, up to step 24, .*not finite.*--config.lr"):
         fold.train(config, dataset, 0, tmp_path, ONE_CPU)
-    assert (tmp_path / "checkpoints/LAST").read_text() == "step-00000003\n"
+    assert (tmp_path / "checkpoints/LAST").read_text() == "step-00000020\n"
+
+
+def test_pretrained_weights_are_loaded_unless_there_is_a_checkpoint(dataset, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(fold.weights, "load", lambda *args: loaded.append(args) or "test")
+    (tmp_path / "checkpoints").mkdir()  # what a kill during the first checkpoint leaves
+    fold.train(tiny.config(epochs=1), dataset, 0, tmp_path, ONE_CPU)
+    assert len(loaded) == 1
+    fold.train(tiny.config(epochs=1), dataset, 0, tmp_path, ONE_CPU)
+    assert len(loaded) == 1
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch_is_written_once_with_its_history(dataset, tmp_path, monkeypatch):
+    saved = []
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: saved.append((a[3].step, len(a[3].history))) or save(*a))
+    fold.train(tiny.config(checkpoint_every=4), dataset, 0, tmp_path, ONE_CPU)  # eight steps an epoch
+    assert saved == [(4, 0), (8, 1), (12, 1), (16, 2)]
+
+
+def test_eight_views_are_the_mean_over_the_symmetries(dataset):
+    from melanoma_tf import inference
+
+    classifier = fold.build_classifier(tiny.config())
+    features, _ = first_batches(dataset, 1)[0]
+    images = features["image"]
+    views = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
+    views += [view[:, :, ::-1] for view in views]
+    expected = np.mean([classifier.predict(view / np.float32(255), verbose=0) for view in views], axis=0)
+    found = inference.predictor(classifier, tta=True).predict({"image": images}, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"optimizer": "sgdx"}, ValueError, "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
         ({"batch_size": 1000}, data.BadData, "images train fold 0, fewer than one batch of 1000"),
         ({"model": "resnet"}, ValueError, "unknown backbone 'resnet'; available: efficientnet-b0"),
         ({"augment": "spin"}, ValueError, "no op 'spin'"),
@@ -156,15 +244,25 @@ def test_moving_averages_are_what_is_judged_and_kept(dataset, tmp_path):
 # ------------------------------------------------------------------------------------- devices and backends
 
 
-def test_two_replicas_train_as_one_device_does(dataset):
+def test_two_replicas_train_as_one_device_does(dataset, two):
     # Batch norm frozen: each replica would take the statistics of its own half of the batch.
-    config = tiny.config(freeze_batch_norm=True, dropout=0.0, drop_connect=0.0)
-    batches = first_batches(dataset, 4)
-    two = runtime.mirrored(["CPU:0", "CPU:1"], "cpu", "test")
+    config = tiny.config(freeze_batch_norm=True, dropout=0.0, drop_connect=0.0, warmup_epochs=0.0)
+    batches = first_batches(dataset, 1) * 4
     assert two.replicas == 2
-    one_loss, two_losses = run_losses(config, batches, ONE_CPU.scope), run_losses(config, batches, two.scope)
-    assert one_loss[0] != one_loss[3]
-    np.testing.assert_allclose(two_losses, one_loss, rtol=1e-5)
+    on_one, on_two = run_losses(config, batches, ONE_CPU.scope), run_losses(config, batches, two.scope)
+    assert abs(on_one[0] - on_one[3]) > 1e-4  # it trains: the batch is the same
+    np.testing.assert_allclose(on_two, on_one, rtol=1e-5)
+
+
+def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
+    config = tiny.config(epochs=2)
+    straight = fold.train(config, dataset, 0, tmp_path / "straight", two)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_final", lambda *args: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            fold.train(config, dataset, 0, tmp_path / "killed", two)
+    resumed = fold.train(config, dataset, 0, tmp_path / "killed", two)
+    np.testing.assert_allclose(resumed["logit"], straight["logit"], rtol=1e-4)
 
 
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
@@ -184,16 +282,11 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
 
 def test_sigkill_during_training_loses_nothing_that_was_saved(shards, tmp_path):
     """A real kill -9 of the command; started again it goes on from the checkpoint and finishes."""
-    code = (
-        "from tests import tiny; from melanoma_tf import model; "
-        "model.build_classifier = tiny.build_classifier; from melanoma_tf import train; train.run()"
-    )
     args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--strategy", "cpu"]
     settings = {"image_size": 32, "batch_size": 8, "epochs": 6, "weights": "none", "checkpoint_every": 2}
     args += [f"--config.{key}={value}" for key, value in settings.items()]
-    # absl takes the program's name from argv[0], which `python -c` sets to "-c".
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *args], cwd=REPOSITORY, env=dict(os.environ), stderr=subprocess.DEVNULL
+        [sys.executable, "-c", tiny.TRAIN, *args], cwd=REPOSITORY, env=dict(os.environ), stderr=subprocess.DEVNULL
     )
     last = tmp_path / "run/fold0/checkpoints/LAST"
     while process.poll() is None and not last.is_file():
@@ -202,7 +295,7 @@ def test_sigkill_during_training_loses_nothing_that_was_saved(shards, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "run/oof.csv").exists()
-    done = run_command("-c", code, *args)
+    done = run_command("-c", tiny.TRAIN, *args)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "fold 0 goes on at step" in done.stderr
     assert (tmp_path / "run/oof.csv").is_file()

@@ -12,6 +12,11 @@ from melanoma_tf import model
 
 build_real_classifier = model.build_classifier
 LAST_LAYER = "block1a_project_bn"
+# `python -c TRAIN --flags` is melanoma_tf.train with the tiny model.
+TRAIN = (
+    "from tests import tiny; from melanoma_tf import model; model.build_classifier = tiny.build_classifier; "
+    "from melanoma_tf import train; train.run()"
+)
 
 
 def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
