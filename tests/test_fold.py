@@ -178,7 +178,12 @@ def test_a_run_without_one_good_step_stops_and_keeps_the_last_checkpoint(dataset
 
 def test_pretrained_weights_are_loaded_unless_there_is_a_checkpoint(dataset, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(fold.weights, "load", lambda *args: loaded.append(args) or "test")
+
+    def load(*args):
+        loaded.append(args)
+        return "test"
+
+    monkeypatch.setattr(fold.weights, "load", load)
     (tmp_path / "checkpoints").mkdir()  # what a kill during the first checkpoint leaves
     fold.train(tiny.config(epochs=1), dataset, 0, tmp_path, ONE_CPU)
     assert len(loaded) == 1
@@ -189,7 +194,12 @@ def test_pretrained_weights_are_loaded_unless_there_is_a_checkpoint(dataset, tmp
 def test_a_checkpoint_at_the_end_of_an_epoch_is_written_once_with_its_history(dataset, tmp_path, monkeypatch):
     saved = []
     save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: saved.append((a[3].step, len(a[3].history))) or save(*a))
+
+    def note(folder, classifier, optimizer, progress):
+        saved.append((progress.step, len(progress.history)))
+        return save(folder, classifier, optimizer, progress)
+
+    monkeypatch.setattr(checkpoint, "save", note)
     fold.train(tiny.config(checkpoint_every=4), dataset, 0, tmp_path, ONE_CPU)  # eight steps an epoch
     assert saved == [(4, 0), (8, 1), (12, 1), (16, 2)]
 
