@@ -65,7 +65,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run
     assert "fold 0: finished already" in done.stdout
     done = run_command(*args, "--config.lr=0.5")
     assert done.returncode == 1
-    assert "holds a run that differs in lr: 0.001 then, 0.5 now" in done.stderr
+    assert "holds a run that differs in lr: 0.002 then, 0.5 now" in done.stderr
     assert "--overwrite" in done.stderr
 
 
