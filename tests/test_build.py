@@ -260,8 +260,11 @@ def interrupt(data, out, signal_number):
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_path, signal_number):
-    out = tmp_path / "out"
-    message = interrupt(data, out, signal_number)
+    for attempt in range(10):  # a stalled machine may deliver the signal after the build's end
+        out = tmp_path / f"out{attempt}"
+        message = interrupt(data, out, signal_number)
+        if not shards.Manifest.read(out).complete:
+            break
     assert "Traceback" not in message
     assert not shards.Manifest.read(out).complete
     time.sleep(0.5)  # a worker notices that its parent is gone
