@@ -27,6 +27,7 @@ setup(
         "pandas>=2.1",
         "scikit-learn>=1.4",
         "pillow>=11",
+        "simplejpeg>=1.8",
         "absl-py>=2.1",
         "ml-collections>=1.0",
         "google-crc32c>=1.5",
@@ -40,6 +41,8 @@ setup(
             "tensorflow-cpu==2.15.1; python_version < '3.12'",
             "tensorflow-addons==0.23.0; python_version < '3.12'",
         ],
+        # What benchmarks/build.py measures beside the converter.
+        "bench": ["img2dataset>=1.47", "opencv-python-headless>=4.12", "pyvips[binary]>=3.0"],
         "dev": [
             JAX,
             "hypothesis>=6.100",
@@ -56,6 +59,8 @@ setup(
         "console_scripts": [
             "melanoma-build = tfrecord_tools.build:run",
             "melanoma-verify = tfrecord_tools.verify:run",
+            "melanoma-duplicates = tfrecord_tools.duplicates:run",
+            "melanoma-show = tfrecord_tools.show:run",
             "melanoma-synthetic = tfrecord_tools.synthetic:run",
             "melanoma-train = melanoma_tf.train:run",
             "melanoma-predict = melanoma_tf.predict:run",

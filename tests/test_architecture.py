@@ -15,11 +15,21 @@ MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob
 # Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
 COMPOSERS = {
     "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference"},
-    "tfrecord_tools": {"build", "verify", "synthetic", "shards"},
+    "tfrecord_tools": {"build", "resume", "verify", "synthetic", "shards", "show"},
 }
 # What a leaf may use: definitions and files, which compose nothing themselves.
-FOUNDATIONS = {"tfrecord_tools.schema", "melanoma_tf.config", "melanoma_tf.files", "melanoma_tf.command"}
+FOUNDATIONS = {
+    "tfrecord_tools.schema",
+    "tfrecord_tools.paths",
+    "tfrecord_tools.words",
+    "tfrecord_tools.sources",
+    "melanoma_tf.config",
+    "melanoma_tf.files",
+    "melanoma_tf.command",
+}
 USES = {
+    "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
+    "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
     "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry")},
 }

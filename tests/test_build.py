@@ -1,7 +1,10 @@
+import contextlib
 import csv
 import dataclasses
 import os
+import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +139,77 @@ def test_a_folder_with_something_else_is_never_touched(data, tmp_path, changes):
     assert contents(tmp_path) == {"train00-5.tfrec": b"not ours"}
 
 
+# ------------------------------------------------------------------------------------------ sizes and fit
+
+
+@pytest.fixture(scope="module")
+def two_sizes(data, tmp_path_factory):
+    """One uninterrupted build of 32 and 48 pixels."""
+    out = tmp_path_factory.mktemp("sizes") / "out"
+    build.build_sizes(settings(data, out, size=(32, 48)))
+    return out
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_several_sizes_are_a_build_each_the_largest_as_if_alone(data, finished, two_sizes, tmp_path):
+    assert sorted(path.name for path in two_sizes.iterdir()) == ["32", "48"]
+    build.build(settings(data, tmp_path / "alone", size=48))
+    assert contents(two_sizes / "48") == contents(tmp_path / "alone")
+    small, alone = shards.Manifest.read(two_sizes / "32"), shards.Manifest.read(finished)
+    assert small.settings == {**alone.settings, "decoded_for_size": 48}
+    assert [(entry.name, entry.records) for entry in small.shards] == [
+        (entry.name, entry.records) for entry in alone.shards
+    ]
+
+
+def test_two_workers_make_the_same_bytes_of_several_sizes(data, two_sizes, tmp_path):
+    build.build_sizes(settings(data, tmp_path, size=(48, 32), workers=2))
+    assert tree(tmp_path) == tree(two_sizes)
+
+
+def test_resume_makes_only_the_size_that_is_missing(data, two_sizes, tmp_path):
+    for name, content in tree(two_sizes).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    gone, *rest = sorted((tmp_path / "32").glob("*.tfrec"))
+    gone.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in [*rest, *(tmp_path / "48").glob("*.tfrec")]}
+    build.build_sizes(settings(data, tmp_path, size=(32, 48), resume=True))
+    assert tree(tmp_path) == tree(two_sizes)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_one_size_that_cannot_be_built_leaves_the_other_untouched(data, two_sizes, tmp_path):
+    (tmp_path / "32").mkdir()
+    (tmp_path / "48").mkdir()
+    (tmp_path / "48" / "notes.txt").write_text("mine")
+    with pytest.raises(build.BuildError, match="48 is not empty and holds no build of ours"):
+        build.build_sizes(settings(data, tmp_path, size=(32, 48)))
+    assert tree(tmp_path) == {"48/notes.txt": b"mine"}
+
+
+def test_the_command_takes_sizes_fit_and_subsampling(data, tmp_path):
+    args = ["--size=32,40", "--fit=pad", "--subsampling=4:4:4", "--quality=80"]
+    done = subprocess.run([*command(data, tmp_path / "out"), *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for size in (32, 40):
+        manifest = shards.Manifest.read(tmp_path / "out" / str(size))
+        found = [manifest.settings[key] for key in ("size", "decoded_for_size", "fit", "subsampling", "quality")]
+        assert found == [size, 40, "pad", "4:4:4", 80]
+        assert f"out/{size}: 48 images at {size} x {size}" in done.stdout
+
+
+def test_a_size_that_is_no_number_is_named(data, tmp_path):
+    done = subprocess.run([*command(data, tmp_path / "out"), "--size=32,big"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --size 32,big; expected whole numbers, as 384 or 256,384,512\n",
+    )
+
+
 # ------------------------------------------------------------------------------------------ bad input
 
 
@@ -193,6 +267,10 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
     [
         ({"size": 31}, "--size 31; expected 32 to 1024 pixels"),
         ({"size": 1025}, "--size 1025; expected 32 to 1024 pixels"),
+        ({"size": (32, 64, 32)}, "--size 32,64,32; expected one or several different sizes"),
+        ({"size": ()}, "expected one or several different sizes"),
+        ({"fit": "zoom"}, "--fit zoom; expected one of crop, pad, stretch"),
+        ({"subsampling": "4:1:1"}, "--subsampling 4:1:1; expected one of 4:2:0, 4:2:2, 4:4:4"),
         ({"quality": 0}, "--quality 0; expected 1 to 100"),
         ({"workers": 0}, "--workers 0; expected at least 1"),
         ({"images": None}, "--csv without --images"),
@@ -280,6 +358,80 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
     assert all((out / name).stat().st_mtime_ns == kept[name] for name in listed)  # not built again
 
 
+def kill_and_resume(data, out, moments, whole):
+    """Kills parent or worker with SIGKILL at each moment (a share of `whole` seconds), going on with --resume."""
+    for index, moment in enumerate(moments):
+        process = subprocess.Popen(
+            [*command(data, out, "--resume"), "--workers=2", "--size=32,48"], stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(moment * whole)
+        victims = workers_of(process.pid) if index % 3 == 2 else []
+        for pid in victims or [process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        message = process.communicate()[1]
+        assert "Traceback" not in message
+        for path in out.rglob("*.tfrec"):  # whatever has a final name is whole
+            assert sum(1 for _ in schema.read_records(path)) == schema.shard_count(path)
+
+
+def workers_of(pid):
+    """The worker processes of a build: grandchildren, of the process they are forked from."""
+
+    def children(of):
+        paths = Path(f"/proc/{of}/task").glob("*/children")
+        return [int(child) for path in paths for child in path.read_text().split()]
+
+    with contextlib.suppress(OSError):
+        return [grandchild for child in children(pid) for grandchild in children(child)]
+    return []
+
+
+def check_kills(data, two_sizes, out, count, seed):
+    started = time.monotonic()
+    build.build_sizes(settings(data, out.with_name("timed"), size=(32, 48), workers=2))
+    whole = time.monotonic() - started + 1.0  # and a second to start the interpreter
+    numbers = random.Random(seed)
+    kill_and_resume(data, out, [numbers.random() for _ in range(count)], whole)
+    time.sleep(0.5)  # a worker notices that its parent is gone
+    build.build_sizes(settings(data, out, size=(32, 48), workers=2, resume=True))
+    assert tree(out) == tree(two_sizes)
+
+
+def test_kills_at_random_moments_lose_nothing(data, two_sizes, tmp_path):
+    check_kills(data, two_sizes, tmp_path / "out", count=6, seed=0)
+
+
+@pytest.mark.slow
+def test_100_kills_at_random_moments_lose_nothing(data, two_sizes, tmp_path):
+    for seed in range(10):
+        check_kills(data, two_sizes, tmp_path / str(seed) / "out", count=10, seed=seed)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 256 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_in_truth_is_a_clear_error_and_leaves_whole_shards_only(data, small_disk):
+    out = small_disk / "out"
+    done = subprocess.run([*command(data, out), "--size=256"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "No space left on device (" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not shards.temporary_files(out)
+    for path in out.glob("*.tfrec"):
+        assert sum(1 for _ in schema.read_records(path)) == schema.shard_count(path)
+    assert not shards.Manifest.read(out).complete
+
+
 def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
     build.build(settings(data, tmp_path, resume=True))
     assert contents(tmp_path) == contents(finished)
@@ -334,3 +486,68 @@ def test_help_shows_the_usage_and_the_flags(module):
     done = subprocess.run([sys.executable, "-m", f"tfrecord_tools.{module}", "--help"], capture_output=True, text=True)
     assert f"python -m tfrecord_tools.{module}" in done.stdout
     assert {"build": "--[no]resume", "verify": "--[no]json", "synthetic": "--prevalence"}[module] in done.stdout
+
+
+# --------------------------------------------------------------------------------- other forms, and duplicates
+
+
+def records_of(folder):
+    return {r.image_name: r for p in Path(folder).glob("*.tfrec") for r in map(schema.decode, schema.read_records(p))}
+
+
+def pairs_csv(folder, *pairs):
+    path = folder / "pairs.csv"
+    path.write_text("image_name_1,image_name_2\n" + "".join(f"{one},{other}\n" for one, other in pairs))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def strangers(finished):
+    """Two images of one target, of patients in different folds."""
+    benign = sorted((r for r in records_of(finished).values() if r.target == 0), key=lambda r: r.image_name)
+    return next((a.image_name, b.image_name) for a in benign for b in benign if a.fold != b.fold)
+
+
+def test_published_duplicates_are_kept_in_one_fold(data, strangers, tmp_path):
+    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers)))
+    one, other = (records_of(tmp_path / "out")[name] for name in strangers)
+    assert one.group == other.group
+    assert one.fold == other.fold
+    assert len(records_of(tmp_path / "out")) == 48
+
+
+def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, capsys):
+    listed = pairs_csv(tmp_path, strangers, ("ISIC_0", "ISIC_1"))  # the second pair is of no image here
+    build.build(settings(data, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
+    kept = records_of(tmp_path / "out")
+    assert [name in kept for name in sorted(strangers)] == [True, False]
+    assert len(kept) == 47
+    assert "1 of 48 images are duplicates of others and left out" in capsys.readouterr().out
+
+
+def test_a_bad_list_of_duplicates_writes_nothing(data, tmp_path):
+    (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
+    done = subprocess.run(
+        command(data, tmp_path / "out", "--duplicates", str(tmp_path / "pairs.csv")), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "error: pairs.csv: line 1: missing column(s) image_name_1, image_name_2; found a, b" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_in_another_form_is_built_by_a_column_map(data, finished, tmp_path):
+    with (data / "train.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "person", "bad"])
+        writer.writerows([row["image_name"], row["patient_id"], row["target"]] for row in rows)
+    columns = "image_name=file,patient_id=person,target=bad"
+    plain = settings(data, tmp_path / "out", csv=str(tmp_path / "mine.csv"), columns=columns, source="mine")
+    build.build(plain)
+    before, after = records_of(finished), records_of(tmp_path / "out")
+    assert {n: (r.patient, r.target, r.fold) for n, r in before.items()} == {
+        n: (r.patient, r.target, r.fold) for n, r in after.items()
+    }
+    assert {r.source for r in after.values()} == {"mine"}
+    assert {r.sex for r in after.values()} == {-1}

@@ -204,4 +204,4 @@ def test_codes_equal_pandas_factorize_on_the_real_table(column, vocabulary):
     if "MELANOMA_DATA" not in os.environ:
         pytest.skip("MELANOMA_DATA is not set: no real train.csv")
     _, words = pd.factorize(pd.read_csv(Path(os.environ["MELANOMA_DATA"]) / "isic2020_csv" / "train.csv")[column])
-    assert tuple(words) == vocabulary
+    assert vocabulary[: len(words)] == tuple(words)  # what other sources need comes behind

@@ -24,12 +24,12 @@ def task(tmp_path):
         sources.append(shards.Source(name, path.name, found, patient, "", patient, 0, 50, 3, 1, target))
     out = tmp_path / "out"
     out.mkdir()
-    convert = functools.partial(image.convert, size=32, quality=95)
-    return shards.ShardTask("train07", "train", 2, str(out), "isic2020", convert, tuple(sources))
+    convert = functools.partial(image.convert_sizes, sizes=(32,), quality=95)
+    return shards.ShardTask("train07", "train", 2, (str(out),), "isic2020", convert, tuple(sources))
 
 
 def test_a_shard_holds_its_images_under_a_name_with_their_count(task, tmp_path):
-    result = shards.write_shard(task)
+    (result,) = shards.write_shard(task).results
     path = tmp_path / "out" / "train07-2.tfrec"
     assert os.listdir(tmp_path / "out") == [path.name] == [result.name]
     first, second = map(schema.decode, schema.read_records(path))
@@ -44,7 +44,7 @@ def test_a_shard_holds_its_images_under_a_name_with_their_count(task, tmp_path):
 def test_an_image_that_cannot_be_used_is_quarantined_with_the_reason(task, tmp_path):
     (tmp_path / "ISIC_0.jpg").write_bytes(b"<html>")
     (tmp_path / "ISIC_2.jpg").unlink()
-    result = shards.write_shard(task)
+    (result,) = shards.write_shard(task).results
     assert result.records == 0
     assert [found.reason for found in result.quarantined] == [
         "not a JPEG: it begins with b'<html>'",
@@ -102,7 +102,9 @@ def test_tasks_results_and_errors_cross_process_borders(task):
 
 
 def test_a_manifest_reads_as_it_was_written(task, tmp_path):
-    manifest = shards.Manifest({"size": 32}, {"pillow": "1"}, {"train": {"rows": 3}}, (shards.write_shard(task),), True)
+    manifest = shards.Manifest(
+        {"size": 32}, {"pillow": "1"}, {"train": {"rows": 3}}, shards.write_shard(task).results, True
+    )
     manifest.write(tmp_path)
     assert shards.Manifest.read(tmp_path) == manifest
 

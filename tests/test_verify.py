@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
+from tests.test_duplicates import jpeg, textured
 from tfrecord_tools import build, schema, shards, synthetic, verify
 
 
@@ -89,6 +91,43 @@ def test_the_same_source_file_in_two_folds_is_a_leak(out):
     rewrite(out, "train03", change_first(sha256=digest))
     (problem,) = verify.verify([out]).problems
     assert f"leak: source sha256 {digest.hex()} of" in problem
+
+
+def test_a_lesion_in_two_folds_is_a_leak(out):
+    rewrite(out, "train00", change_first(lesion="IL_1"))
+    rewrite(out, "train03", change_first(lesion="IL_1"))
+    (problem,) = verify.verify([out]).problems
+    assert f"leak: lesion IL_1 of {out} train fold 3 is also in {out} train fold 0" in problem
+
+
+def test_a_near_duplicate_in_two_folds_is_a_leak(out):
+    picture = textured(0, 32)
+    rewrite(out, "train00", change_first(image=jpeg(picture)))
+    name = rewrite(out, "train03", change_first(image=jpeg(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 80)))
+    result = verify.verify([out])
+    (problem,) = result.problems
+    assert problem.startswith(f"{out / name}: record 0: leak: picture ")
+    assert "mirrored, similarity" in problem
+    (pair,) = result.near_duplicates
+    assert pair.where_2 == f"{out / name}: record 0"
+    assert verify.verify([out], near_duplicates=False).problems == []
+
+
+def test_a_near_duplicate_within_a_fold_is_none(out):
+    rewrite(out, "train00", lambda records: [dataclasses.replace(r, image=records[0].image) for r in records])
+    assert verify.verify([out]).problems == []
+
+
+def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, tmp_path):
+    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
+    build.build(build.BuildSettings(48, *where, shards=5))
+    assert verify.verify([sound / "train", tmp_path / "48"]).problems == []
+
+
+def test_builds_of_one_table_with_other_folds_leak(sound, tmp_path):
+    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "other"))
+    build.build(build.BuildSettings(32, *where, shards=5, seed=1))
+    assert any("leak: patient" in problem for problem in verify.verify([sound / "train", tmp_path / "other"]).problems)
 
 
 def test_a_test_folder_that_shares_a_patient_with_training_is_a_leak(sound, tmp_path):

@@ -2,9 +2,18 @@
 
   python -m tfrecord_tools.build --size 384
   python -m tfrecord_tools.build --size 256 --csv train.csv --images jpeg/ --out tfrecords/256
+  python -m tfrecord_tools.build --size 256,384,512
+  python -m tfrecord_tools.build --size 384 --csv HAM10000_metadata.csv --images ham/ --out tfrecords/ham
+  python -m tfrecord_tools.build --size 384 --duplicates ISIC_2020_Training_Duplicates.csv
+
+With several sizes each picture is decoded once, and each size is a build of its own in OUT/SIZE. All are resampled
+from the decoding for the largest, so the smaller ones differ in a few bits from those of a --size of their own.
+
+The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
+metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
 
 Without --csv and --images it looks where Kaggle puts the competition and in ./data. A build that was killed goes on
-with --resume and ends in the same bytes. Images that cannot be used are listed in OUT/quarantine.csv.
+with --resume and ends in the same bytes. Images that cannot be used are listed in quarantine.csv.
 """
 
 from __future__ import annotations
@@ -13,40 +22,45 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pandas as pd
 from absl import app, flags
-from PIL import features
 
 import tfrecord_tools
-from tfrecord_tools import image, shards, split, table, workers
+from tfrecord_tools import beam, duplicates, image, paths, resample, shards, sources, split, table, workers
+from tfrecord_tools import resume as folders
+from tfrecord_tools.resume import QUARANTINE, BuildError
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle mounts competitions under the second path since 2026; older sessions have the first.
 PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
-QUARANTINE = "quarantine.csv"
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
 _EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
-_PRELOAD = tuple(module.__name__ for module in (image, shards, split, table, workers))
-
-
-class BuildError(RuntimeError):
-    """The build cannot be done as asked; the message says why and what to do."""
+USERS_ERRORS = (
+    BuildError,
+    beam.BeamError,
+    duplicates.DuplicatesError,
+    table.TableError,
+    split.SplitError,
+    shards.ShardError,
+    workers.WorkerError,
+)
+_PRELOAD = tuple(module.__name__ for module in (image, resample, shards, split, table, workers))
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildSettings:
     """What the flags say; see `define_flags`. csv and images: both or neither. out: None for tfrecords/SIZE."""
 
-    size: int
+    size: int | tuple[int, ...]
     csv: str | None = None
     images: str | None = None
     out: str | None = None
@@ -55,58 +69,127 @@ class BuildSettings:
     folds: int = 5
     shards: int = 15
     seed: int = 0
+    fit: str = "crop"
     quality: int = 95
+    subsampling: str = "4:2:0"
     max_pixels: int = image.MAX_PIXELS
-    source: str = "isic2020"
+    source: str | None = None
+    form: str | None = None
+    columns: str | None = None
+    duplicates: str | None = None
+    runner: str | None = None
+    beam_options: Sequence[str] = ()
+    on_duplicates: str = "group"
     allow_quarantine: bool = False
     resume: bool = False
     overwrite: bool = False
 
     @property
-    def folder(self) -> Path:
-        """Where the shards go."""
-        return Path(self.out or f"tfrecords/{self.size}")
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of the square images, in pixels."""
+        return (self.size,) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def folders(self) -> dict[int, paths.AnyPath]:
+        """Where the shards of each size go."""
+        if len(self.sizes) == 1:
+            return {size: paths.path(self.out or f"tfrecords/{size}") for size in self.sizes}
+        return {size: paths.path(self.out or "tfrecords") / str(size) for size in self.sizes}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Input:
-    """A CSV and the folder of its images. split: "train" (labelled) or "test"."""
+    """A CSV (or several to be joined) and the folder of its images. split: "train" (labelled) or "test"."""
 
     split: str
-    csv: Path
-    images: Path
+    csv: tuple[paths.AnyPath, ...]
+    images: paths.AnyPath
+
+    @property
+    def name(self) -> str:
+        """The files' names."""
+        return ",".join(path.name for path in self.csv)
 
 
 def build(settings: BuildSettings) -> shards.Manifest:
-    """Builds, or completes, the shards and the manifest in `settings.folder`; nothing is written on bad metadata.
+    """As `build_sizes`; returns the manifest of the first size."""
+    return build_sizes(settings)[0]
 
-    Raises BuildError, table.TableError, split.SplitError, shards.ShardError or workers.WorkerError, each with a
-    message for the user. Images that cannot be used are in the result's shards as `quarantined`.
+
+def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
+    """Builds, or completes, shards and manifest of each size; nothing is written on bad metadata or settings.
+
+    Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
+    be used are in the results' shards as `quarantined`.
     """
     _check_settings(settings)
     inputs = _find_inputs(settings)
     tasks: list[shards.ShardTask] = []
     described = {}
+    same = _published_duplicates(settings)
+    columns = sources.parse_columns(settings.columns) if settings.columns else None
     for each in inputs:
-        frame = table.read_table(each.csv, labelled=each.split == "train")
-        described[each.split] = {"name": each.csv.name, "sha256": shards.file_sha256(each.csv), "rows": len(frame)}
-        tasks += _plan(settings, each, frame)
-    planned = shards.Manifest(_byte_settings(settings), _versions(), described)
-    folder = settings.folder
-    finished = _prepare_folder(settings, planned)
-    pending = [task for task in tasks if task.prefix not in finished]
-    progress = workers.Progress(sum(len(task.sources) for task in pending))
-    # Before the first shard, so that a killed build is known as ours and what it finished is not lost.
-    _with_shards(planned, finished, complete=False).write(folder)
+        frame = table.read_table(each.csv, each.split == "train", settings.form, columns)
+        described[each.split] = {"name": each.name, "sha256": _sha256_of(each.csv), "rows": len(frame)}
+        data_set = settings.source or table.form_of(each.csv, settings.form, columns).source
+        tasks += _plan(settings, each, *_resolved(settings, frame, same), data_set)
+    outputs = [
+        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
+        for size, folder in settings.folders.items()
+    ]
+    # All are looked at before the first is touched.
+    there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
+    for output, before in zip(outputs, there, strict=True):
+        folders.prepare(output, before, settings.resume)
+        # Before the first shard, so that a killed build is known as ours and what it finished is not lost.
+        output.manifest(complete=False).write(output.folder)
+    _write_shards(settings, tasks, outputs)
+    return [_finish(output) for output in outputs]
+
+
+def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
+    """Has the shards made that are not finished, and lists each in its manifest as it is."""
+    by_folder = {str(output.folder): output for output in outputs}
+    pending: dict[str, shards.ShardTask] = {}
+    for task in tasks:
+        # A kill between two folders leaves a shard finished in one of them only.
+        missing = {
+            size: str(folder)
+            for size, folder in settings.folders.items()
+            if task.prefix not in by_folder[str(folder)].finished
+        }
+        if missing:
+            convert = _convert_to(settings, list(missing))
+            pending[task.prefix] = dataclasses.replace(task, convert=convert, folders=tuple(missing.values()))
+    todo = list(pending.values())
+    progress = workers.Progress(sum(len(task.sources) for task in todo))
     # closing: on Ctrl-C the workers stop at once, wherever it strikes
-    with contextlib.closing(workers.run(shards.write_shard, pending, settings.workers, progress, _PRELOAD)) as results:
-        for result in results:
-            finished[result.prefix] = result
-            _with_shards(planned, finished, complete=False).write(folder)
-    _remove_strays(folder, {result.name for result in finished.values()})
-    manifest = _with_shards(planned, finished, complete=True)
-    shards.write_whole(folder / QUARANTINE, _quarantine_csv(manifest))
-    manifest.write(folder)
+    with contextlib.closing(_run(settings, todo, progress)) as results:
+        for written in results:
+            for folder, result in zip(pending[written.prefix].folders, written.results, strict=True):
+                by_folder[folder].add(result)
+
+
+def _run(
+    settings: BuildSettings, tasks: Sequence[shards.ShardTask], progress: workers.Progress
+) -> Generator[shards.WrittenShard, None, None]:
+    """Writes the shards here, or wherever Beam's runner has its workers."""
+    if settings.runner is None:
+        return workers.run(shards.write_shard, tasks, settings.workers, progress, _PRELOAD)
+    where = str(settings.folders[settings.sizes[0]])
+    decode = shards.WrittenShard.from_json
+    return beam.run(
+        shards.write_shard, tasks, settings.runner, settings.beam_options, progress, where, decode, image.versions
+    )
+
+
+def _finish(output: folders.Output) -> shards.Manifest:
+    output.remove_strays()
+    for path in shards.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
+        path.unlink(missing_ok=True)
+    manifest = output.manifest(complete=True)
+    shards.write_whole(output.folder / QUARANTINE, _quarantine_csv(manifest))
+    manifest.write(output.folder)
     return manifest
 
 
@@ -114,8 +197,17 @@ def build(settings: BuildSettings) -> shards.Manifest:
 
 
 def _check_settings(settings: BuildSettings) -> None:
-    if not SIZES[0] <= settings.size <= SIZES[1]:
-        raise BuildError(f"--size {settings.size}; expected {SIZES[0]} to {SIZES[1]} pixels")
+    for size in settings.sizes:
+        if not SIZES[0] <= size <= SIZES[1]:
+            raise BuildError(f"--size {size}; expected {SIZES[0]} to {SIZES[1]} pixels")
+    if not settings.sizes or len(set(settings.sizes)) < len(settings.sizes):
+        raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
+    for name, value, allowed in (
+        ("fit", settings.fit, image.FITS),
+        ("subsampling", settings.subsampling, image.SUBSAMPLINGS),
+    ):
+        if value not in allowed:
+            raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
     if not 1 <= settings.quality <= 100:
         raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
     if settings.workers < 1:
@@ -123,22 +215,27 @@ def _check_settings(settings: BuildSettings) -> None:
     if (settings.csv is None) != (settings.images is None):
         given, other = ("csv", "images") if settings.images is None else ("images", "csv")
         raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
+    if settings.runner is not None:
+        beam.check(settings.runner, settings.beam_options)
+    elif settings.beam_options:
+        raise BuildError("--beam_options without --runner; expected e.g. --runner DirectRunner")
     if settings.resume and settings.overwrite:
         raise BuildError("--resume and --overwrite together; expected one of them")
 
 
 def _find_inputs(settings: BuildSettings) -> list[_Input]:
     if settings.csv is not None and settings.images is not None:
-        path, images = Path(settings.csv), Path(settings.images)
+        tables, images = tuple(map(paths.path, settings.csv.split(","))), paths.path(settings.images)
         kind = settings.split
         if kind == "auto":
-            kind = "train" if table.is_labelled(path) else "test"
-        return [_Input(kind, path, images)]
-    for place in map(Path, PLACES):
-        found = [_Input(kind, place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")]
-        found = [each for each in found if each.csv.is_file() and each.images.is_dir()]
+            columns = sources.parse_columns(settings.columns) if settings.columns else None
+            kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
+        return [_Input(kind, tables, images)]
+    for place in map(paths.path, PLACES):
+        found = [_Input(kind, (place / f"{kind}.csv",), place / "jpeg" / kind) for kind in ("train", "test")]
+        found = [each for each in found if each.csv[0].is_file() and each.images.is_dir()]
         if any(each.split == "train" for each in found):
-            print(f"found {', '.join(str(each.csv) for each in found)}")
+            print(f"found {', '.join(str(each.csv[0]) for each in found)}")
             return found
     looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
     raise BuildError(
@@ -151,145 +248,107 @@ def _find_inputs(settings: BuildSettings) -> list[_Input]:
     )
 
 
-def _plan(settings: BuildSettings, given: _Input, frame: pd.DataFrame) -> list[shards.ShardTask]:
-    """One task per shard that gets any image."""
-    sources = _sources(given, frame)
+def _published_duplicates(settings: BuildSettings) -> list[tuple[str, str]]:
+    return duplicates.read_published(settings.duplicates) if settings.duplicates else []
+
+
+def _resolved(
+    settings: BuildSettings, frame: pd.DataFrame, same: list[tuple[str, str]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table without the duplicates that are dropped, and the leak group of each of its rows.
+
+    Groups are made before anything is dropped: one picture under two patients says that they are one.
+    """
+    names = frame["image_name"].tolist()
+    compared = {column: frame[column].tolist() for column in ("target", "patient")}
+    resolution = duplicates.resolve(names, compared, same, settings.on_duplicates)  # type: ignore[arg-type]
+    for found in resolution.contradictions:
+        values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
+        print(f"warning: one picture under several names disagrees in {found.column}: {values}")
+    if resolution.dropped:
+        print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
+    groups = split.leak_groups(names, frame["patient"].tolist(), frame["lesion"].tolist(), resolution.same)
+    stays = (~frame["image_name"].isin(list(resolution.dropped))).to_numpy()
+    return frame[stays], [group for group, stay in zip(groups, stays, strict=True) if stay]
+
+
+def _plan(
+    settings: BuildSettings, given: _Input, frame: pd.DataFrame, groups: list[str], data_set: str
+) -> list[shards.ShardTask]:
+    """One task per shard that gets any image. groups: of each row. data_set: its name, for the records."""
+    found = _sources(given, frame, groups)
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1
-    groups, targets = [source.group for source in sources], [source.target for source in sources]
-    assigned = split.assign_shards(groups, targets, folds, settings.shards, settings.seed)
+    assigned = split.assign_shards(groups, [source.target for source in found], folds, settings.shards, settings.seed)
     members: dict[int, list[shards.Source]] = {}
-    for index in split.shuffled([source.image_name for source in sources], settings.seed):
-        members.setdefault(assigned[index], []).append(sources[index])
-    convert = functools.partial(
-        image.convert, size=settings.size, quality=settings.quality, max_pixels=settings.max_pixels
-    )
+    for index in split.shuffled([source.image_name for source in found], settings.seed):
+        members.setdefault(assigned[index], []).append(found[index])
     return [
         shards.ShardTask(
             prefix=f"{given.split}{shard:02d}",
             split=given.split,
             fold=split.fold_of(shard, folds) if given.split == "train" else -1,
-            folder=str(settings.folder),
-            data_set=settings.source,
-            convert=convert,
+            folders=tuple(map(str, settings.folders.values())),
+            data_set=data_set,
+            convert=_convert_to(settings, settings.sizes),
             sources=tuple(chosen),
         )
         for shard, chosen in sorted(members.items())
     ]
 
 
-def _sources(given: _Input, frame: pd.DataFrame) -> list[shards.Source]:
+def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], image.ConvertedSizes]:
+    return functools.partial(
+        image.convert_sizes,
+        sizes=tuple(sizes),
+        quality=settings.quality,
+        max_pixels=settings.max_pixels,
+        fit=settings.fit,
+        subsampling=settings.subsampling,
+        decode_for=max(settings.sizes),
+    )
+
+
+def _sources(given: _Input, frame: pd.DataFrame, groups: list[str]) -> list[shards.Source]:
     try:
-        names = {entry.name for entry in os.scandir(given.images)}
+        names = {path.name for path in given.images.iterdir()}
     except OSError as error:
         raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
-    groups = split.leak_groups(*(frame[key].tolist() for key in ("image_name", "patient", "lesion")))
-    sources = []
+    found = []
     for row, group in zip(frame.to_dict("records"), groups, strict=True):
         candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
         file = next((name for name in candidates if name in names), None)
         path = None if file is None else str(given.images / file)
         fields = {str(key): value for key, value in row.items()}
-        sources.append(shards.Source(file=file or candidates[0], path=path, group=group, **fields))
-    if all(source.path is None for source in sources):
+        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **fields))
+    if all(source.path is None for source in found):
         raise BuildError(
-            f"{given.images}: holds none of the {len(sources)} images of {given.csv.name}; expected files like "
-            f"{sources[0].image_name}{{{','.join(_EXTENSIONS)}}}"
+            f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
+            f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
         )
-    return sources
+    return found
 
 
-def _byte_settings(settings: BuildSettings) -> dict[str, Any]:
+def _sha256_of(files: Sequence[paths.AnyPath]) -> str:
+    """Of the file, or of the hashes of several."""
+    hashes = [shards.file_sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(",".join(hashes).encode()).hexdigest()
+
+
+def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
-    keys = ("size", "quality", "folds", "shards", "seed", "max_pixels", "source")
-    return {"fit": "crop", "subsampling": "4:2:0", **{key: getattr(settings, key) for key in keys}}
+    keys = ("fit", "subsampling", "quality", "folds", "shards", "seed", "max_pixels", "source", "form", "columns")
+    plain = {key: getattr(settings, key) for key in keys}
+    listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
+    plain |= {"duplicates": listed, "on_duplicates": settings.on_duplicates if listed else None}
+    return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
 
 
 def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "pillow": features.version("pil") or "unknown",
-        "libjpeg_turbo": features.version("libjpeg_turbo") or "unknown",
-        "tfrecord_tools": tfrecord_tools.__version__,
-    }
+    return {"python": platform.python_version(), **image.versions(), "tfrecord_tools": tfrecord_tools.__version__}
 
 
 # --------------------------------------------------------------------------------------------- output
-
-
-def _with_shards(planned: shards.Manifest, finished: dict[str, shards.ShardResult], complete: bool) -> shards.Manifest:
-    ordered = sorted(finished.values(), key=lambda result: (result.split != "train", result.prefix))
-    return dataclasses.replace(planned, shards=tuple(ordered), complete=complete)
-
-
-def _prepare_folder(settings: BuildSettings, planned: shards.Manifest) -> dict[str, shards.ShardResult]:
-    """Makes the folder ready; returns the finished shards of an earlier build, by prefix."""
-    folder = settings.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in shards.temporary_files(folder):
-        path.unlink()
-    if not any(folder.iterdir()):
-        return {}
-    if not (folder / shards.MANIFEST).exists():
-        raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
-    before = shards.Manifest.read(folder)
-    if settings.resume:
-        _check_same(folder, before, planned)
-        finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
-        _remove_strays(folder, {result.name for result in before.shards})
-        return finished
-    if not settings.overwrite:
-        state = "finished" if before.complete else "unfinished"
-        raise BuildError(
-            f"{folder} holds a {state} build of {len(before.shards)} shards at size {before.settings.get('size')}; "
-            "pass --resume to complete it, --overwrite to replace it, or another --out"
-        )
-    for name in [QUARANTINE, *(result.name for result in before.shards)]:
-        (folder / name).unlink(missing_ok=True)
-    if not before.complete:
-        _remove_strays(folder, set())
-    (folder / shards.MANIFEST).unlink()  # last, so that a killed --overwrite can be repeated
-    return {}
-
-
-def _check_same(folder: Path, before: shards.Manifest, now: shards.Manifest) -> None:
-    """Raises BuildError naming what differs, for then the shards would not fit together."""
-
-    def flat(manifest: shards.Manifest) -> dict[str, Any]:
-        inputs = {f"{kind} CSV {key}": value for kind, each in manifest.inputs.items() for key, value in each.items()}
-        versions = {key: value for key, value in manifest.versions.items() if key != "python"}
-        return {**manifest.settings, **inputs, **versions}
-
-    old, new = flat(before), flat(now)
-    differing = [
-        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise BuildError(
-            f"{folder}: --resume of another build; what differs:\n  " + "\n  ".join(differing) + "\n"
-            "Give the settings it was begun with, --overwrite to replace it, or another --out"
-        )
-
-
-def _is_sound(folder: Path, result: shards.ShardResult) -> bool:
-    """Whether a shard need not be built again: it is whole, and no image is missing from it.
-
-    One with quarantined images is tried again, so that --resume takes in what the user has mended since.
-    """
-    path = folder / result.name
-    same = path.is_file() and path.stat().st_size == result.bytes and shards.file_sha256(path) == result.sha256
-    if not same:
-        print(f"{path}: not as the manifest says; building it again")
-    return same and not result.quarantined
-
-
-def _remove_strays(folder: Path, keep: set[str]) -> None:
-    """Removes shards that are in no manifest: left by a kill between commit and manifest, or with an old count."""
-    for path in folder.iterdir():
-        if shards.SHARD_NAME.fullmatch(path.name) and path.name not in keep:
-            path.unlink()
 
 
 def _quarantine_csv(manifest: shards.Manifest) -> str:
@@ -301,7 +360,7 @@ def _quarantine_csv(manifest: shards.Manifest) -> str:
     return text.getvalue()
 
 
-def _summary(settings: BuildSettings, manifest: shards.Manifest, seconds: float) -> str:
+def _summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -> str:
     lines = []
     for name, fold in sorted({(result.split, result.fold) for result in manifest.shards}, reverse=True):
         chosen = [result for result in manifest.shards if (result.split, result.fold) == (name, fold)]
@@ -311,17 +370,20 @@ def _summary(settings: BuildSettings, manifest: shards.Manifest, seconds: float)
         title = f"train fold {fold}" if name == "train" else "test"
         lines.append((fold, f"  {title}: {records} images{of_which}, {patients} patients, {len(chosen)} shards"))
     images = sum(result.records for result in manifest.shards)
-    quarantined = sum(len(result.quarantined) for result in manifest.shards)
-    folder = settings.folder
+    size = manifest.settings["size"]
     return "\n".join(
         [
-            f"{folder}: {images} images at {settings.size} x {settings.size}, {quarantined} quarantined, "
+            f"{folder}: {images} images at {size} x {size}, {_quarantined(manifest)} quarantined, "
             f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
             *(line for _, line in sorted(lines, key=lambda line: (line[0] < 0, line[0]))),
             f"next: python -m tfrecord_tools.verify {folder}",
             f"      python -m melanoma_tf.train --data {folder}",
         ]
     )
+
+
+def _quarantined(manifest: shards.Manifest) -> int:
+    return sum(len(result.quarantined) for result in manifest.shards)
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -331,18 +393,36 @@ def define_flags() -> None:
     """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
     default = {field.name: field.default for field in dataclasses.fields(BuildSettings)}
     low, high = SIZES
-    flags.DEFINE_integer("size", None, "Side of the square images, in pixels.", low, high, required=True)
-    flags.DEFINE_string("csv", None, "The metadata, in the form of Kaggle's train.csv or test.csv.")
+    text = f"Side of the square images, {low} to {high} pixels; several, as 256,384,512, go to OUT/256, OUT/384, ..."
+    flags.DEFINE_list("size", None, text, required=True)
+    flags.DEFINE_string(
+        "csv", None, "The metadata, in a known form or with --columns; several, as a.csv,b.csv, are joined."
+    )
+    flags.DEFINE_enum(
+        "form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised by its header."
+    )
+    flags.DEFINE_string("columns", None, "For a CSV in no known form: patient_id=patient,image_name=file,...")
+    flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
+    flags.DEFINE_enum(
+        "on_duplicates",
+        default["on_duplicates"],
+        list(duplicates.MODES),
+        "Keep a pair in one fold, drop one of it, or ignore it.",
+    )
     flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")
-    flags.DEFINE_string("out", None, "Where the shards go; default tfrecords/SIZE.")
+    flags.DEFINE_string("out", None, "Where the shards go; default tfrecords/SIZE, or tfrecords for several.")
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "What --csv is; auto: train if it has labels.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Worker processes; the bytes do not depend on it.", 1)
     flags.DEFINE_integer("folds", default["folds"], "Folds; no patient is in two of them.", 1)
     flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
+    flags.DEFINE_enum("fit", default["fit"], image.FITS, "Crop to the shorter side, pad with black, or stretch.")
+    flags.DEFINE_enum("subsampling", default["subsampling"], image.SUBSAMPLINGS, "Of colour in the records' JPEGs.")
     flags.DEFINE_integer("quality", default["quality"], "JPEG quality of the records.", 1, 100)
     flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are quarantined unread.", 1)
-    flags.DEFINE_string("source", default["source"], "Name of the data set, kept in each record.")
+    flags.DEFINE_string("source", None, "Name of the data set, kept in each record; default: that of the CSV's form.")
+    flags.DEFINE_string("runner", None, "Apache Beam runner, e.g. DirectRunner, DataflowRunner; none: --workers here.")
+    flags.DEFINE_list("beam_options", [], "Options of the runner, e.g. --direct_num_workers=2,--job_name=isic.")
     flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if images could not be used.")
     flags.DEFINE_bool("resume", False, "Complete the build in --out; its settings and CSV must be the same.")
     flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
@@ -354,23 +434,33 @@ def main(argv: Sequence[str]) -> None:
     """The command; exits with 1 and one message on what a user can mend."""
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
-    settings = BuildSettings(
-        **{field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(BuildSettings)}
-    )
     start = time.monotonic()
     try:
-        manifest = build(settings)
-    except (BuildError, table.TableError, split.SplitError, shards.ShardError, workers.WorkerError) as error:
+        settings = _settings_from_flags()
+        manifests = build_sizes(settings)
+    except USERS_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
-    print(_summary(settings, manifest, time.monotonic() - start))
-    quarantined = sum(len(result.quarantined) for result in manifest.shards)
+    seconds = time.monotonic() - start
+    for folder, manifest in zip(settings.folders.values(), manifests, strict=True):
+        print(_summary(folder, manifest, seconds))
+    quarantined = _quarantined(manifests[0])  # the same for every size
     if quarantined and not settings.allow_quarantine:
+        listed = next(iter(settings.folders.values())) / QUARANTINE
         sys.exit(
-            f"error: {quarantined} image(s) could not be used, see {settings.folder / QUARANTINE}. The shards hold all "
+            f"error: {quarantined} image(s) could not be used, see {listed}. The shards hold all "
             "the others. Mend them and --resume, or pass --allow_quarantine"
         )
+
+
+def _settings_from_flags() -> BuildSettings:
+    given = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(BuildSettings)}
+    try:
+        given["size"] = tuple(int(size) for size in given["size"])
+    except ValueError:
+        raise BuildError(f"--size {','.join(given['size'])}; expected whole numbers, as 384 or 256,384,512") from None
+    return BuildSettings(**given)
 
 
 def run() -> None:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import google_crc32c
 
+from tfrecord_tools import paths
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -38,6 +40,16 @@ DIAGNOSIS = (
     "solar lentigo",
     "cafe-au-lait macule",
     "atypical melanocytic proliferation",
+    # From here on not in ISIC 2020; `tfrecord_tools.sources` says which words of which source they stand for.
+    "basal cell carcinoma",
+    "squamous cell carcinoma",
+    "actinic keratosis",
+    "actinic keratosis or intraepithelial carcinoma",  # HAM10000 does not tell them apart
+    "benign keratosis",
+    "dermatofibroma",
+    "vascular lesion",
+    "other benign",
+    "other malignant",
 )
 MISSING = -1  # the dialect's code for an empty cell
 MAX_AGE = 120  # years
@@ -152,7 +164,7 @@ def decode(data: bytes) -> Record:
     Raises SchemaError if the bytes are no tf.train.Example, a key is missing or has the wrong type, or a value
     is out of range. Keys that this version does not know are ignored.
     """
-    features = _read_example(data)
+    features = read_example(data)
     values: dict[str, Any] = {}
     for key in _KEYS:
         if key not in features:
@@ -274,7 +286,8 @@ def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
     return (value for found, value in _fields(data) if found == number and isinstance(value, memoryview))
 
 
-def _read_example(data: bytes) -> dict[str, list[bytes] | list[int] | list[float]]:
+def read_example(data: bytes) -> dict[str, list[bytes] | list[int] | list[float]]:
+    """The features of a tf.train.Example by key, of any writer; SchemaError if the bytes are none."""
     features: dict[str, list[bytes] | list[int] | list[float]] = {}
     for message in _messages(memoryview(data), 1):
         for entry in _messages(message, 1):
@@ -333,8 +346,9 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
     Raises CorruptRecord naming the shard and the record number (from 0), also when the file is cut off.
     """
-    left = os.path.getsize(path)
-    with open(path, "rb") as file:
+    shard = paths.path(path)
+    left = shard.stat().st_size
+    with shard.open("rb") as file:
         index = 0
         while header := file.read(12):
             left -= len(header)

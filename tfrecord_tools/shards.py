@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from tfrecord_tools import schema
+from tfrecord_tools import paths, schema
+from tfrecord_tools.paths import AnyPath
 
 MANIFEST = "manifest.json"
 SHARD_NAME = re.compile(r"((?:train|test)[0-9]{2,})-[0-9]+\.tfrec")
-_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")  # what `replacing` makes: .NAME.PID.tmp
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what `paths.temporary` makes
 
 
 class ShardError(RuntimeError):
@@ -53,16 +53,17 @@ class Source:
 class ShardTask:
     """All that `write_shard` needs, so that any worker anywhere makes the same bytes of it.
 
-    convert: JPEG file -> (JPEG for the record, source width, source height); raises ValueError with the reason
-    if the image cannot be used. Picklable. fold: -1 for test. sources: in the order of the records.
+    folders: one for each size of picture. convert: JPEG file -> (a JPEG for the record in each folder, source width,
+    source height); raises ValueError with the reason if the image cannot be used. Picklable. fold: -1 for test.
+    sources: in the order of the records.
     """
 
     prefix: str
     split: str
     fold: int
-    folder: str
+    folders: tuple[str, ...]
     data_set: str
-    convert: Callable[[bytes], tuple[bytes, int, int]]
+    convert: Callable[[bytes], tuple[Sequence[bytes], int, int]]
     sources: tuple[Source, ...]
 
 
@@ -100,58 +101,104 @@ class ShardResult:
         return cls(**{**entry, "quarantined": tuple(Quarantined(**image) for image in entry["quarantined"])})
 
 
-def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images: None) -> ShardResult:
-    """Writes, checks and commits one shard; memory does not grow with the number of images.
+@dataclasses.dataclass(frozen=True)
+class WrittenShard:
+    """The committed shard in each of its task's folders, in their order: the same records at different sizes."""
+
+    results: tuple[ShardResult, ...]
+
+    @property
+    def prefix(self) -> str:
+        """The name that they share, without the count."""
+        return self.results[0].prefix
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> WrittenShard:
+        """Raises TypeError or KeyError if the content is not one."""
+        return cls(tuple(ShardResult.from_json(entry) for entry in content["results"]))
+
+
+def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images: None) -> WrittenShard:
+    """Writes, checks and commits one shard, in each of its folders; memory does not grow with the number of images.
 
     progress: called after each image with 1; may raise to stop, which leaves nothing behind.
-    An image that is missing or cannot be used goes to the result's `quarantined`.
+    An image that is missing or cannot be used goes to the results' `quarantined`.
     Raises ShardError naming the shard if it cannot be written (disk full) or does not read back.
     """
-    folder = Path(task.folder)
-    records, positives, patients, quarantined = 0, 0, set(), []
+    tally = _Tally()
+    folders = [paths.path(folder) for folder in task.folders]
     try:
-        # The final name holds the count, which is known only at the end.
-        with replacing(folder / f"{task.prefix}.tfrec") as (file, rename):
+        with contextlib.ExitStack() as stack:
+            # The final name holds the count, which is known only at the end.
+            opened = [stack.enter_context(replacing(folder / f"{task.prefix}.tfrec")) for folder in folders]
             for source in task.sources:
-                record = _convert(source, task)
-                if isinstance(record, Quarantined):
-                    quarantined.append(record)
-                else:
-                    schema.write_record(file, schema.encode(record))
-                    records += 1
-                    positives += source.target == 1
-                    patients.add(source.patient or source.image_name)
+                records = _convert(source, task)
+                tally.add(source, records)
+                if not isinstance(records, Quarantined):
+                    for (file, _), record in zip(opened, records, strict=True):
+                        schema.write_record(file, schema.encode(record))
                 progress(1)
-            name = f"{task.prefix}-{records}.tfrec"
-            rename(folder / name, lambda temporary: _read_back(temporary, records))
-        size, digest = os.path.getsize(folder / name), file_sha256(folder / name)
+            name = f"{task.prefix}-{tally.records}.tfrec"
+            for folder, (_, rename) in zip(folders, opened, strict=True):
+                rename(folder / name, functools.partial(_read_back, records=tally.records))
+        return WrittenShard(tuple(tally.result(task, folder / name) for folder in folders))
     except OSError as error:
-        free = shutil.disk_usage(folder).free / 1e6 if folder.is_dir() else 0.0
-        reason = f"{error.strerror or error} ({free:.0f} MB free)"
-        raise ShardError(f"{folder}: cannot write shard {task.prefix}: {reason}") from error
+        free = paths.free_bytes(folders[0])
+        reason = f"{error.strerror or error}" + ("" if free is None else f" ({free / 1e6:.0f} MB free)")
+        raise ShardError(f"{folders[0]}: cannot write shard {task.prefix}: {reason}") from error
     except schema.CorruptRecord as error:
-        raise ShardError(f"{folder}: shard {task.prefix} does not read back as written: {error.reason}") from error
-    labelled = positives if task.split == "train" else None
-    return ShardResult(name, task.split, task.fold, records, labelled, len(patients), size, digest, tuple(quarantined))
+        where = paths.path(error.path).parent
+        raise ShardError(f"{where}: shard {task.prefix} does not read back as written: {error.reason}") from error
 
 
-def _convert(source: Source, task: ShardTask) -> schema.Record | Quarantined:
+class _Tally:
+    """Counts what goes into a shard."""
+
+    def __init__(self) -> None:
+        self.records, self._positives = 0, 0
+        self._patients: set[str] = set()
+        self._quarantined: list[Quarantined] = []
+
+    def add(self, source: Source, outcome: list[schema.Record] | Quarantined) -> None:
+        if isinstance(outcome, Quarantined):
+            self._quarantined.append(outcome)
+            return
+        self.records += 1
+        self._positives += source.target == 1
+        self._patients.add(source.patient or source.image_name)
+
+    def result(self, task: ShardTask, path: AnyPath) -> ShardResult:
+        return ShardResult(
+            name=path.name,
+            split=task.split,
+            fold=task.fold,
+            records=self.records,
+            positives=self._positives if task.split == "train" else None,
+            patients=len(self._patients),
+            bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+            quarantined=tuple(self._quarantined),
+        )
+
+
+def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantined:
     def reject(reason: str) -> Quarantined:
         return Quarantined(source.image_name, source.file, reason)
 
     if source.path is None:
         return reject("file is missing")
     try:
-        with open(source.path, "rb") as file:
-            data = file.read()
+        data = paths.path(source.path).read_bytes()
+    except paths.Unavailable:
+        raise  # nothing is known about the image: fail, so that a runner tries the shard again
     except OSError as error:
         return reject(f"cannot be read: {error.strerror}")
     try:
-        jpeg, width, height = task.convert(data)
+        jpegs, width, height = task.convert(data)
     except ValueError as error:
         return reject(str(error))
-    return schema.Record(
-        image=jpeg,
+    record = schema.Record(
+        image=jpegs[0],
         image_name=source.image_name,
         patient_id=schema.stable_id(source.patient) if source.patient else schema.MISSING,
         sex=source.sex,
@@ -168,9 +215,10 @@ def _convert(source: Source, task: ShardTask) -> schema.Record | Quarantined:
         diagnosis=source.diagnosis,
         target=source.target,
     )
+    return [dataclasses.replace(record, image=jpeg) for jpeg in jpegs]
 
 
-def _read_back(path: Path, records: int) -> None:
+def _read_back(path: AnyPath, records: int) -> None:
     found = 0
     for data in schema.read_records(path):
         try:
@@ -186,16 +234,16 @@ def _read_back(path: Path, records: int) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
+def replacing(path: AnyPath) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
     """A temp file that becomes `path` whole, or vanishes if the block raises.
 
     Yields (file, rename): rename(other_path, check) chooses another final name in the same folder, and a check that
     is called with the temp file's path once it is safe on disk, and may raise.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = paths.temporary(path)
     final, checks = path, []
 
-    def rename(other: Path, check: Callable[[Path], None]) -> None:
+    def rename(other: AnyPath, check: Callable[[AnyPath], None]) -> None:
         nonlocal final
         final = other
         checks.append(check)
@@ -203,39 +251,29 @@ def replacing(path: Path) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
     try:
         with temporary.open("wb") as file:
             yield file, rename
-            file.flush()
-            os.fsync(file.fileno())
+            paths.sync(file)
         for check in checks:
             check(temporary)
-        os.replace(temporary, final)
+        paths.commit(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: AnyPath, text: str) -> None:
     """Replaces a text file whole, or leaves it as it was."""
     with replacing(path) as (file, _):
         file.write(text.encode())
 
 
-def temporary_files(folder: Path) -> list[Path]:
+def temporary_files(folder: AnyPath) -> list[AnyPath]:
     """What killed builds left half-written."""
     return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
+def file_sha256(path: str | os.PathLike[str] | AnyPath) -> str:
     """Hex SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with paths.path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -256,13 +294,13 @@ class Manifest:
     shards: tuple[ShardResult, ...] = ()
     complete: bool = False
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: AnyPath) -> None:
         """Replaces the folder's manifest whole."""
         content = {"schema_version": schema.SCHEMA_VERSION, **dataclasses.asdict(self)}
         write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: AnyPath) -> Manifest:
         """Raises ShardError if the folder has no manifest that can be read."""
         path = folder / MANIFEST
         try:

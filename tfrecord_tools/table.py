@@ -1,4 +1,4 @@
-"""Metadata CSVs -> one checked table.
+"""Metadata CSVs of every source -> one checked table.
 
 The csv module reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no
 "NA" or "nan" for a missing value behind the user's back.
@@ -7,65 +7,127 @@ The csv module reads the file, not pandas: it knows the line of every row, which
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
-from tfrecord_tools.schema import DIAGNOSIS, IMAGE_NAME, MAX_AGE, MISSING, SEX, SITE
+from tfrecord_tools import sources, words
+from tfrecord_tools.schema import IMAGE_NAME, MAX_AGE, MISSING
+from tfrecord_tools.sources import TableError
 
-REQUIRED = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge")
-LABELS = ("target", "diagnosis", "benign_malignant")  # any of these makes a table a labelled one
-_BENIGN_MALIGNANT = ("benign", "malignant")  # the index is the target
+PathLike = str | os.PathLike[str]
 _ERRORS_SHOWN = 10  # enough to see a pattern, few enough to read
+_EXTENSION = re.compile(r"\.jpe?g$", re.IGNORECASE)
+_IMAGE = "image_name"
+_VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
 
 
-class TableError(ValueError):
-    """A CSV is not what it should be; the message names file, line, column, value and what is allowed."""
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A CSV, or several joined. rows: (where it stands, cell of each column)."""
+
+    name: str
+    header: list[str]
+    rows: list[tuple[str, dict[str, str]]]
+    errors: list[str]
 
 
-def is_labelled(path: str | os.PathLike[str]) -> bool:
-    """Whether the CSV's header has a column that only labelled data have."""
-    return any(column in LABELS for column in _read_lines(Path(path))[0][1])
+def form_of(
+    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
+) -> sources.Form:
+    """What form the CSV has (several files are joined): its name, data set, role and words.
 
-
-def read_table(path: str | os.PathLike[str], labelled: bool) -> pd.DataFrame:
-    """Reads a CSV in the form of Kaggle's SIIM-ISIC 2020 train.csv (labelled) or test.csv.
-
-    Returns one row per image, in file order: image_name, patient: str ("" = missing, test only), lesion: str ("" =
-    missing, from the column lesion_id if there is one);
-    sex, age_approx (years), anatom_site_general_challenge, diagnosis, target: int64, codes as in schema, -1 = missing.
-    Other columns are ignored. Raises TableError listing the first problems if there are any.
+    form, columns: as for `read_table`. Raises TableError naming the file, and what each form needs.
     """
-    path = Path(path)
-    (_, header), *lines = _read_lines(path)
-    _check_header(path, header, labelled)
-    if not lines:
-        raise TableError(f"{path.name}: no rows; expected a header and one line per image")
-    errors: list[str] = []
-    seen: dict[str | int, int] = {}
-    rows = []
-    for line, cells in lines:
-        if len(cells) != len(header):
-            errors.append(f"line {line}: {len(cells)} cells; the header has {len(header)}")
-            continue
-        row, problems = _check_row(dict(zip(header, cells, strict=True)), labelled)
-        first = seen.setdefault(row["image_name"], line)
-        if first != line:
-            problems.append(f"column image_name: {row['image_name']!r} stands in line {first} too; expected once")
-        errors.extend(f"line {line}: {problem}" for problem in problems)
+    return _form(_read(path), form, columns)
+
+
+def is_labelled(
+    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
+) -> bool:
+    """Whether the CSV's header has a column that only labelled data have."""
+    file = _read(path)
+    return _form(file, form, columns).is_labelled(file.header)
+
+
+def read_table(
+    path: PathLike | Sequence[PathLike],
+    labelled: bool,
+    form: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    keep_unlabelled: bool = False,
+) -> pd.DataFrame:
+    """Reads the metadata of any source in `sources.FORMS`, or of any CSV with a column map.
+
+    path: a CSV, or several to be joined by the one column they share (ISIC 2019: ground truth, metadata).
+    form: a name of `sources.FORMS`; None recognises it by the header. columns: {our column: its column} for a table
+    in no known form. keep_unlabelled: rows of which it cannot be told whether they are melanomas come with target -1
+    instead of an error.
+
+    Returns one row per image, in file order: image_name, patient: str ("" = missing), lesion: str ("" = missing);
+    sex, age_approx (years), anatom_site_general_challenge, diagnosis, target: int64, codes as in schema, -1 = missing.
+    target: 1 for a melanoma, 0 for all else, see `words.target_of`. Other columns are ignored.
+    Raises TableError listing the first problems if there are any.
+    """
+    file = _read(path)
+    reader = _Reader(_form(file, form, columns), file, labelled, keep_unlabelled)
+    errors, seen, rows = list(file.errors), dict[str, str](), []
+    for where, cells in file.rows:
+        row, problems = reader.row(cells)
+        first = seen.setdefault(str(row[_IMAGE]), where)
+        if first != where:
+            problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} stands in {first} too; expected once")
+        errors.extend(f"{where}: {problem}" for problem in problems)
         rows.append(row)
     if errors:
         more = len(errors) - _ERRORS_SHOWN
         shown = errors[:_ERRORS_SHOWN] + ([f"... and {more} more"] if more > 0 else [])
-        raise TableError("\n  ".join([f"{path.name}: {len(errors)} problem(s)", *shown]))
+        raise TableError("\n  ".join([f"{file.name}: {len(errors)} problem(s)", *shown]))
     return pd.DataFrame(rows)
 
 
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _form(file: _File, name: str | None, columns: Mapping[str, str] | None) -> sources.Form:
+    try:
+        return sources.form_of(file.header, name, columns)
+    except TableError as error:
+        raise TableError(f"{file.name}: line 1: {error}") from None
+
+
+def _read(path: PathLike | Sequence[PathLike]) -> _File:
+    """The CSV, or the join of several."""
+    given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    # What can be opened is taken as it is: it may lie where pathlib cannot go.
+    first, *others = [_read_file(cast(Path, each) if hasattr(each, "open") else Path(each)) for each in given]
+    for other in others:
+        first = _join(first, other)
+    return first
+
+
+def _read_file(path: Path) -> _File:
+    (_, header), *lines = _read_lines(path)
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise TableError(f"{path.name}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
+    rows, errors = [], []
+    for line, cells in lines:
+        if len(cells) == len(header):
+            rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
+        else:
+            errors.append(f"line {line}: {len(cells)} cells; the header has {len(header)}")
+    return _File(path.name, header, rows, errors)
+
+
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number from 1, cells) of every line that is not blank; at least the header."""
+    """(line number from 1, cells) of every line that is not blank; at least the header and one more."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel puts a byte order mark in front
             reader = csv.reader(file, strict=True)
@@ -75,65 +137,148 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise TableError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
     if not lines:
-        raise TableError(f"{path.name}: empty; expected a header with the columns {', '.join(REQUIRED)}")
+        raise TableError(f"{path.name}: empty; expected a header and one line per image")
+    if len(lines) == 1:
+        raise TableError(f"{path.name}: no rows; expected a header and one line per image")
     return lines
 
 
-def _check_header(path: Path, header: list[str], labelled: bool) -> None:
-    required = REQUIRED + (("target",) if labelled else ())
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise TableError(f"{path.name}: line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)}")
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise TableError(f"{path.name}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
+def _join(one: _File, other: _File) -> _File:
+    """Row by row by the only column that both have; a row that only one of them has is an error."""
+    name = f"{one.name} + {other.name}"
+    shared = [column for column in one.header if column in other.header]
+    if len(shared) != 1:
+        raise TableError(f"{name}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
+    errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]
+    (key,) = shared
+    partners: dict[str, tuple[str, dict[str, str]]] = {}
+    for where, cells in other.rows:
+        first, _ = partners.setdefault(cells[key], (where, cells))
+        if first != where:
+            errors.append(f"{other.name} {where}: column {key}: {cells[key]!r} stands in {first} too; expected once")
+    rows, found = [], set()
+    for where, cells in one.rows:
+        found.add(cells[key])
+        if cells[key] in partners:
+            also, more = partners[cells[key]]
+            rows.append((f"{where} ({other.name}: {also})", {**cells, **more}))
+        else:
+            errors.append(f"{where}: column {key}: {cells[key]!r} is not in {other.name}")
+    for image, (where, _) in partners.items():
+        if image not in found:
+            errors.append(f"{other.name} {where}: column {key}: {image!r} is not in {one.name}")
+    return _File(name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
 
 
-def _check_row(cells: dict[str, str], labelled: bool) -> tuple[dict[str, str | int], list[str]]:
-    """One row of the table, and what is wrong with it."""
-    problems = []
+# ----------------------------------------------------------------------------------------------------- rows
 
-    def check(column: str, convert: Callable[[str], int]) -> int:
+
+class _Reader:
+    """Turns the cells of one form into rows of our table; `at` is our column -> its column."""
+
+    def __init__(self, form: sources.Form, file: _File, labelled: bool, keep_unlabelled: bool) -> None:
+        self.form, self.labelled, self.keep_unlabelled = form, labelled, keep_unlabelled
+        self.at = form.columns(file.header)
+        # Kaggle's tables have a target even where another column would tell it.
+        has_label = form.is_labelled(file.header) and (form.name != "isic2020" or "target" in self.at)
+        if labelled and not has_label:
+            missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
+            raise TableError(f"{file.name}: line 1: missing column(s) {missing}; found {', '.join(file.header)}")
+
+    def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:
+        """One row of the table, and what is wrong with it."""
+        problems: list[str] = []
+
+        def cell(ours: str) -> str:
+            return cells[self.at[ours]] if ours in self.at else ""
+
+        def check(ours: str, convert: Callable[[str], int]) -> int:
+            try:
+                return convert(cell(ours))
+            except ValueError as error:
+                problems.append(f"column {self.at[ours]}: {cell(ours)!r} is not allowed; expected {error}")
+                return MISSING
+
+        name, wrong = self._name(cell(_IMAGE))
+        problems += wrong
+        patient = cell("patient_id")
+        if self.labelled and self.form.has_patients and not patient:
+            at = self.at["patient_id"]
+            problems.append(f"column {at}: empty; expected an identifier, or folds could share a patient")
+        source = self.form.words
+        row: dict[str, str | int] = {
+            "image_name": name,
+            "patient": patient,
+            "lesion": cell("lesion_id"),
+            "sex": check("sex", lambda word: words.sex_code(source, word)),
+            "age_approx": check("age_approx", _age),
+            "anatom_site_general_challenge": check(
+                "anatom_site_general_challenge", lambda word: words.site_code(source, word)
+            ),
+            "diagnosis": MISSING,
+            "target": MISSING,
+        }
+        if self.labelled:
+            row["diagnosis"], row["target"], wrong = self._labels(cells)
+            problems += wrong
+        return row, problems
+
+    def _name(self, cell: str) -> tuple[str, list[str]]:
+        """(image name, problems)."""
+        name = _EXTENSION.sub("", cell) if self.form.file_names else cell
+        if IMAGE_NAME.fullmatch(name):
+            return name, []
+        return name, [f"column {self.at[_IMAGE]}: {name!r} is not allowed; expected letters, digits, _ and - only"]
+
+    def _labels(self, cells: Mapping[str, str]) -> tuple[int, int, list[str]]:
+        """(diagnosis, target, problems)."""
+        column, word = self._diagnosis(cells)
         try:
-            return convert(cells.get(column, ""))
+            if self.form.classes:
+                word = words.one_hot(cells)
+            diagnosis = words.diagnosis_code(self.form.words, word)
         except ValueError as error:
-            problems.append(f"column {column}: {cells[column]!r} is not allowed; expected {error}")
-            return MISSING
+            return MISSING, MISSING, [f"column {column}: {word!r} is not allowed; expected {error}"]
+        verdict = cells[self.at["benign_malignant"]] if "benign_malignant" in self.at else ""
+        if "target" in self.at:
+            return (diagnosis, *self._given_target(cells, verdict, words.target_of(word, diagnosis, ""), word))
+        try:
+            target = words.target_of(word, diagnosis, verdict)
+        except ValueError as error:
+            at = self.at["benign_malignant"]
+            return diagnosis, MISSING, [f"column {at}: {verdict!r} is not allowed; expected {error}"]
+        if target == MISSING and not self.keep_unlabelled:
+            beside = f" and column {self.at['benign_malignant']} {verdict!r}" if "benign_malignant" in self.at else ""
+            problem = f"column {column}: {word!r}{beside} do not tell whether it is a melanoma; give a diagnosis"
+            return diagnosis, MISSING, [f"{problem}, or leave the row out"]
+        return diagnosis, target, []
 
-    name, patient = cells["image_name"], cells["patient_id"]
-    if not IMAGE_NAME.fullmatch(name):
-        problems.append(f"column image_name: {name!r} is not allowed; expected letters, digits, _ and - only")
-    if labelled and not patient:
-        problems.append("column patient_id: empty; expected an identifier, or folds could share a patient")
-    row: dict[str, str | int] = {
-        "image_name": name,
-        "patient": patient,
-        "lesion": cells.get("lesion_id", ""),
-        "sex": check("sex", _word(SEX)),
-        "age_approx": check("age_approx", _age),
-        "anatom_site_general_challenge": check("anatom_site_general_challenge", _word(SITE)),
-        "diagnosis": check("diagnosis", _word(DIAGNOSIS)) if labelled else MISSING,
-        "target": check("target", _target) if labelled else MISSING,
-    }
-    if labelled:
-        target, verdict = row["target"], check("benign_malignant", _word(_BENIGN_MALIGNANT))
-        if MISSING not in (target, verdict) and target != verdict:
-            problems.append(
-                f"column benign_malignant: {cells['benign_malignant']!r} contradicts target {target}; "
-                f"expected {_BENIGN_MALIGNANT[int(target)]!r}"
-            )
-    return row, problems
+    def _diagnosis(self, cells: Mapping[str, str]) -> tuple[str, str]:
+        """(its column, its cell), as they are to be named in an error."""
+        if self.form.classes:
+            classes = [name for name in words.CLASSES_2019 if name in cells]
+            return "/".join(classes), "/".join(cells[name] for name in classes)
+        if "diagnosis" in self.at and (word := cells[self.at["diagnosis"]]):
+            return self.at["diagnosis"], word
+        if self.form.words == "isic_archive" and sources.LEVELS[0] in cells:
+            return sources.LEVELS[0], words.deepest_level(cells.get(level, "") for level in sources.LEVELS)
+        return self.at.get("diagnosis", "diagnosis"), ""
 
-
-def _word(vocabulary: tuple[str, ...]) -> Callable[[str], int]:
-    def code(cell: str) -> int:
-        if not cell:
-            return MISSING
-        if cell not in vocabulary:
-            raise ValueError(f"one of {', '.join(vocabulary)}, or nothing")
-        return vocabulary.index(cell)
-
-    return code
+    def _given_target(self, cells: Mapping[str, str], verdict: str, told: int, diagnosis: str) -> tuple[int, list[str]]:
+        """(target, problems) where the table has a target, with which verdict and diagnosis (told) must agree."""
+        at, cell = self.at["target"], cells[self.at["target"]]
+        if cell not in ("0", "1"):
+            return MISSING, [f"column {at}: {cell!r} is not allowed; expected 0 or 1"]
+        target, expected = int(cell), _VERDICTS[int(cell)]
+        if told not in (MISSING, target):
+            problem = f"column {at}: {cell!r} contradicts the diagnosis {diagnosis!r}; expected {told}"
+            return target, [f"{problem}, for a target of 1 is a melanoma"]
+        if verdict in ("", expected):
+            return target, []
+        column = f"column {self.at['benign_malignant']}: {verdict!r}"
+        if verdict not in _VERDICTS:
+            return target, [f"{column} is not allowed; expected one of {', '.join(_VERDICTS)}, or nothing"]
+        return target, [f"{column} contradicts target {cell}; expected {expected!r}"]
 
 
 def _age(cell: str) -> int:
@@ -147,9 +292,3 @@ def _age(cell: str) -> int:
     if not (math.isfinite(age) and 0 <= age <= MAX_AGE and age == int(age)):
         raise ValueError(allowed)
     return int(age)
-
-
-def _target(cell: str) -> int:
-    if cell not in ("0", "1"):
-        raise ValueError("0 or 1")
-    return int(cell)

@@ -1,8 +1,11 @@
-"""Re-reads every record of finished builds and checks that no patient leaks from one fold to another.
+"""Re-reads every record of finished builds and checks that nothing leaks from one fold or folder to another.
 
   python -m tfrecord_tools.verify tfrecords/384
-  python -m tfrecord_tools.verify train_folder test_folder --json
+  python -m tfrecord_tools.verify train_folder external_folder test_folder --json
 
+A leak is a patient, lesion, group, source file or nearly identical picture in two folds, or in two folders. Builds of
+the same CSV with the same folds at several sizes count as one folder. --noduplicates leaves out the search for nearly
+identical pictures.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
 
@@ -16,18 +19,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
+from PIL import Image
 
-from tfrecord_tools import image, schema, shards
+from tfrecord_tools import duplicates, image, schema, shards
 
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
 
 
+_FOLD_SETTINGS = ("folds", "shards", "seed", "source", "on_duplicates", "duplicates")  # with the input, make the folds
+
+
+@dataclasses.dataclass(frozen=True)
+class NearDuplicate:
+    """One picture in two places. where: "SHARD: record N". symmetry: a word of duplicates.SYMMETRIES."""
+
+    image_name_1: str
+    where_1: str
+    image_name_2: str
+    where_2: str
+    similarity: float
+    symmetry: str
+
+
 @dataclasses.dataclass
 class Verification:
-    """What was read, and the problems found, one line each."""
+    """What was read, and the problems found, one line each; near_duplicates: those among them, for programs."""
 
     shards: int = 0
     records: int = 0
+    near_duplicates: list[NearDuplicate] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -45,7 +65,9 @@ class _Seen:
         if twice != where:
             yield f"{where}: image_name {record.image_name} is also {twice}; expected once"
         leaks = self._leak("patient", record.patient, place, where) if record.patient else None
-        # A group holds its patients, so it tells something new only where no patient leaks.
+        # A group holds its patients and lesions, so it tells something new only where neither leaks.
+        if not leaks and record.lesion:
+            leaks = self._leak("lesion", record.lesion, place, where)
         leaks = leaks or self._leak("group", str(record.group), place, where)
         for leak in (leaks, self._leak("source sha256", record.sha256.hex(), place, where)):
             if leak and leak[0] not in self._told:  # a patient with a hundred images leaks once per fold
@@ -61,12 +83,56 @@ class _Seen:
         return (kind, value, place), line
 
 
-def verify(folders: Sequence[str | os.PathLike[str]]) -> Verification:
-    """Checks each folder, and that none shares a patient, group or source file with another.
+class _Pictures:
+    """Fingerprints of all records and where their JPEGs lie, to find near-duplicates in two places; 2 KB a record."""
 
+    def __init__(self) -> None:
+        self._prints: list[duplicates.Fingerprint] = []
+        self._records: list[tuple[tuple[Path, int, int, int], str, Place]] = []
+        self._hashes: list[bytes] = []
+        self._places: dict[Place, int] = {}
+
+    def add(self, picture: Image.Image, sha256: bytes, name: str, place: Place, at: tuple[Path, int, int, int]) -> None:
+        """at: shard, number of the record in it, first byte of its data, length of its data."""
+        self._prints.append(duplicates.fingerprint_of(picture))
+        self._records.append((at, name, place))
+        self._hashes.append(sha256)
+        self._places.setdefault(place, len(self._places))
+
+    def problems(self, workers: int) -> Iterator[tuple[str, NearDuplicate]]:
+        """(line, pair) of each near-duplicate in two places; the same source file is told elsewhere."""
+        labels = [self._places[record[-1]] for record in self._records]
+        for match in duplicates.matches(self._prints, self._jpeg, labels, workers):
+            first, second = match.first, match.second
+            if self._hashes[first] == self._hashes[second]:
+                continue
+            ((path_1, number_1, *_), name_1, place_1) = self._records[first]
+            ((path_2, number_2, *_), name_2, place_2) = self._records[second]
+            where_1, where_2 = f"{path_1}: record {number_1}", f"{path_2}: record {number_2}"
+            symmetry = duplicates.SYMMETRIES[match.symmetry]
+            yield (
+                f"{where_2}: leak: picture {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
+                f"({where_1}), {symmetry}, similarity {match.similarity:.2f}",
+                NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry),
+            )
+
+    def _jpeg(self, index: int) -> bytes:
+        path, _, at, size = self._records[index][0]
+        with path.open("rb") as file:
+            file.seek(at)
+            return schema.decode(file.read(size)).image
+
+
+def verify(folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = True, workers: int = 1) -> Verification:
+    """Checks each folder, and that no two folds or folders share a patient, lesion, group, source file or picture.
+
+    near_duplicates: whether to look for nearly identical pictures under two names too. workers: threads for that.
+    Builds of one CSV at several sizes may hold the same in the same fold, and only there.
     Raises nothing on bad data: every finding is a line in the result's `problems`.
     """
     result, seen = Verification(), _Seen()
+    pictures = _Pictures() if near_duplicates else None
+    homes: dict[str, str] = {}
     for folder in map(Path, folders):
         try:
             manifest = shards.Manifest.read(folder)
@@ -82,12 +148,35 @@ def verify(folders: Sequence[str | os.PathLike[str]]) -> Verification:
         size = manifest.settings.get("size")
         for entry in manifest.shards:
             result.shards += 1
-            result.problems += _check_shard(folder, entry, size, seen, result)
+            place = (
+                f"{homes.setdefault(_origin(folder, manifest, entry.split), str(folder))} {entry.split}",
+                entry.fold,
+            )
+            result.problems += _check_shard(folder, entry, size, seen, result, place, pictures)
+    if pictures is not None:
+        for problem, pair in pictures.problems(workers):
+            result.problems.append(problem)
+            result.near_duplicates.append(pair)
     return result
 
 
+def _origin(folder: Path, manifest: shards.Manifest, split: str) -> str:
+    """What is equal for builds of the same table into the same folds, whatever the size of their images."""
+    table = manifest.inputs.get(split)
+    if not table:
+        return str(folder)
+    settings = {key: manifest.settings.get(key) for key in _FOLD_SETTINGS}
+    return json.dumps([split, table, settings], sort_keys=True)
+
+
 def _check_shard(
-    folder: Path, entry: shards.ShardResult, size: object, seen: _Seen, result: Verification
+    folder: Path,
+    entry: shards.ShardResult,
+    size: object,
+    seen: _Seen,
+    result: Verification,
+    home: Place,
+    pictures: _Pictures | None,
 ) -> Iterator[str]:
     path = folder / entry.name
     if not path.is_file():
@@ -95,19 +184,31 @@ def _check_shard(
         return
     if shards.file_sha256(path) != entry.sha256:
         yield f"{path}: sha256 differs from {shards.MANIFEST}"
-    found, positives = 0, 0
+    found, positives, at = 0, 0, 0
     try:
         for index, data in enumerate(schema.read_records(path)):
             found += 1
             where = f"{path}: record {index}"
+            begin, at = at + 12, at + len(data) + 16  # 12 bytes of framing before the data, 4 behind
             try:
                 record = schema.decode(data)
             except schema.SchemaError as error:
                 yield f"{where}: {error}"
                 continue
             positives += record.target == 1
-            yield from (f"{where}: {problem}" for problem in _check_record(record, entry, size))
-            yield from seen.problems(str(folder), record, (f"{folder} {entry.split}", record.fold), where)
+            place = (home[0], record.fold)
+            yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
+            yield from seen.problems(str(folder), record, place, where)
+            try:
+                picture = image.decode(record.image)
+            except image.ImageRejected as error:
+                yield f"{where}: image {record.image_name}: {error}"
+                continue
+            if picture.size != (size, size) or picture.mode != "RGB":
+                is_ = f"{picture.size[0]} x {picture.size[1]} {picture.mode}"
+                yield f"{where}: image {record.image_name}: {is_}; expected {size} x {size} RGB"
+            if pictures is not None:
+                pictures.add(picture, record.sha256, record.image_name, place, (path, index, begin, len(data)))
     except schema.CorruptRecord as error:
         yield str(error)
         return  # what follows cannot be read, so the counts say nothing
@@ -120,21 +221,13 @@ def _check_shard(
         yield f"{path}: {positives} malignant records; {shards.MANIFEST} says {entry.positives}"
 
 
-def _check_record(record: schema.Record, entry: shards.ShardResult, size: object) -> Iterator[str]:
+def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
     if record.fold != entry.fold:
         yield f"fold {record.fold}; expected {entry.fold}, as {shards.MANIFEST} says of its shard"
     if (record.target == schema.MISSING) != (entry.split == "test"):
         yield f"target {record.target} in a {entry.split} shard"
     if record.patient and record.patient_id != schema.stable_id(record.patient):
         yield f"patient_id {record.patient_id} is not that of patient {record.patient}"
-    try:
-        picture = image.decode(record.image)
-    except image.ImageRejected as error:
-        yield f"image {record.image_name}: {error}"
-        return
-    if picture.size != (size, size) or picture.mode != "RGB":
-        found = f"{picture.size[0]} x {picture.size[1]} {picture.mode}"
-        yield f"image {record.image_name}: {found}; expected {size} x {size} RGB"
 
 
 def _say(place: Place) -> str:
@@ -144,8 +237,11 @@ def _say(place: Place) -> str:
 
 def define_flags() -> None:
     """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
-    flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems.")
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["json"])
+    flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems, ...")
+    flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
+    for field in ("json", "duplicates", "workers"):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -153,7 +249,7 @@ def main(argv: Sequence[str]) -> None:
     folders = argv[1:]
     if not folders:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
-    result = verify(folders)
+    result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers)
     if flags.FLAGS.json:
         print(json.dumps({"folders": list(folders), **dataclasses.asdict(result)}, indent=1))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -20,6 +21,8 @@ Result = TypeVar("Result")
 
 _POLL = 0.25  # seconds between two looks at the count
 _QUIET_INTERVAL = 5.0  # seconds between two lines when standard error is no terminal
+# Each worker is one thread: NumPy's BLAS would start one per core in every worker, and they would fight for the cores.
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 _done: Any = None  # in a worker: images finished by all workers
 _stop: Any = None  # in a worker: 1 once the parent gives up
@@ -53,7 +56,8 @@ def run(
     done, stop = context.Value(ctypes.c_longlong), context.Value(ctypes.c_byte, lock=False)
     executor = ProcessPoolExecutor(min(workers, len(tasks)) or 1, context, _start_worker, (done, stop))
     try:
-        waiting: set[Future[Result]] = {executor.submit(_run_task, function, task) for task in tasks}
+        with _environment(dict.fromkeys(_ONE_THREAD, "1")):  # read when a worker, or what it is forked from, starts
+            waiting: set[Future[Result]] = {executor.submit(_run_task, function, task) for task in tasks}
         while waiting:
             finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
             progress.show(done.value)
@@ -65,6 +69,20 @@ def run(
         stop.value = 1
         executor.shutdown(wait=True, cancel_futures=True)
         progress.end(done.value)
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker(done: Any, stop: Any) -> None:

@@ -1,0 +1,110 @@
+"""Are copies found, and only copies? Recall per kind of planted copy, false pairs, and seconds against the number.
+
+    python benchmarks/duplicates.py --ham10000 ../shared/data/ham10000_256 --sample 300
+
+Plants copies of --sample pictures of HAM10000 among all of its pictures, one kind at a time, and prints Markdown.
+A pair of different lesions is listed by name: look at it before calling it false.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+
+from tfrecord_tools import duplicates
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
+flags.DEFINE_integer("sample", 300, "Pictures of which copies are planted.", 1)
+flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
+
+
+def encode(picture: Image.Image, quality: int) -> bytes:
+    """JPEG bytes."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def crop(picture: Image.Image, part: float, rng: np.random.Generator) -> Image.Image:
+    """Takes `part` of the width and height away at random sides, and stretches the rest to the old size."""
+    width, height = picture.size
+    left, top = rng.uniform(0, part, 2) * picture.size
+    box = (left, top, left + (1 - part) * width, top + (1 - part) * height)
+    return picture.resize(picture.size, Image.Resampling.LANCZOS, box=box)
+
+
+def turn(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """One of the seven mirrorings and turns."""
+    return picture.transpose(list(Image.Transpose)[rng.integers(7)])
+
+
+def kinds(rng: np.random.Generator) -> dict[str, Callable[[Image.Image], bytes]]:
+    """What is planted."""
+    lanczos = Image.Resampling.LANCZOS
+    return {
+        "re-encoded, quality 30": lambda picture: encode(picture, 30),
+        "resized to 128": lambda picture: encode(picture.resize((128, 128), lanczos), 85),
+        "resized to 384": lambda picture: encode(picture.resize((384, 384), lanczos), 85),
+        "cropped 2 %": lambda picture: encode(crop(picture, 0.02, rng), 85),
+        "cropped 5 %": lambda picture: encode(crop(picture, 0.05, rng), 85),
+        "cropped 10 %": lambda picture: encode(crop(picture, 0.10, rng), 85),
+        "mirrored or turned": lambda picture: encode(turn(picture, rng), 85),
+        "12 % brighter": lambda picture: encode(picture.point(lambda value: min(255, int(value * 1.12 + 4))), 85),
+        "cropped 5 %, turned, resized to 160, quality 50": lambda picture: encode(
+            turn(crop(picture, 0.05, rng), rng).resize((160, 160), lanczos), 50
+        ),
+    }
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder, rng = Path(FLAGS.ham10000), np.random.default_rng(0)
+    with (folder / "HAM10000_metadata.csv").open(newline="") as file:
+        lesion = {row["image_id"]: row["lesion_id"] for row in csv.DictReader(file)}
+    files = {path.stem: path for path in sorted((folder / "jpeg").glob("*.jpg"))}
+    names = list(files)
+    print(f"{len(names)} images, {platform.machine()}, {os.cpu_count()} cores, {FLAGS.workers} threads\n")
+    print("| images | seconds |\n|---|---|")
+    for part in (4, 2, 1):
+        start = time.monotonic()
+        found = duplicates.find([(name, files[name]) for name in names[::part]], FLAGS.workers)
+        print(f"| {len(names[::part])} | {time.monotonic() - start:.1f} |", flush=True)
+    other = [pair for pair in found.pairs if lesion[pair.name_1] != lesion[pair.name_2]]
+    print(f"\n{len(found.pairs) - len(other)} pairs of one lesion, {len(other)} of two lesions:")
+    for pair in other:
+        print(f"  {pair.name_1} {pair.name_2} {pair.similarity:.3f} {pair.symmetry}")
+    prints = [duplicates.fingerprint(files[name].read_bytes()) for name in names]
+    chosen = rng.choice(len(names), FLAGS.sample, replace=False)
+    print("\n| planted copy | found | of |\n|---|---|---|")
+    for kind, make in kinds(rng).items():
+        copies = [make(Image.open(files[names[index]])) for index in chosen]
+        print(
+            f"| {kind} | {recall(prints, [files[name] for name in names], chosen, copies)} | {len(chosen)} |",
+            flush=True,
+        )
+
+
+def recall(prints: list[duplicates.Fingerprint], files: list[Path], chosen: np.ndarray, copies: list[bytes]) -> int:
+    """How many of the copies are paired with what they are copies of."""
+
+    def read(index: int) -> bytes:
+        return files[index].read_bytes() if index < len(files) else copies[index - len(files)]
+
+    everything = prints + [duplicates.fingerprint(copy) for copy in copies]
+    apart = [0] * len(prints) + [1] * len(copies)  # originals among themselves are counted above
+    pairs = {match[:2] for match in duplicates.matches(everything, read, apart, FLAGS.workers)}
+    return sum((int(index), len(files) + place) in pairs for place, index in enumerate(chosen))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,92 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfrecord_tools import channels
+
+
+def jpeg(red: int, green: int, blue: int, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options) -> bytes:
+    """A gradient around a colour."""
+    ramp = np.linspace(-20, 20, size[0])[None, :, None] + np.zeros((size[1], 1, 1))
+    pixels = np.clip(np.array([red, green, blue]) + ramp, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, "JPEG", quality=95, **options)
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)), np.float64)
+
+
+SKIN = jpeg(200, 150, 130)
+
+
+def test_skin_with_more_blue_than_red_looks_swapped():
+    found = channels.channels_look_swapped([jpeg(130, 150, 200)] * 3 + [SKIN])
+    assert found.swapped
+    assert (found.images, found.bluer) == (4, 0.75)
+    assert found.red == pytest.approx((3 * 130 + 200) / 4, abs=1)
+    assert str(found).startswith("red and blue look swapped: mean R 147, G 150, B 18")
+    assert str(found).endswith("more blue than red in 75% of 4 images; skin is redder than blue")
+
+
+def test_skin_looks_right_and_what_is_no_image_is_passed_over():
+    found = channels.channels_look_swapped([SKIN, b"noise", SKIN[:200]])
+    assert not found.swapped
+    assert found.images == 1
+    assert channels.channels_look_swapped([]).swapped is False
+
+
+def test_swapping_exchanges_red_and_blue_and_nothing_else():
+    before, after = pixels(SKIN), pixels(channels.swap_rb(SKIN))
+    error = np.mean((before[..., ::-1] - after) ** 2)
+    assert 10 * np.log10(255**2 / error) > 48  # dB; one more encoding at quality 100
+
+
+def test_swapping_twice_gives_the_picture_back():
+    error = np.mean((pixels(SKIN) - pixels(channels.swap_rb(channels.swap_rb(SKIN)))) ** 2)
+    assert 10 * np.log10(255**2 / error) > 45
+
+
+def test_swapping_keeps_the_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    swapped = Image.open(io.BytesIO(channels.swap_rb(jpeg(200, 150, 130, exif=exif))))
+    assert swapped.getexif()[0x0112] == 6
+
+
+def test_a_grey_image_stays_as_it_is():
+    grey = jpeg(100, 100, 100, "L")
+    assert channels.swap_rb(grey) == grey
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "cannot be decoded"),
+        (b"noise", "cannot be decoded"),
+        (SKIN[: len(SKIN) // 2], "cannot be decoded"),
+        (jpeg(1, 2, 3, "CMYK"), "red and blue of a JPEG in CMYK cannot be swapped"),
+    ],
+)
+def test_what_cannot_be_swapped_is_an_error(data, message):
+    with pytest.raises(ValueError, match=message):
+        channels.swap_rb(data)
+
+
+@pytest.mark.parametrize(
+    ("folder", "every", "at_most"),
+    [("isic2020_512", 4, 0.02), ("ham10000_256", 50, 0.06), ("isic_archive_fullres", 1, 0.06)],
+)
+def test_real_images_look_right(folder, every, at_most):
+    if "MELANOMA_DATA" not in os.environ:
+        pytest.skip("MELANOMA_DATA is not set: no real images")
+    paths = sorted((Path(os.environ["MELANOMA_DATA"]) / folder / "jpeg").glob("*.jpg"))[::every]
+    found = channels.channels_look_swapped(path.read_bytes() for path in paths)
+    assert found.images == len(paths) > 100
+    assert found.bluer <= at_most
+    assert found.red > found.blue + 20

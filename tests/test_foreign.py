@@ -1,0 +1,420 @@
+import contextlib
+import gzip
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.test_channels import SKIN, jpeg
+from tfrecord_tools import channels, dialects, foreign, schema, table
+
+SITE = "anatom_site_general_challenge"
+CODES = "sex=female|male,anatom_site_general_challenge=torso|lower extremity|palms/soles|upper extremity"
+
+
+def values(name: str = "ISIC_1", **changes) -> dict[str, Any]:
+    kaggle = {
+        "image": SKIN,
+        "image_name": name.encode(),
+        "patient_id": 7,
+        "sex": 1,
+        "age_approx": 45,
+        "anatom_site_general_challenge": 3,
+        "diagnosis": 2,
+        "target": 1,
+    }
+    return {key: value for key, value in {**kaggle, **changes}.items() if value is not ...}
+
+
+def example(features: Mapping[str, Any]) -> bytes:
+    """As TensorFlow writes it; a reference independent of our encoder."""
+    import tensorflow as tf
+
+    message = tf.train.Example()
+    for key, value in features.items():
+        feature = message.features.feature[key]
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, bytes):
+                feature.bytes_list.value.append(each)
+            elif isinstance(each, float):
+                feature.float_list.value.append(each)
+            else:
+                feature.int64_list.value.append(each)
+    return message.SerializeToString()
+
+
+def shard(folder: Path, *records: Mapping[str, Any], name: str = "") -> Path:
+    path = folder / (name or f"train00-{len(records)}.tfrec")
+    with path.open("wb") as file:
+        for record in records:
+            schema.write_record(file, example(record))
+    return path
+
+
+def rows(path: Path, **arguments) -> list[dict[str, str | int]]:
+    return [record.row for record in foreign.read(path, **arguments)]
+
+
+ROW = {
+    "image_name": "ISIC_1",
+    "patient": "code:7",
+    "lesion": "",
+    "sex": 1,
+    "age_approx": 45,
+    SITE: 3,
+    "diagnosis": 2,
+    "target": 1,
+}
+
+
+def test_a_kaggle_record_becomes_a_row_of_the_table(tmp_path):
+    (record,) = foreign.read(shard(tmp_path, values()))
+    assert record.row == ROW
+    assert record.image == SKIN
+    assert record.dialect == "kaggle"
+
+
+def test_the_rows_have_the_columns_of_a_csv(tmp_path):
+    header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge,target"
+    (tmp_path / "train.csv").write_text(header + "\nISIC_1,IP_1,male,45,torso,0\n", encoding="utf-8")
+    frame = table.read_table(tmp_path / "train.csv", labelled=True)
+    assert list(foreign.read_shards([shard(tmp_path, values())]).frame.columns) == list(frame.columns)
+
+
+def test_a_record_without_labels_and_with_the_other_site_key_is_read(tmp_path):
+    test = values(diagnosis=..., target=..., anatom_site_general_challenge=..., anatom_site_general=0)
+    found = foreign.read_shards([shard(tmp_path, test, name="test00-1.tfrec")])
+    assert found.frame.to_dict("records") == [{**ROW, SITE: 0, "diagnosis": -1, "target": -1}]
+    assert not found.labelled
+
+
+@pytest.mark.parametrize(
+    ("changes", "row"),
+    [
+        ({"age_approx": 45.0}, {}),
+        ({"age_approx": float("nan")}, {"age_approx": -1}),
+        ({"age_approx": b"45.0"}, {}),
+        (
+            {"sex": -1, "age_approx": -1, SITE: -1, "patient_id": -1},
+            {"sex": -1, "age_approx": -1, SITE: -1, "patient": ""},
+        ),
+        ({"sex": b"female", SITE: b"anterior torso", "diagnosis": b"mel"}, {}),
+        ({"sex": b"", SITE: [], "diagnosis": b"unknown"}, {"sex": -1, SITE: -1, "diagnosis": 0}),
+        ({"patient_id": b"IP_1", "lesion_id": b"IL_1"}, {"patient": "IP_1", "lesion": "IL_1"}),
+        ({"target": 1.0}, {}),
+    ],
+)
+def test_codes_numbers_and_words_are_read(tmp_path, changes, row):
+    assert rows(shard(tmp_path, values(**changes))) == [{**ROW, **row}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sex": 2}, "key 'sex': 2 is not allowed; expected 0 to 1, or -1 for missing"),
+        ({"sex": b"woman"}, "key 'sex': b'woman' is not allowed; expected one of male, female, unknown"),
+        ({"age_approx": 45.5}, "key 'age_approx': 45.5 is not allowed; expected 0 to 120"),
+        ({"age_approx": b"old"}, "key 'age_approx': b'old' is not allowed"),
+        ({"target": 2}, "key 'target': 2 is not allowed; expected 0 to 1"),
+        ({"target": [0, 1]}, "key 'target': 2 values; expected one"),
+        ({"image_name": b"../x"}, "key 'image_name': '../x' does not match"),
+        ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is no text"),
+        ({"image": 5}, "key 'image': expected the bytes of a JPEG, found 5"),
+        ({"image": b""}, "key 'image': expected the bytes of a JPEG"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path, changes, message):
+    path = shard(tmp_path, values(), values(**{"image_name": b"ISIC_2", **changes}))
+    with pytest.raises(foreign.ForeignError) as caught:
+        rows(path)
+    assert f"{path}: record 1: {message}" in str(caught.value)
+
+
+def test_the_count_in_the_file_name_is_checked(tmp_path):
+    with pytest.raises(foreign.ForeignError, match=r"train00-3\.tfrec: 1 records; the file name says 3"):
+        rows(shard(tmp_path, values(), name="train00-3.tfrec"))
+    assert len(rows(shard(tmp_path, values(), name="train.tfrecords"))) == 1
+
+
+def test_a_flipped_byte_names_shard_and_record(tmp_path):
+    path = shard(tmp_path, values(), values("ISIC_2"))
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(schema.CorruptRecord, match=r"train00-2\.tfrec: record 1: the checksum of its data is wrong"):
+        rows(path)
+
+
+def test_a_compressed_file_and_other_bytes_are_refused(tmp_path):
+    path = tmp_path / "train00-1.tfrec"
+    path.write_bytes(gzip.compress(shard(tmp_path, values(), name="x.tfrec").read_bytes()))
+    with pytest.raises(foreign.ForeignError, match="compressed with gzip"):
+        rows(path)
+    with path.open("wb") as file:
+        schema.write_record(file, b"noise")
+    with pytest.raises(foreign.ForeignError, match=r"record 0: not a tf\.train\.Example"):
+        rows(path)
+    with pytest.raises(foreign.ForeignError, match=r"nothing\.tfrec: cannot be read: No such file"):
+        rows(tmp_path / "nothing.tfrec")
+    with pytest.raises(foreign.ForeignError, match="no file matches"):
+        foreign.find(str(tmp_path / "*.nothing"))
+
+
+# ------------------------------------------------------------------------------------------------- dialects
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "kaggle"),
+        ({"diagnosis": ..., "target": ...}, "kaggle"),
+        ({"diagnosis": ..., "source": 2}, "deotte"),
+    ],
+)
+def test_a_dialect_is_recognised_by_the_keys(changes, name):
+    assert dialects.recognise(values(**changes)).name == name
+
+
+def test_our_own_shards_are_read_with_patients_and_lesions(tmp_path):
+    own = schema.Record(
+        image=SKIN,
+        image_name="ISIC_1",
+        patient_id=schema.stable_id("IP_1"),
+        sex=1,
+        age_approx=45,
+        anatom_site_general_challenge=3,
+        patient="IP_1",
+        lesion="IL_1",
+        width=64,
+        height=48,
+        fold=0,
+        group=5,
+        source="isic2020",
+        sha256=bytes(32),
+        diagnosis=2,
+        target=1,
+    )
+    path = tmp_path / "train00-1.tfrec"
+    with path.open("wb") as file:
+        schema.write_record(file, schema.encode(own))
+    assert rows(path) == [{**ROW, "patient": "IP_1", "lesion": "IL_1"}]
+    assert foreign.read_shards([path]).dialect == "tfrecord_tools"
+
+
+def test_unknown_keys_list_the_dialects(tmp_path):
+    path = shard(tmp_path, {"image_raw": SKIN, "label": 1})
+    with pytest.raises(foreign.ForeignError) as caught:
+        rows(path)
+    assert "record 0: unknown keys image_raw, label; expected one of\n  kaggle: " in str(caught.value)
+    assert "missing image, image_name, patient_id, sex, age_approx" in str(caught.value)
+
+
+def test_any_keys_are_read_by_a_column_map(tmp_path):
+    path = shard(tmp_path, {"image_raw": SKIN, "id": b"a1", "who": b"P1", "label": 1})
+    columns = {"image": "image_raw", "image_name": "id", "patient_id": "who", "target": "label"}
+    missing = {"sex": -1, "age_approx": -1, SITE: -1, "diagnosis": -1}
+    assert rows(path, columns=columns) == [{**ROW, **missing, "image_name": "a1", "patient": "P1"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": "picture", "patient_id": ""}, "column map image=picture: expected OURS=KEY with OURS one of image"),
+        ({"picture": "image"}, "column map picture=image: expected OURS=KEY"),
+        ({"image": "image_raw"}, "does not say which key is patient_id, so folds could share a patient"),
+        ({"image": "image_raw", "patient_id": ""}, "dialect columns: missing key(s) image_name; found id, image_raw"),
+    ],
+)
+def test_a_column_map_that_does_not_fit_is_an_error(tmp_path, columns, message):
+    with pytest.raises(foreign.ForeignError) as caught:
+        rows(shard(tmp_path, {"image_raw": SKIN, "id": b"a1"}), columns=columns)
+    assert message in str(caught.value)
+
+
+def test_a_dialect_that_does_not_fit_is_an_error(tmp_path):
+    path = shard(tmp_path, values())
+    with pytest.raises(foreign.ForeignError, match=r"dialect deotte: missing key\(s\) source"):
+        rows(path, dialect="deotte")
+    with pytest.raises(foreign.ForeignError, match="no dialect 'tfds'; expected one of tfrecord_tools, deotte, kaggle"):
+        rows(path, dialect="tfds")
+
+
+# ---------------------------------------------------------------------------------------------------- codes
+
+
+def test_codes_in_another_order_are_translated(tmp_path):
+    codes = dialects.parse_codes(CODES + ",diagnosis=")
+    assert rows(shard(tmp_path, values(sex=0, anatom_site_general_challenge=2)), codes=codes) == [
+        {**ROW, SITE: 4, "diagnosis": -1}
+    ]
+    with pytest.raises(foreign.ForeignError, match="4 is not allowed; expected 0 to 3"):
+        rows(shard(tmp_path, values(anatom_site_general_challenge=4)), codes=codes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sex", "--codes 'sex': expected KEY=WORD|WORD with KEY one of sex, anatom_site_general_challenge, diagnosis"),
+        ("target=0|1", "--codes 'target=0|1': expected KEY"),
+        ("sex=woman|man", "--codes sex: 'woman' is not allowed; expected one of male, female"),
+    ],
+)
+def test_bad_codes_are_named(text, message):
+    with pytest.raises(foreign.ForeignError) as caught:
+        dialects.parse_codes(text)
+    assert message in str(caught.value)
+
+
+def test_a_malignant_nevus_puts_the_codes_in_doubt(tmp_path):
+    path = shard(tmp_path, values(), values("ISIC_2", diagnosis=1), values("ISIC_3", diagnosis=0, target=0))
+    (doubt,) = foreign.read_shards([path]).doubts
+    assert doubt.startswith("1 of 3 records have a diagnosis that contradicts their target: ISIC_2 has target 1 and")
+    assert doubt.endswith("diagnosis 'nevus'")
+
+
+def test_a_patient_of_two_sexes_puts_the_codes_in_doubt(tmp_path):
+    path = shard(tmp_path, values(), values("ISIC_2", sex=0), values("ISIC_3", patient_id=8))
+    (doubt,) = foreign.read_shards([path]).doubts
+    assert doubt == "1 of 2 patients have two sexes, among them 'code:7'"
+
+
+def test_codes_of_merged_data_are_in_doubt_unless_given(tmp_path):
+    path = shard(tmp_path, values(diagnosis=..., source=2))
+    (doubt,) = foreign.read_shards([path]).doubts
+    assert doubt.startswith("the codes of sex and site follow the order of a merged table")
+    assert foreign.read_shards([path], codes=dialects.parse_codes("sex=male|female")).doubts == ()
+
+
+def test_rows_without_codes_keep_everything_else(tmp_path):
+    frame = foreign.without_codes(foreign.read_shards([shard(tmp_path, values())]).frame)
+    assert frame.to_dict("records") == [{**ROW, "sex": -1, SITE: -1, "diagnosis": -1}]
+
+
+def test_a_table_replaces_the_rows(tmp_path):
+    frame = foreign.read_shards([shard(tmp_path, values("ISIC_2"), values("ISIC_1"))]).frame
+    rows = [{**ROW, "image_name": f"ISIC_{n}", "patient": f"IP_{n}", "sex": 0, "target": 1} for n in (0, 1, 2)]
+    chosen = foreign.with_table(frame, pd.DataFrame(rows))
+    assert chosen.to_dict("records") == [rows[2], rows[1]]
+
+
+def test_a_table_that_lacks_an_image_or_contradicts_is_an_error(tmp_path):
+    frame = foreign.read_shards([shard(tmp_path, values("ISIC_2"), values("ISIC_1"))]).frame
+    with pytest.raises(foreign.ForeignError, match="1 of 2 images are not in the table, first 'ISIC_2'"):
+        foreign.with_table(frame, pd.DataFrame([ROW]))
+    rows = pd.DataFrame([ROW, {**ROW, "image_name": "ISIC_2", "target": 0}])
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records have another target .* first 'ISIC_2': 0 in the"):
+        foreign.with_table(frame, rows)
+
+
+# --------------------------------------------------------------------------------------------------- shards
+
+
+def test_an_image_is_read_again_from_its_place(tmp_path):
+    other = jpeg(130, 150, 200)
+    path = shard(tmp_path, values(), values("ISIC_2", image=other))
+    places = foreign.read_shards([path]).places
+    assert [place.read() for place in places] == [SKIN, other]
+    assert places[1].sha256 == hashlib.sha256(other).digest()
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(foreign.ForeignError, match="changed since it was read"):
+        places[1].read()
+
+
+def test_the_order_of_the_files_does_not_matter(tmp_path):
+    paths = [shard(tmp_path, values(f"ISIC_{n}"), name=f"train0{n}-1.tfrec") for n in (1, 2)]
+    assert foreign.read_shards(paths).places == foreign.read_shards(paths[::-1]).places
+
+
+def test_an_image_in_two_shards_is_an_error(tmp_path):
+    paths = [shard(tmp_path, values(), name=f"train0{n}-1.tfrec") for n in (1, 2)]
+    with pytest.raises(
+        foreign.ForeignError, match=r"train02-1\.tfrec: image_name 'ISIC_1' stands in .*train01-1\.tfrec"
+    ):
+        foreign.read_shards(paths)
+
+
+def test_labelled_and_unlabelled_records_are_not_mixed(tmp_path):
+    path = shard(tmp_path, values(), values("ISIC_2", target=...))
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records have a target, 'ISIC_2' has none; split them"):
+        foreign.read_shards([path])
+    with pytest.raises(foreign.ForeignError, match="no records"):
+        foreign.read_shards([shard(tmp_path, name="train00-0.tfrec")])
+
+
+def test_swapped_shards_are_told_from_right_ones(tmp_path):
+    right = shard(tmp_path, values(), name="train00-1.tfrec")
+    wrong = shard(tmp_path, values("ISIC_2", image=jpeg(130, 150, 200)), name="train01-1.tfrec")
+    assert foreign.read_shards([right, wrong]).swapped == [str(wrong)]
+
+
+@given(st.integers(0, 500), st.integers(0, 255))
+@settings(max_examples=200, deadline=None)
+def test_a_mutated_record_is_a_row_or_an_error(position, value):
+    data = bytearray(example(values(image=b"\xff\xd8jpeg")))
+    data[position % len(data)] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train00-1.tfrec"
+        with path.open("wb") as file:
+            schema.write_record(file, bytes(data))
+        with contextlib.suppress(foreign.ForeignError):
+            for record in foreign.read(path):
+                assert record.place.read() == record.image
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_noise_is_an_error(data):
+    framed = struct.pack("<Q", len(data)) + data
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train00-1.tfrec"
+        path.write_bytes(framed)
+        with pytest.raises((foreign.ForeignError, schema.CorruptRecord)):
+            rows(path)
+
+
+# ---------------------------------------------------------------------------------------------- the real ones
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    if "MELANOMA_DATA" not in os.environ:
+        pytest.skip("MELANOMA_DATA is not set: no foreign TFRecords")
+    return Path(os.environ["MELANOMA_DATA"])
+
+
+@pytest.fixture(scope="module")
+def real(data):
+    return foreign.read_shards(foreign.find(str(data / "foreign_tfrecords" / "*.tfrec")))
+
+
+def test_the_real_foreign_shards_parse_and_are_seen_to_be_swapped(real):
+    assert (real.dialect, real.labelled, len(real.frame), real.frame["target"].sum()) == ("kaggle", True, 82, 3)
+    assert [Path(path).name for path in real.swapped] == ["test00-50.tfrec", "train30-32.tfrec"]
+    right = channels.channels_look_swapped(channels.swap_rb(place.read()) for place in real.places)
+    assert not right.swapped
+    assert (right.images, right.bluer) == (82, 0)
+
+
+def test_the_real_foreign_codes_are_in_doubt_and_rightly_so(data, real):
+    """Each shard set was coded in the order of a table of its own: women are 0 there, and 1 in Kaggle's order."""
+    assert real.doubts[0].startswith("4 of 82 records have a diagnosis that contradicts their target")
+    truth = foreign.with_table(real.frame, table.read_table(data / "isic2020_csv" / "train.csv", labelled=True))
+    assert (truth["target"] == real.frame["target"]).all()
+    assert (truth["age_approx"] == real.frame["age_approx"]).all()
+    assert (truth["sex"] != real.frame["sex"]).all()
+
+
+def test_with_their_order_the_real_codes_mean_what_the_table_says(data):
+    codes = dialects.parse_codes(CODES + ",diagnosis=unknown|melanoma|nevus")
+    found = foreign.read_shards([data / "foreign_tfrecords" / "test00-50.tfrec"], codes=codes)
+    truth = foreign.with_table(found.frame, table.read_table(data / "isic2020_csv" / "train.csv", labelled=True))
+    assert found.doubts == ()
+    assert truth.drop(columns="patient").equals(found.frame.drop(columns="patient"))

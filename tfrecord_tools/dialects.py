@@ -1,0 +1,228 @@
+"""The records that others write: which of their keys is which of ours, and what their values mean.
+
+A dialect is a set of keys. Values may be codes, words or numbers in any of the three types a tf.train.Example has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from tfrecord_tools import schema, words
+from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
+from tfrecord_tools.words import COLUMN_MAP
+
+KEYS = (
+    "image",
+    "image_name",
+    "patient_id",
+    "lesion_id",
+    "sex",
+    "age_approx",
+    "anatom_site_general_challenge",
+    "diagnosis",
+    "target",
+)
+CODED: Final = {"sex": SEX, "anatom_site_general_challenge": SITE, "diagnosis": DIAGNOSIS}
+_WORDS: Final = {
+    "sex": words.sex_code,
+    "anatom_site_general_challenge": words.site_code,
+    "diagnosis": words.diagnosis_code,
+}
+_SITES = ("anatom_site_general_challenge", "anatom_site_general")
+
+
+class ForeignError(ValueError):
+    """Foreign TFRecords cannot be used; the message names shard, record, key, value and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """keys: our key -> the keys that may hold it. marks: keys by which it is told from the others."""
+
+    name: str
+    title: str
+    keys: Mapping[str, tuple[str, ...]]
+    marks: tuple[str, ...] = ()
+
+    def found(self, features: Iterable[str]) -> dict[str, str]:
+        """Our key -> the record's key, of those that it has."""
+        have = set(features)
+        chosen = {ours: next((key for key in keys if key in have), None) for ours, keys in self.keys.items()}
+        return {ours: key for ours, key in chosen.items() if key is not None}
+
+    def missing(self, features: Iterable[str]) -> list[str]:
+        """What it needs and these keys lack."""
+        have = set(features)
+        needed = [self.keys[ours] for ours in ("image", "image_name")] + [(mark,) for mark in self.marks]
+        return [" or ".join(keys) for keys in needed if not have & set(keys)]
+
+
+_KAGGLE: Final = {**{key: (key,) for key in KEYS}, "anatom_site_general_challenge": _SITES}
+# The first that fits is taken.
+DIALECTS: Final = (
+    Dialect(
+        "tfrecord_tools",
+        "shards of this project",
+        {**_KAGGLE, "patient_id": ("patient",), "lesion_id": ("lesion",)},
+        ("patient", "lesion", "group", "sha256"),
+    ),
+    # https://www.kaggle.com/cdeotte/how-to-create-tfrecords: external data merged, `source` a code, no diagnosis
+    Dialect("deotte", "Chris Deotte's merged data, with a code `source`", _KAGGLE, ("patient_id", "sex", "source")),
+    Dialect("kaggle", "the competition's shards, and what follows them", _KAGGLE, ("patient_id", "sex", "age_approx")),
+)
+
+
+def recognise(keys: Iterable[str]) -> Dialect:
+    """The dialect of a record by its keys; ForeignError listing the dialects and what each needs."""
+    have = sorted(keys)
+    for dialect in DIALECTS:
+        if not dialect.missing(have):
+            return dialect
+    needs = "\n".join(
+        f"  {each.name}: {each.title}; missing {', '.join(each.missing(have))}" for each in reversed(DIALECTS)
+    )
+    more = f"  {COLUMN_MAP}: any other, with a column map: image=...,image_name=...,patient_id=...,target=..."
+    raise ForeignError(f"unknown keys {', '.join(have)}; expected one of\n{needs}\n{more}")
+
+
+def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[str, str] | None = None) -> Dialect:
+    """The dialect that `columns` ({our key: its key}, "" for none) describes, or called `name`, or recognised.
+
+    Raises ForeignError if there is none such or a record with these keys cannot be in it.
+    """
+    have = sorted(keys)
+    if columns is not None:
+        unknown = [f"{ours}={key}" for ours, key in columns.items() if ours not in KEYS or (key and key not in have)]
+        if unknown:
+            allowed = f"OURS=KEY with OURS one of {', '.join(KEYS)} and KEY one of {', '.join(have)}"
+            raise ForeignError(f"column map {', '.join(unknown)}: expected {allowed}")
+        if "patient_id" not in columns and "patient_id" not in have:
+            raise ForeignError(
+                "the column map does not say which key is patient_id, so folds could share a patient; "
+                f"say patient_id= (and nothing) if the records know no patients; found {', '.join(have)}"
+            )
+        mapped = {**_KAGGLE, **{ours: (key,) if key else () for ours, key in columns.items()}}
+        dialect = Dialect(COLUMN_MAP, "by its column map", mapped)
+    elif name is None:
+        return recognise(have)
+    else:
+        named = [each for each in DIALECTS if each.name == name]
+        if not named:
+            raise ForeignError(f"no dialect {name!r}; expected one of {', '.join(each.name for each in DIALECTS)}")
+        dialect = named[0]
+    if missing := dialect.missing(have):
+        raise ForeignError(f"dialect {dialect.name}: missing key(s) {', '.join(missing)}; found {', '.join(have)}")
+    return dialect
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+def row_of(
+    features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, str | int], bytes]:
+    """(the row as `table.read_table` returns it, the image as written) of a record's features.
+
+    codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}; no words:
+    the codes mean nothing, read as missing; not there: the order of Kaggle's train.csv. Words are taken as words.
+    Raises ForeignError naming the key.
+    """
+    at = dialect.found(features)
+    for ours in ("image", "image_name"):
+        if ours not in at:
+            raise ForeignError(f"key {' or '.join(dialect.keys[ours])} is missing; found {', '.join(sorted(features))}")
+    values = {ours: _one(key, features[key]) for ours, key in at.items()}
+    image = values["image"]
+    if not isinstance(image, bytes) or not image:
+        raise ForeignError(f"key {at['image']!r}: expected the bytes of a JPEG, found {_shown(image)}")
+    name = _text(at["image_name"], values["image_name"])
+    if not schema.IMAGE_NAME.fullmatch(name):
+        raise ForeignError(f"key {at['image_name']!r}: {name!r} does not match {schema.IMAGE_NAME.pattern}")
+    row: dict[str, str | int] = {"image_name": name}
+    for ours, column in (("patient_id", "patient"), ("lesion_id", "lesion")):
+        row[column] = _identifier(at[ours], values[ours]) if ours in at else ""
+    row["age_approx"] = _number(at["age_approx"], values["age_approx"], schema.MAX_AGE) if "age_approx" in at else -1
+    for ours in CODED:
+        row[ours] = _code(ours, at[ours], values[ours], codes.get(ours)) if ours in at else MISSING
+    row["target"] = _number(at["target"], values["target"], 1) if "target" in at else MISSING
+    columns = ("image_name", "patient", "lesion", "sex", "age_approx", *_SITES[:1], "diagnosis", "target")
+    return {column: row[column] for column in columns}, image
+
+
+def _one(key: str, found: Sequence[Any]) -> Any:
+    """The only value of a feature; None if it is empty."""
+    if len(found) > 1:
+        raise ForeignError(f"key {key!r}: {len(found)} values; expected one")
+    return found[0] if found else None
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:40] if isinstance(value, bytes) else value)
+
+
+def _text(key: str, value: Any) -> str:
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise ForeignError(f"key {key!r}: {_shown(value)} is no text")
+
+
+def _identifier(key: str, value: Any) -> str:
+    """A name as it stands; a code as "code:CODE", so that it is never taken for a name. "" if missing."""
+    if value is None or value == MISSING:
+        return ""
+    return f"code:{value}" if isinstance(value, int) else _text(key, value)
+
+
+def _number(key: str, value: Any, highest: int) -> int:
+    """A whole number from 0 to highest, as int, float or text; -1 if missing (none, -1, NaN, "")."""
+    if value is None or value in (b"", MISSING) or value != value:  # NaN is not itself
+        return MISSING
+    try:
+        number = float(value)  # of int, float and bytes
+    except (TypeError, ValueError):
+        number = -2.0
+    if not (0 <= number <= highest and number == int(number)):
+        raise ForeignError(f"key {key!r}: {_shown(value)} is not allowed; expected 0 to {highest}, or -1 for missing")
+    return int(number)
+
+
+def _code(ours: str, key: str, value: Any, order: Sequence[str] | None) -> int:
+    """Our code for the writer's code or word."""
+    try:
+        if isinstance(value, bytes):
+            return _WORDS[ours](COLUMN_MAP, _text(key, value))
+        if order is not None and not order:
+            return MISSING
+        number = _number(key, value, len(CODED[ours] if order is None else order) - 1)
+        if order is None or number == MISSING:
+            return number
+        return _WORDS[ours](COLUMN_MAP, order[number])
+    except ForeignError:
+        raise
+    except ValueError as error:
+        raise ForeignError(f"key {key!r}: {_shown(value)} is not allowed; expected {error}") from None
+
+
+def parse_codes(text: str) -> dict[str, tuple[str, ...]]:
+    """The words behind a writer's codes as a user writes them: "sex=female|male,diagnosis=" -> {key: words}.
+
+    Nothing behind the "=" says that the codes mean nothing. Raises ForeignError naming the part that is wrong.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for part in text.split(","):
+        ours, equals, given = (piece.strip() for piece in part.partition("="))
+        if not equals or ours not in CODED:
+            raise ForeignError(f"--codes {part!r}: expected KEY=WORD|WORD with KEY one of {', '.join(CODED)}")
+        order = tuple(word.strip() for word in given.split("|")) if given else ()
+        for word in order:
+            try:
+                _WORDS[ours](COLUMN_MAP, word)
+            except ValueError as error:
+                raise ForeignError(f"--codes {ours}: {word!r} is not allowed; expected {error}") from None
+        found[ours] = order
+    return found

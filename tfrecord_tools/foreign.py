@@ -1,0 +1,229 @@
+"""TFRecords that others wrote -> rows and images for a build of ours.
+
+Two things go wrong in them, and neither shows when they are merely parsed. Whole-number codes follow the order of
+the table that the writer happened to have, so the same shard set may call women 0 in one place and 1 in another;
+`doubts` finds what can be found, and a table of the images (`with_table`) settles it. And OpenCV's BGR may have been
+written as RGB, which `channels` sees: skin is redder than blue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import pandas as pd
+
+from tfrecord_tools import schema
+from tfrecord_tools.channels import Channels, channels_look_swapped
+from tfrecord_tools.dialects import CODED, Dialect, ForeignError, dialect_of, row_of
+from tfrecord_tools.schema import DIAGNOSIS, MISSING
+
+_GZIP = b"\x1f\x8b"
+_SAMPLE = 16  # images of each shard whose channels are looked at; a swapped shard shows in the first handful
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a record's image lies: `length` bytes from `offset` of the file `path`, with this SHA-256 (32 bytes)."""
+
+    path: str
+    offset: int
+    length: int
+    sha256: bytes
+
+    def read(self) -> bytes:
+        """The image's bytes; OSError if the file is gone, ForeignError if they are no longer what was read first."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.length)
+        if hashlib.sha256(data).digest() != self.sha256:
+            raise ForeignError(f"{self.path}: changed since it was read: the image at byte {self.offset} is another")
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignRecord:
+    """image: the bytes as written. row: as `table.read_table` returns one. place: to read the image again."""
+
+    image: bytes
+    row: dict[str, str | int]
+    place: Place
+    dialect: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignShards:
+    """Some foreign shards, their images left where they are.
+
+    frame: rows as `table.read_table` returns them. places: of each row's image. doubts: why the codes in it may mean
+    something else, in words for the user. channels: of the first images of each shard, by its path.
+    """
+
+    dialect: str
+    frame: pd.DataFrame
+    places: tuple[Place, ...]
+    labelled: bool
+    doubts: tuple[str, ...]
+    channels: Mapping[str, Channels]
+
+    @property
+    def swapped(self) -> list[str]:
+        """The shards in which red and blue look swapped."""
+        return [path for path, found in self.channels.items() if found.swapped]
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def read(
+    path: str | os.PathLike[str],
+    dialect: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    codes: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[ForeignRecord]:
+    """The records of one foreign shard, in order, one in memory at a time.
+
+    dialect: a name of DIALECTS; None recognises it by the first record. columns: {our key: its key} for any other.
+    codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}, empty
+    to read them as missing; default: the order of Kaggle's train.csv.
+
+    Raises schema.CorruptRecord naming shard and record if a checksum is wrong, ForeignError if a record cannot be
+    read, or there are not as many as the file name says.
+    """
+    path, offset, count = os.fspath(path), 0, 0
+    _check_not_compressed(path)
+    chosen: Dialect | None = None
+    for count, data in enumerate(schema.read_records(path), start=1):
+        try:
+            features = schema.read_example(data)
+            chosen = chosen or dialect_of(features, dialect, columns)
+            row, image = row_of(features, chosen, codes or {})
+        except (schema.SchemaError, ForeignError) as error:
+            raise ForeignError(f"{path}: record {count - 1}: {error}") from None
+        # 12 bytes of length and checksum in front of the data, 4 of checksum behind
+        at = offset + 12 + data.index(image)
+        place = Place(path, at, len(image), hashlib.sha256(image).digest())
+        yield ForeignRecord(image, row, place, chosen.name)
+        offset += 12 + len(data) + 4
+    _check_count(path, count)
+
+
+def read_shards(
+    paths: Iterable[str | os.PathLike[str]],
+    dialect: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    codes: Mapping[str, Sequence[str]] | None = None,
+) -> ForeignShards:
+    """Everything about foreign shards but their images; arguments and errors as of `read`.
+
+    Raises ForeignError too if an image name stands twice, or only some of the records have a target.
+    """
+    rows: list[dict[str, str | int]] = []
+    places: list[Place] = []
+    where: dict[str, str] = {}
+    found: dict[str, Channels] = {}
+    dialects = set()
+    for path in sorted(os.fspath(path) for path in paths):
+        sample: list[bytes] = []
+        for record in read(path, dialect, columns, codes):
+            name = str(record.row["image_name"])
+            if name in where:
+                raise ForeignError(f"{path}: image_name {name!r} stands in {where[name]} too; expected once")
+            where[name] = path
+            rows.append(record.row)
+            places.append(record.place)
+            dialects.add(record.dialect)
+            if len(sample) < _SAMPLE:
+                sample.append(record.image)
+        found[path] = channels_look_swapped(sample)
+    if not rows:
+        raise ForeignError("no records in the foreign TFRecords; expected at least one")
+    frame = pd.DataFrame(rows)
+    labelled = frame["target"] != MISSING
+    if labelled.any() and not labelled.all():
+        name = frame["image_name"][~labelled].iloc[0]
+        raise ForeignError(f"{labelled.sum()} of {len(rows)} records have a target, {name!r} has none; split them")
+    names = "+".join(sorted(dialects))
+    doubtful = doubts(frame)
+    if "deotte" in dialects and not codes:
+        doubtful.append("the codes of sex and site follow the order of a merged table that is not known here")
+    return ForeignShards(names, frame, tuple(places), bool(labelled.all()), tuple(doubtful), found)
+
+
+def find(pattern: str) -> list[str]:
+    """The files that a glob pattern names, sorted; ForeignError if there are none."""
+    found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    if not found:
+        raise ForeignError(f"no file matches {pattern!r}")
+    return found
+
+
+def _check_not_compressed(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_GZIP))
+    except OSError as error:
+        raise ForeignError(f"{path}: cannot be read: {error.strerror}") from error
+    if start == _GZIP:
+        raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, so gunzip it first")
+
+
+def _check_count(path: str, count: int) -> None:
+    try:
+        promised = schema.shard_count(path)
+    except schema.SchemaError:
+        return  # a name without a count promises nothing
+    if promised != count:
+        raise ForeignError(f"{path}: {count} records; the file name says {promised}")
+
+
+# ----------------------------------------------------------------------------------------------------- trust
+
+
+def doubts(frame: pd.DataFrame) -> list[str]:
+    """What in the rows contradicts itself, so that the codes cannot mean what they were taken for; often nothing.
+
+    A melanoma is what target 1 means, and a patient has one sex. That all is consistent proves nothing.
+    """
+    found = []
+    known = frame[(frame["target"] != MISSING) & (frame["diagnosis"] != MISSING)]
+    wrong = known[(known["diagnosis"] == DIAGNOSIS.index("melanoma")) != (known["target"] == 1)]
+    if len(wrong):
+        row = wrong.iloc[0]
+        found.append(
+            f"{len(wrong)} of {len(known)} records have a diagnosis that contradicts their target: {row['image_name']} "
+            f"has target {row['target']} and diagnosis {DIAGNOSIS[int(row['diagnosis'])]!r}"
+        )
+    sexes = frame[(frame["sex"] != MISSING) & (frame["patient"] != "")].groupby("patient")["sex"].nunique()
+    if (sexes > 1).any():
+        found.append(f"{(sexes > 1).sum()} of {len(sexes)} patients have two sexes, among them {sexes.idxmax()!r}")
+    return found
+
+
+def without_codes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with sex, site and diagnosis missing: what to use if the codes are in doubt and no table is at hand."""
+    return frame.assign(**dict.fromkeys(CODED, MISSING))
+
+
+def with_table(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `table` (of `table.read_table`) for the images of `frame`, in the order of `frame`.
+
+    So names, patients, lesions and words come from the table, and only the images from the shards. Raises
+    ForeignError if an image is not in the table, or both know its target and differ.
+    """
+    rows = table.set_index("image_name", drop=False)
+    absent = [name for name in frame["image_name"] if name not in rows.index]
+    if absent:
+        raise ForeignError(f"{len(absent)} of {len(frame)} images are not in the table, first {absent[0]!r}")
+    chosen = rows.loc[frame["image_name"].tolist()].reset_index(drop=True)
+    both = (frame["target"] != MISSING).to_numpy() & (chosen["target"] != MISSING).to_numpy()
+    differing = chosen[both & (frame["target"].to_numpy() != chosen["target"].to_numpy())]
+    if len(differing):
+        raise ForeignError(
+            f"{len(differing)} of {int(both.sum())} records have another target than the table, "
+            f"first {differing['image_name'].iloc[0]!r}: {differing['target'].iloc[0]} in the table"
+        )
+    return chosen

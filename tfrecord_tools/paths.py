@@ -1,0 +1,306 @@
+"""Paths on this machine and beyond it: `gs://bucket/folder` behaves like a `pathlib.Path`.
+
+Local paths are plain `pathlib.Path`: os calls, fsync, atomic rename. Anything with a scheme goes through
+`tf.io.gfile`, and TensorFlow is imported only then, so that local builds start fast and their workers stay small.
+`commit` is the only way a file gets its final name. On a disk it is os.replace and an fsync of the folder. An object
+store has neither, but an object there becomes visible only when it is whole, so a rename (a copy, then a delete)
+never shows half a file either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO, cast
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters or more: C:/ is a drive
+_BUFFER = 1 << 20  # bytes; each read of an object store is a request, and a JPEG is rarely larger
+# What tf.errors says when trying again may help, or nothing is known; a missing network is FAILED_PRECONDITION.
+_PASSING = (
+    "UnavailableError",
+    "DeadlineExceededError",
+    "ResourceExhaustedError",
+    "AbortedError",
+    "InternalError",
+    "UnknownError",
+    "FailedPreconditionError",
+)
+
+
+class Unavailable(OSError):  # noqa: N818 -- a state of the storage
+    """Remote storage did not answer: nothing is known about the file, trying again may help."""
+
+
+class Stat(NamedTuple):
+    """What we ask of `os.stat`. st_size: bytes."""
+
+    st_size: int
+
+
+def path(text: str | os.PathLike[str]) -> AnyPath:
+    """The path that a string names: a `pathlib.Path` without a scheme or with file://, else a `RemotePath`."""
+    if isinstance(text, RemotePath):
+        return text
+    text = os.fspath(text)
+    if text.lower().startswith("file://"):
+        return Path(text[len("file://") :])
+    return RemotePath(text) if _SCHEME.match(text) else Path(text)
+
+
+def is_remote(text: str | os.PathLike[str]) -> bool:
+    """Whether the path has a scheme that TensorFlow must know."""
+    return isinstance(path(text), RemotePath)
+
+
+def temporary(final: AnyPath) -> AnyPath:
+    """A name beside `final` that nobody else has: a process id would be shared by attempts on two machines."""
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+
+
+def sync(file: BinaryIO) -> None:
+    """Brings an open local file to the disk; a remote one is uploaded when it is closed."""
+    file.flush()
+    with contextlib.suppress(io.UnsupportedOperation):  # raised by fileno() of a file that is not local
+        os.fsync(file.fileno())
+
+
+def commit(source: AnyPath, final: AnyPath) -> None:
+    """Gives a whole file its final name, replacing what was there. Both must be in the same folder."""
+    if isinstance(source, RemotePath):
+        source.replace(final)
+        return
+    os.replace(source, final)
+    descriptor = os.open(source.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: AnyPath) -> None:
+    """Removes a folder with all that is in it; one that is not there is no error."""
+    if isinstance(folder, RemotePath):
+        folder.remove_tree()
+    elif folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what vanishes or appears while it works is no error
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def free_bytes(folder: AnyPath) -> int | None:
+    """Free space of the disk that holds a folder; None if that is not known."""
+    return shutil.disk_usage(folder).free if isinstance(folder, Path) and folder.is_dir() else None
+
+
+# ------------------------------------------------------------------------------------------------- remote
+
+
+class RemotePath:
+    """The part of `pathlib.Path` that this package uses, on `tf.io.gfile`.
+
+    Errors are those of the operating system (FileNotFoundError, PermissionError, OSError), or `Unavailable`.
+    """
+
+    def __init__(self, url: str) -> None:
+        match = _SCHEME.match(url)
+        if match is None:
+            raise ValueError(f"{url!r} has no scheme; expected e.g. gs://bucket/folder")
+        head, tail = match.group(), url[match.end() :]
+        self._url = head.lower() + re.sub("/+", "/", tail).rstrip("/")
+
+    def __str__(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"RemotePath({self._url!r})"
+
+    def __fspath__(self) -> str:
+        return self._url
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and self._url == other._url
+
+    def __lt__(self, other: RemotePath) -> bool:
+        return self._url < other._url
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> Self:
+        return type(self)(f"{self._url}/{os.fspath(name)}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._url.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Self:
+        """All but the last part; a bucket is its own parent."""
+        head, _, tail = self._url.partition("://")
+        return type(self)(f"{head}://{tail.rsplit('/', 1)[0]}")
+
+    def with_name(self, name: str) -> Self:
+        """The same folder, another name."""
+        return self.parent / name
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder."""
+        with _as_os_errors(self._url) as gfile:
+            return bool(gfile.exists(self._url))
+
+    def is_dir(self) -> bool:
+        """Whether this is a folder; in an object store, whether any name begins with it."""
+        with _as_os_errors(self._url) as gfile:
+            return bool(gfile.isdir(self._url))
+
+    def is_file(self) -> bool:
+        """Whether there is a file of this name."""
+        return self.exists() and not self.is_dir()
+
+    def stat(self) -> Stat:
+        """Its size."""
+        with _as_os_errors(self._url) as gfile:
+            return Stat(int(gfile.stat(self._url).length))
+
+    def iterdir(self) -> Iterator[Self]:
+        """What is in the folder, one level deep."""
+        with _as_os_errors(self._url) as gfile:
+            names = gfile.listdir(self._url)
+        # An object store ends folders with a slash, and may list an empty name for the folder's own marker.
+        return (self / name for name in dict.fromkeys(name.strip("/") for name in names) if name)
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        """What matches a pattern of the glob kind below this folder."""
+        with _as_os_errors(self._url) as gfile:
+            found = gfile.glob(f"{self._url}/{pattern}")
+        return (type(self)(each) for each in sorted(found))
+
+    def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
+        """Makes the folder and those above it; object stores need none, so that one that exists is no error."""
+        with _as_os_errors(self._url) as gfile:
+            gfile.makedirs(self._url)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes a file."""
+        try:
+            with _as_os_errors(self._url) as gfile:
+                gfile.remove(self._url)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def replace(self, target: AnyPath) -> None:
+        """Renames this file, over another if there is one."""
+        with _as_os_errors(self._url) as gfile:
+            gfile.rename(self._url, os.fspath(target), overwrite=True)
+
+    def remove_tree(self) -> None:
+        """Removes the folder with all that is in it."""
+        with contextlib.suppress(FileNotFoundError), _as_os_errors(self._url) as gfile:
+            gfile.rmtree(self._url)
+
+    def open(
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """A file for reading or writing, binary or text, as the built-in `open` gives it."""
+        if mode.replace("t", "") not in ("r", "w", "rb", "wb"):
+            raise ValueError(f"mode {mode!r}; expected r, w, rb or wb")
+        raw = _RemoteFile(self._url, "wb" if "w" in mode else "rb")
+        buffered = io.BufferedWriter(raw, _BUFFER) if "w" in mode else io.BufferedReader(raw, _BUFFER)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        with self.open("rb") as file:
+            return cast(BinaryIO, file).read()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Writes a file; `commit` one that others may be reading."""
+        with self.open("wb") as file:
+            file.write(data)
+
+    def read_text(self, encoding: str | None = None) -> str:
+        """The whole file, decoded."""
+        with self.open("r", encoding=encoding) as file:
+            return cast(TextIO, file).read()
+
+
+AnyPath = Path | RemotePath
+
+
+class _RemoteFile(io.RawIOBase):
+    """A GFile with the interface and the errors of Python's own raw files."""
+
+    def __init__(self, url: str, mode: str) -> None:
+        self._url, self._writing = url, mode == "wb"
+        with _as_os_errors(url) as gfile:
+            self._file = gfile.GFile(url, mode)
+            if not self._writing:
+                self._file.size()  # opens it, so that a file that is not there is an error here, as with open()
+
+    def readable(self) -> bool:
+        return not self._writing
+
+    def writable(self) -> bool:
+        return self._writing
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        with _as_os_errors(self._url):
+            data = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def write(self, data: Buffer) -> int:
+        written = bytes(data)
+        with _as_os_errors(self._url):
+            self._file.write(written)
+        return len(written)
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                with _as_os_errors(self._url):
+                    self._file.close()  # here an object store takes the file in
+            finally:
+                super().close()
+
+
+@contextlib.contextmanager
+def _as_os_errors(url: str) -> Iterator[Any]:
+    """Yields `tf.io.gfile`; what it raises becomes an OSError naming the path, as callers expect of a file."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (tf.io.gfile), which is not installed", url) from error
+    try:
+        yield tf.io.gfile
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
+    except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError) as error:
+        raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)}: {error.message}", url) from error
+    except tf.errors.UnimplementedError as error:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(tf.io.gfile.get_registered_schemes()) if scheme)
+        reason = f"TensorFlow {tf.__version__} here knows {known}; install a file system for it or mount the storage"
+        raise OSError(errno.EPROTONOSUPPORT, reason, url) from error
+    except tf.errors.OpError as error:
+        kind = Unavailable if type(error).__name__ in _PASSING else OSError
+        raise kind(errno.EIO, error.message, url) from error

@@ -1,0 +1,121 @@
+"""The output folder of a build: another build in it is refused, completed or replaced, anything else left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfrecord_tools import beam, shards
+from tfrecord_tools.paths import AnyPath
+
+QUARANTINE = "quarantine.csv"
+
+
+class BuildError(RuntimeError):
+    """The build cannot be done as asked; the message says why and what to do."""
+
+
+@dataclasses.dataclass
+class Output:
+    """One folder of a build. planned: its manifest without shards. finished: the shards that are done, by prefix."""
+
+    folder: AnyPath
+    planned: shards.Manifest
+    finished: dict[str, shards.ShardResult] = dataclasses.field(default_factory=dict)
+
+    def add(self, result: shards.ShardResult) -> None:
+        """Lists a committed shard in the manifest."""
+        self.finished[result.prefix] = result
+        self.manifest(complete=False).write(self.folder)
+
+    def manifest(self, complete: bool) -> shards.Manifest:
+        """The manifest of what is finished."""
+        ordered = sorted(self.finished.values(), key=lambda result: (result.split != "train", result.prefix))
+        return dataclasses.replace(self.planned, shards=tuple(ordered), complete=complete)
+
+    def remove_strays(self) -> None:
+        """Removes shards that are in no manifest: left by a kill between commit and manifest, or with an old count."""
+        _remove_strays(self.folder, {result.name for result in self.finished.values()})
+
+
+def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | None:
+    """The manifest of the build that is there already, None if there is none; changes nothing.
+
+    Raises BuildError if the folder holds something else, or a build that is neither to be resumed nor overwritten,
+    or one that cannot be resumed because its settings differ; ShardError if its manifest cannot be read.
+    """
+    folder = output.folder
+    beam.remove_leftovers(str(folder))
+    if not folder.exists() or set(folder.iterdir()) <= set(shards.temporary_files(folder)):
+        return None
+    if not (folder / shards.MANIFEST).exists():
+        raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
+    before = shards.Manifest.read(folder)
+    if resume:
+        _check_same(folder, before, output.planned)
+    elif not overwrite:
+        state = "finished" if before.complete else "unfinished"
+        raise BuildError(
+            f"{folder} holds a {state} build of {len(before.shards)} shards at size {before.settings.get('size')}; "
+            "pass --resume to complete it, --overwrite to replace it, or another --out"
+        )
+    return before
+
+
+def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> None:
+    """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build."""
+    folder = output.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in shards.temporary_files(folder):
+        path.unlink()
+    if before is None:
+        return
+    if resume:
+        output.finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
+        _remove_strays(folder, {result.name for result in before.shards})
+        return
+    for name in [QUARANTINE, *(result.name for result in before.shards)]:
+        (folder / name).unlink(missing_ok=True)
+    if not before.complete:
+        _remove_strays(folder, set())
+    (folder / shards.MANIFEST).unlink()  # last, so that a killed --overwrite can be repeated
+
+
+def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) -> None:
+    """Raises BuildError naming what differs, for then the shards would not fit together."""
+
+    def flat(manifest: shards.Manifest) -> dict[str, Any]:
+        inputs = {f"{kind} CSV {key}": value for kind, each in manifest.inputs.items() for key, value in each.items()}
+        versions = {key: value for key, value in manifest.versions.items() if key != "python"}
+        return {**manifest.settings, **inputs, **versions}
+
+    old, new = flat(before), flat(now)
+    differing = [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise BuildError(
+            f"{folder}: --resume of another build; what differs:\n  " + "\n  ".join(differing) + "\n"
+            "Give the settings it was begun with, --overwrite to replace it, or another --out"
+        )
+
+
+def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
+    """Whether a shard need not be built again: it is whole, and no image is missing from it.
+
+    One with quarantined images is tried again, so that --resume takes in what the user has mended since.
+    """
+    path = folder / result.name
+    same = path.is_file() and path.stat().st_size == result.bytes and shards.file_sha256(path) == result.sha256
+    if not same:
+        print(f"{path}: not as the manifest says; building it again")
+    return same and not result.quarantined
+
+
+def _remove_strays(folder: AnyPath, keep: set[str]) -> None:
+    """Removes shards that are in no manifest: left by a kill between commit and manifest, or with an old count."""
+    for path in folder.iterdir():
+        if shards.SHARD_NAME.fullmatch(path.name) and path.name not in keep:
+            path.unlink()
