@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfrecord_tools import schema
 
 AUTOTUNE = tf.data.AUTOTUNE
+_GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
 
 
@@ -100,9 +101,7 @@ def train_batches(
     order = np.random.default_rng([seed, epoch]).permutation(len(shards))
     records = _read([shards[i].path for i in order])
     shuffle_seed = int(np.random.default_rng([seed, epoch, 1]).integers(2**31))
-    tf.random.set_seed(
-        shuffle_seed
-    )  # tf.data mixes the global seed into its own, so it must be a function of these too
+    _fix_global_seed()
     records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
@@ -180,6 +179,15 @@ def _read(paths: Sequence[str]) -> tf.data.Dataset:
     return files.interleave(
         tf.data.TFRecordDataset, cycle_length=READERS, num_parallel_calls=min(READERS, len(paths)), deterministic=True
     )
+
+
+def _fix_global_seed() -> None:
+    """Makes tf.data's orders depend on their own seeds only: it mixes the process's global seed into them.
+
+    Only where it differs: setting it throws away every compiled function, which costs seconds at the next step.
+    """
+    if tf.compat.v1.get_seed(0)[0] != _GLOBAL_SEED:
+        tf.random.set_seed(_GLOBAL_SEED)
 
 
 def _batched(examples: tf.data.Dataset, batch_size: int, steps: int) -> tf.data.Dataset:
