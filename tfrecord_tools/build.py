@@ -5,12 +5,16 @@
   python -m tfrecord_tools.build --size 256,384,512
   python -m tfrecord_tools.build --size 384 --csv HAM10000_metadata.csv --images ham/ --out tfrecords/ham
   python -m tfrecord_tools.build --size 384 --duplicates ISIC_2020_Training_Duplicates.csv
+  python -m tfrecord_tools.build --size 256 --from_tfrecords 'others/train*.tfrec' --csv train.csv --out own
 
 With several sizes each picture is decoded once, and each size is a build of its own in OUT/SIZE. All are resampled
 from the decoding for the largest, so the smaller ones differ in a few bits from those of a --size of their own.
 
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
 metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
+
+TFRecords of others are taken with --from_tfrecords: checked, folded anew and converted. With --csv the shards give
+only the pictures; without it their whole-number codes are believed unless they contradict themselves.
 
 Without --csv and --images it looks where Kaggle puts the competition and in ./data. A build that was killed goes on
 with --resume and ends in the same bytes. Images that cannot be used are listed in quarantine.csv.
@@ -24,6 +28,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import os
 import platform
 import sys
@@ -35,7 +40,21 @@ import pandas as pd
 from absl import app, flags
 
 import tfrecord_tools
-from tfrecord_tools import beam, duplicates, image, paths, resample, shards, sources, split, table, workers
+from tfrecord_tools import (
+    beam,
+    dialects,
+    duplicates,
+    foreign,
+    image,
+    paths,
+    resample,
+    schema,
+    shards,
+    sources,
+    split,
+    table,
+    workers,
+)
 from tfrecord_tools import resume as folders
 from tfrecord_tools.resume import QUARANTINE, BuildError
 
@@ -48,6 +67,8 @@ USERS_ERRORS = (
     BuildError,
     beam.BeamError,
     duplicates.DuplicatesError,
+    dialects.ForeignError,
+    schema.CorruptRecord,
     table.TableError,
     split.SplitError,
     shards.ShardError,
@@ -76,6 +97,10 @@ class BuildSettings:
     source: str | None = None
     form: str | None = None
     columns: str | None = None
+    from_tfrecords: str | None = None
+    dialect: str | None = None
+    codes: str | None = None
+    swap_rb: bool = False
     duplicates: str | None = None
     runner: str | None = None
     beam_options: Sequence[str] = ()
@@ -99,16 +124,22 @@ class BuildSettings:
 
 @dataclasses.dataclass(frozen=True)
 class _Input:
-    """A CSV (or several to be joined) and the folder of its images. split: "train" (labelled) or "test"."""
+    """A table and its images. split: "train" (labelled) or "test". files: the CSVs, or what else the rows are from.
+
+    frame: as `table.read_table` returns it. images: their folder, or the place of each row's image in foreign shards.
+    data_set: its name, for the records.
+    """
 
     split: str
-    csv: tuple[paths.AnyPath, ...]
-    images: paths.AnyPath
+    files: tuple[paths.AnyPath, ...]
+    frame: pd.DataFrame
+    images: paths.AnyPath | tuple[foreign.Place, ...]
+    data_set: str
 
     @property
     def name(self) -> str:
         """The files' names."""
-        return ",".join(path.name for path in self.csv)
+        return ",".join(path.name for path in self.files)
 
 
 def build(settings: BuildSettings) -> shards.Manifest:
@@ -127,12 +158,9 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     tasks: list[shards.ShardTask] = []
     described = {}
     same = _published_duplicates(settings)
-    columns = sources.parse_columns(settings.columns) if settings.columns else None
     for each in inputs:
-        frame = table.read_table(each.csv, each.split == "train", settings.form, columns)
-        described[each.split] = {"name": each.name, "sha256": _sha256_of(each.csv), "rows": len(frame)}
-        data_set = settings.source or table.form_of(each.csv, settings.form, columns).source
-        tasks += _plan(settings, each, *_resolved(settings, frame, same), data_set)
+        described[each.split] = {"name": each.name, "sha256": _sha256_of(each.files), "rows": len(each.frame)}
+        tasks += _plan(settings, each, same)
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
         for size, folder in settings.folders.items()
@@ -212,7 +240,12 @@ def _check_settings(settings: BuildSettings) -> None:
         raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
     if settings.workers < 1:
         raise BuildError(f"--workers {settings.workers}; expected at least 1")
-    if (settings.csv is None) != (settings.images is None):
+    if settings.from_tfrecords is not None:
+        if settings.images is not None:
+            raise BuildError("--from_tfrecords and --images together; expected one of them")
+    elif settings.dialect or settings.codes:
+        raise BuildError("--dialect and --codes are for --from_tfrecords, which is not given")
+    elif (settings.csv is None) != (settings.images is None):
         given, other = ("csv", "images") if settings.images is None else ("images", "csv")
         raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
     if settings.runner is not None:
@@ -224,19 +257,17 @@ def _check_settings(settings: BuildSettings) -> None:
 
 
 def _find_inputs(settings: BuildSettings) -> list[_Input]:
+    if settings.from_tfrecords is not None:
+        return [_foreign_input(settings, settings.from_tfrecords)]
     if settings.csv is not None and settings.images is not None:
-        tables, images = tuple(map(paths.path, settings.csv.split(","))), paths.path(settings.images)
-        kind = settings.split
-        if kind == "auto":
-            columns = sources.parse_columns(settings.columns) if settings.columns else None
-            kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
-        return [_Input(kind, tables, images)]
+        tables = tuple(map(paths.path, settings.csv.split(",")))
+        return [_table_input(settings, settings.split, tables, paths.path(settings.images))]
     for place in map(paths.path, PLACES):
-        found = [_Input(kind, (place / f"{kind}.csv",), place / "jpeg" / kind) for kind in ("train", "test")]
-        found = [each for each in found if each.csv[0].is_file() and each.images.is_dir()]
-        if any(each.split == "train" for each in found):
-            print(f"found {', '.join(str(each.csv[0]) for each in found)}")
-            return found
+        found = {kind: (place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")}
+        found = {kind: (csv, images) for kind, (csv, images) in found.items() if csv.is_file() and images.is_dir()}
+        if "train" in found:
+            print(f"found {', '.join(str(csv) for csv, _ in found.values())}")
+            return [_table_input(settings, kind, (csv,), images) for kind, (csv, images) in found.items()]
     looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
     raise BuildError(
         f"no data found. Looked for:\n{looked}\n"
@@ -248,14 +279,57 @@ def _find_inputs(settings: BuildSettings) -> list[_Input]:
     )
 
 
+def _table_input(
+    settings: BuildSettings, kind: str, tables: tuple[paths.AnyPath, ...], images: paths.AnyPath
+) -> _Input:
+    columns = sources.parse_columns(settings.columns) if settings.columns else None
+    if kind == "auto":
+        kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
+    frame = table.read_table(tables, kind == "train", settings.form, columns)
+    data_set = settings.source or table.form_of(tables, settings.form, columns).source
+    return _Input(kind, tables, frame, images, data_set)
+
+
+def _foreign_input(settings: BuildSettings, pattern: str) -> _Input:
+    """Rows from the CSV if there is one, else from the records; images from the records."""
+    keys = None
+    if settings.columns and not settings.csv:
+        keys = sources.parse_columns(settings.columns, dialects.KEYS)
+    codes = dialects.parse_codes(settings.codes) if settings.codes else {}
+    files = foreign.find(pattern)
+    found = foreign.read_shards(files, settings.dialect, keys, codes)
+    for shard, channels in found.channels.items():
+        if channels.swapped != settings.swap_rb:
+            advice = "leave out" if settings.swap_rb else "give"
+            print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
+    if settings.csv is not None:
+        rows = _table_input(settings, settings.split, tuple(map(paths.path, settings.csv.split(","))), paths.path("."))
+        listed = dataclasses.replace(rows, frame=foreign.with_table(found.frame, rows.frame), images=found.places)
+        return dataclasses.replace(listed, files=(*rows.files, *map(paths.path, files)))
+    if found.doubts:
+        raise BuildError(
+            f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
+            "Give the table of the images with --csv, or the words behind the codes as "
+            "--codes 'sex=female|male,diagnosis=...', or nothing behind the = to leave them out"
+        )
+    kind = settings.split
+    if kind == "auto":
+        kind = "train" if found.labelled else "test"
+    if kind == "train" and not found.labelled:
+        raise BuildError(f"{pattern}: --split train, but the records have no target")
+    frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
+    source = settings.source or found.dialect
+    return _Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
+
+
 def _published_duplicates(settings: BuildSettings) -> list[tuple[str, str]]:
     return duplicates.read_published(settings.duplicates) if settings.duplicates else []
 
 
 def _resolved(
     settings: BuildSettings, frame: pd.DataFrame, same: list[tuple[str, str]]
-) -> tuple[pd.DataFrame, list[str]]:
-    """The table without the duplicates that are dropped, and the leak group of each of its rows.
+) -> tuple[list[bool], list[str]]:
+    """Whether each row stays, or is a duplicate that is dropped; and the leak group of each.
 
     Groups are made before anything is dropped: one picture under two patients says that they are one.
     """
@@ -268,15 +342,14 @@ def _resolved(
     if resolution.dropped:
         print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
     groups = split.leak_groups(names, frame["patient"].tolist(), frame["lesion"].tolist(), resolution.same)
-    stays = (~frame["image_name"].isin(list(resolution.dropped))).to_numpy()
-    return frame[stays], [group for group, stay in zip(groups, stays, strict=True) if stay]
+    return (~frame["image_name"].isin(list(resolution.dropped))).tolist(), groups
 
 
-def _plan(
-    settings: BuildSettings, given: _Input, frame: pd.DataFrame, groups: list[str], data_set: str
-) -> list[shards.ShardTask]:
-    """One task per shard that gets any image. groups: of each row. data_set: its name, for the records."""
-    found = _sources(given, frame, groups)
+def _plan(settings: BuildSettings, given: _Input, same: list[tuple[str, str]]) -> list[shards.ShardTask]:
+    """One task per shard that gets any image. same: pairs of image names that show one picture."""
+    stays, leak_groups = _resolved(settings, given.frame, same)
+    found = list(itertools.compress(_sources(given, leak_groups), stays))
+    groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1
     assigned = split.assign_shards(groups, [source.target for source in found], folds, settings.shards, settings.seed)
@@ -289,7 +362,7 @@ def _plan(
             split=given.split,
             fold=split.fold_of(shard, folds) if given.split == "train" else -1,
             folders=tuple(map(str, settings.folders.values())),
-            data_set=data_set,
+            data_set=given.data_set,
             convert=_convert_to(settings, settings.sizes),
             sources=tuple(chosen),
         )
@@ -306,21 +379,34 @@ def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[byte
         fit=settings.fit,
         subsampling=settings.subsampling,
         decode_for=max(settings.sizes),
+        swap_rb=settings.swap_rb,
     )
 
 
-def _sources(given: _Input, frame: pd.DataFrame, groups: list[str]) -> list[shards.Source]:
+def _sources(given: _Input, groups: list[str]) -> list[shards.Source]:
+    """Where the image of each row is. groups: the leak group of each row."""
+    rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
+    if isinstance(given.images, tuple):
+        return [
+            shards.Source(
+                file=f"{os.path.basename(place.path)} at byte {place.offset}",
+                path=place.path,
+                part=shards.Part(place.offset, place.length, place.sha256),
+                group=group,
+                **row,
+            )
+            for row, group, place in zip(rows, groups, given.images, strict=True)
+        ]
     try:
         names = {path.name for path in given.images.iterdir()}
     except OSError as error:
         raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
     found = []
-    for row, group in zip(frame.to_dict("records"), groups, strict=True):
+    for row, group in zip(rows, groups, strict=True):
         candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
         file = next((name for name in candidates if name in names), None)
         path = None if file is None else str(given.images / file)
-        fields = {str(key): value for key, value in row.items()}
-        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **fields))
+        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **row))
     if all(source.path is None for source in found):
         raise BuildError(
             f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
@@ -337,7 +423,8 @@ def _sha256_of(files: Sequence[paths.AnyPath]) -> str:
 
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
-    keys = ("fit", "subsampling", "quality", "folds", "shards", "seed", "max_pixels", "source", "form", "columns")
+    picture = ("fit", "subsampling", "quality", "max_pixels", "swap_rb")
+    keys = (*picture, "folds", "shards", "seed", "source", "form", "columns", "dialect", "codes")
     plain = {key: getattr(settings, key) for key in keys}
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
     plain |= {"duplicates": listed, "on_duplicates": settings.on_duplicates if listed else None}
@@ -401,7 +488,15 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised by its header."
     )
-    flags.DEFINE_string("columns", None, "For a CSV in no known form: patient_id=patient,image_name=file,...")
+    flags.DEFINE_string(
+        "columns", None, "For a CSV (or TFRecords) in no known form: patient_id=patient,image_name=file,..."
+    )
+    flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the pictures from, e.g. 'old/*.tfrec'.")
+    flags.DEFINE_enum(
+        "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
+    )
+    flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
+    flags.DEFINE_bool("swap_rb", False, "Exchange red and blue, for pictures whose writer exchanged them.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
     flags.DEFINE_enum(
         "on_duplicates",

@@ -1,4 +1,4 @@
-"""Whether red and blue are swapped in JPEGs, and swapping them back.
+"""Whether red and blue are swapped in JPEGs.
 
 OpenCV holds images as BGR. A writer that turns them to RGB and then lets OpenCV encode them has swapped the
 channels in the file, for every reader but itself.
@@ -67,30 +67,3 @@ def _mean_rgb(jpeg: bytes) -> list[float] | None:
             return ImageStat.Stat(image.convert("RGB")).mean
     except _DECODE_ERRORS:
         return None
-
-
-def swap_rb(jpeg: bytes) -> bytes:
-    """The JPEG with red and blue exchanged, at full colour resolution and the highest quality.
-
-    Raises ValueError with the reason if it cannot be decoded whole. A grey image stays as it is.
-    """
-    try:
-        with Image.open(io.BytesIO(jpeg)) as image:
-            image.load()
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot be decoded: {error}") from error
-    if image.format == "JPEG" and image.mode == "L":
-        return jpeg
-    if image.format != "JPEG" or image.mode != "RGB":
-        raise ValueError(f"red and blue of a {image.format} in {image.mode} cannot be swapped; expected an RGB JPEG")
-    red, green, blue = image.split()
-    out = io.BytesIO()
-    Image.merge("RGB", (blue, green, red)).save(
-        out,
-        "JPEG",
-        quality=100,
-        subsampling="4:4:4",
-        exif=image.info.get("exif", b""),
-        icc_profile=image.info.get("icc_profile"),
-    )
-    return out.getvalue()

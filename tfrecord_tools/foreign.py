@@ -34,15 +34,6 @@ class Place:
     length: int
     sha256: bytes
 
-    def read(self) -> bytes:
-        """The image's bytes; OSError if the file is gone, ForeignError if they are no longer what was read first."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.length)
-        if hashlib.sha256(data).digest() != self.sha256:
-            raise ForeignError(f"{self.path}: changed since it was read: the image at byte {self.offset} is another")
-        return data
-
 
 @dataclasses.dataclass(frozen=True)
 class ForeignRecord:

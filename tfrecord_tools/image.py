@@ -98,13 +98,15 @@ def convert_sizes(
     fit: str = "crop",
     subsampling: str = "4:2:0",
     decode_for: int = 0,
+    swap_rb: bool = False,
 ) -> ConvertedSizes:
     """Square JPEGs of each size, from one decoding.
 
     data: a whole JPEG file: grey, RGB, or CMYK with an ICC profile; any EXIF orientation. quality: 1..100.
     max_pixels: checked in the header before anything is decoded. fit: crop the centre square, pad with black to a
     square, or stretch. subsampling: one of SUBSAMPLINGS. decode_for: the size whose decoding scale is used, at least
-    every one of sizes (default: the largest of them); the bytes depend on it.
+    every one of sizes (default: the largest of them); the bytes depend on it. swap_rb: exchange red and blue of the
+    decoded pixels, for files whose writer exchanged them; grey stays as it is, CMYK is rejected.
     Raises ImageRejected with the reason if the bytes are no whole JPEG that can be shown as RGB.
     """
     image = _open(data)
@@ -114,6 +116,8 @@ def convert_sizes(
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and not profile:
         raise ImageRejected("CMYK without an ICC profile: its colours are unknown")
+    if image.mode == "CMYK" and swap_rb:
+        raise ImageRejected("red and blue of a CMYK picture cannot be swapped")
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         reduction = _reduction(width, height, decode_for or max(sizes), fit)
@@ -125,6 +129,8 @@ def convert_sizes(
     jpegs = []
     for size in sizes:
         square = _fit(pixels, width, height, reduction, size, fit)
+        if swap_rb and image.mode == "RGB":
+            square = np.ascontiguousarray(square[..., ::-1])
         square = _finish(square, image.mode, profile, orientation)
         jpegs.append(_encode(square, quality, subsampling))
     if orientation in (5, 6, 7, 8):

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.paths import AnyPath
@@ -29,11 +29,20 @@ class ShardError(RuntimeError):
     """A shard could not be written or does not read back; the message names it."""
 
 
+class Part(NamedTuple):
+    """Bytes of a file that are an image: `length` from `offset` on, with this SHA-256 (32 bytes)."""
+
+    offset: int
+    length: int
+    sha256: bytes
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """One image to put into a shard. path: None if no file was found; file: its name, for quarantine.csv.
 
-    group: images with the same name here never cross folds. The other fields are those of `schema.Record`.
+    group: images with the same name here never cross folds. part: None if the file is the image and nothing else.
+    The other fields are those of `schema.Record`.
     """
 
     image_name: str
@@ -47,6 +56,20 @@ class Source:
     anatom_site_general_challenge: int
     diagnosis: int
     target: int
+    part: Part | None = None
+
+    def read(self) -> bytes:
+        """The image's bytes; OSError if they cannot be read, ShardError if they are no longer what they were."""
+        assert self.path is not None
+        path = paths.path(self.path)
+        if self.part is None:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(self.part.offset)
+            data = file.read(self.part.length)
+        if hashlib.sha256(data).digest() != self.part.sha256:
+            raise ShardError(f"{path}: changed while it was read: the image at byte {self.part.offset} is another")
+        return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +211,7 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
     if source.path is None:
         return reject("file is missing")
     try:
-        data = paths.path(source.path).read_bytes()
+        data = source.read()
     except paths.Unavailable:
         raise  # nothing is known about the image: fail, so that a runner tries the shard again
     except OSError as error:

@@ -1,0 +1,180 @@
+"""Foreign TFRecords through the whole build."""
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_build import contents, data, settings  # noqa: F401  data is a fixture
+from tests.test_channels import jpeg
+from tests.test_foreign import shard, values
+from tfrecord_tools import build, channels, foreign, image, schema, shards
+
+
+def records_of(folder):
+    paths = sorted(Path(folder).glob("*.tfrec"))
+    return {r.image_name: r for path in paths for r in map(schema.decode, schema.read_records(path))}
+
+
+def patients(count, **changes):
+    """Records of as many patients, one picture each, every fourth malignant."""
+    picture = np.random.default_rng(0).integers(20, 120, (count, 2)).tolist()
+    return [
+        values(
+            f"ISIC_{n}",
+            image=jpeg(200, green, blue, size=(96, 80)),
+            patient_id=n,
+            diagnosis=2 if n % 4 == 0 else 1,
+            target=int(n % 4 == 0),
+            **changes,
+        )
+        for n, (green, blue) in enumerate(picture)
+    ]
+
+
+def foreign_settings(pattern, out, **changes):
+    return dataclasses.replace(build.BuildSettings(32, out=str(out), from_tfrecords=str(pattern)), **changes)
+
+
+def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
+    records = patients(20)
+    path = shard(tmp_path, *records)
+    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    assert manifest.inputs["train"]["name"] == path.name
+    assert {result.fold for result in manifest.shards} == {0, 1, 2, 3, 4}
+    found = records_of(tmp_path / "out")
+    assert len(found) == 20
+    for each in records:
+        record = found[each["image_name"].decode()]
+        assert record.image == image.convert(each["image"], 32, 95).jpeg
+        assert (record.patient, record.target) == (f"code:{each['patient_id']}", each["target"])
+        assert (record.sex, record.source) == (1, "kaggle")
+
+
+def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):  # noqa: F811
+    build.build(settings(data, tmp_path / "big", size=64))
+    build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", source="synthetic"))
+    big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
+    assert big.keys() == small.keys()
+    for name, record in big.items():
+        same = ("patient", "lesion", "group", "sex", "age_approx", "diagnosis", "target", "fold")
+        assert {key: getattr(record, key) for key in same} == {key: getattr(small[name], key) for key in same}
+
+
+def test_two_workers_and_a_resumed_build_make_the_same_bytes(tmp_path):
+    path = shard(tmp_path, *patients(20))
+    build.build(foreign_settings(path, tmp_path / "one"))
+    build.build(foreign_settings(path, tmp_path / "two", workers=2, resume=True))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    next((tmp_path / "two").glob("train*.tfrec")).unlink()
+    build.build(foreign_settings(path, tmp_path / "two", resume=True))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
+    right = patients(10)
+    wrong = [{**each, "image": jpeg(40, 60, 200, size=(96, 80))} for each in right]
+    path = shard(tmp_path, *wrong)
+    build.build(foreign_settings(path, tmp_path / "kept"))
+    said = capsys.readouterr().out
+    assert f"warning: {path}: red and blue look swapped" in said
+    assert "skin is redder than blue" in said
+    assert "give --swap_rb" in said
+    build.build(foreign_settings(path, tmp_path / "swapped", swap_rb=True))
+    assert "warning" not in capsys.readouterr().out
+    kept, swapped = records_of(tmp_path / "kept"), records_of(tmp_path / "swapped")
+    for name, record in swapped.items():
+        before, after = (np.asarray(Image.open(io.BytesIO(each.image)), float) for each in (kept[name], record))
+        assert np.abs(before[..., ::-1] - after).mean() < 2  # levels; each is encoded once
+        assert after[..., 0].mean() > after[..., 2].mean()
+
+
+def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
+    build.build(foreign_settings(shard(tmp_path, *patients(10)), tmp_path / "out", swap_rb=True))
+    assert "red and blue look right" in capsys.readouterr().out
+
+
+def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path):
+    path = shard(tmp_path, *[{**each, "diagnosis": 3 - each["diagnosis"]} for each in patients(10)])
+    with pytest.raises(build.BuildError, match=r"cannot be trusted:\s+10 of 10 records") as error:
+        build.build(foreign_settings(path, tmp_path / "out"))
+    assert "--csv" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    build.build(foreign_settings(path, tmp_path / "out", codes="diagnosis=unknown|melanoma|nevus"))
+    assert {r.diagnosis for r in records_of(tmp_path / "out").values() if r.target} == {2}
+    build.build(foreign_settings(path, tmp_path / "none", codes="diagnosis="))
+    assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
+
+
+def test_records_without_labels_become_test_shards(tmp_path):
+    unlabelled = [{k: v for k, v in each.items() if k not in ("target", "diagnosis")} for each in patients(10)]
+    path = shard(tmp_path, *unlabelled)
+    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    assert {(result.split, result.fold) for result in manifest.shards} == {("test", -1)}
+    with pytest.raises(build.BuildError, match="--split train, but the records have no target"):
+        build.build(foreign_settings(path, tmp_path / "other", split="train"))
+
+
+def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
+    records = patients(10)
+    records[3]["image"] = records[3]["image"][:-200]
+    path = shard(tmp_path, *records)
+    build.build(foreign_settings(path, tmp_path / "out"))
+    listed = (tmp_path / "out" / "quarantine.csv").read_text()
+    assert f"ISIC_3,{path.name} at byte " in listed
+    assert "truncated" in listed
+
+
+def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
+    path = shard(tmp_path, *patients(2))
+    place = foreign.read_shards([path]).places[0]
+    part = shards.Part(place.offset, place.length, place.sha256)
+    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, part)
+    assert source.read().startswith(b"\xff\xd8")
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(shards.ShardError, match="changed while it was read"):
+        source.read()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "x"}, "--from_tfrecords and --images together"),
+        ({"from_tfrecords": "nowhere/*.tfrec"}, "no file matches 'nowhere/\\*.tfrec'"),
+        ({"from_tfrecords": None, "codes": "sex="}, "--dialect and --codes are for --from_tfrecords"),
+        ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
+        ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):
+    path = shard(tmp_path, *patients(6))
+    with pytest.raises(build.USERS_ERRORS, match=message):
+        build.build(foreign_settings(path, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cmyk_picture_is_not_swapped():
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (64, 64)).save(cmyk, "JPEG", icc_profile=b"profile")
+    with pytest.raises(image.ImageRejected, match="of a CMYK picture cannot be swapped"):
+        image.convert_sizes(cmyk.getvalue(), (32,), 95, swap_rb=True)
+
+
+def test_the_real_foreign_shards_with_their_table(tmp_path, capsys):
+    if "MELANOMA_DATA" not in os.environ:
+        pytest.skip("MELANOMA_DATA is not set: no foreign TFRecords")
+    real = Path(os.environ["MELANOMA_DATA"])
+    pattern, csv = real / "foreign_tfrecords" / "*.tfrec", real / "isic2020_csv" / "train.csv"
+    with pytest.raises(build.BuildError, match="4 of 82 records have a diagnosis that contradicts their target"):
+        build.build(foreign_settings(pattern, tmp_path / "out"))
+    assert capsys.readouterr().out.count("red and blue look swapped") == 2
+    build.build(foreign_settings(pattern, tmp_path / "out", size=128, csv=str(csv), swap_rb=True, folds=3))
+    assert "warning" not in capsys.readouterr().out
+    found = records_of(tmp_path / "out")
+    assert len(found) == 82
+    assert all(record.patient.startswith("IP_") for record in found.values())
+    assert not channels.channels_look_swapped(record.image for record in found.values()).swapped
