@@ -79,10 +79,10 @@ def main(argv: list[str]) -> None:
         start = time.monotonic()
         found = duplicates.find([(name, files[name]) for name in names[::part]], FLAGS.workers)
         print(f"| {len(names[::part])} | {time.monotonic() - start:.1f} |", flush=True)
-    other = [pair for pair in found.pairs if lesion[pair.name_1] != lesion[pair.name_2]]
+    other = [pair for pair in found.pairs if lesion[pair.first] != lesion[pair.second]]
     print(f"\n{len(found.pairs) - len(other)} pairs of one lesion, {len(other)} of two lesions:")
     for pair in other:
-        print(f"  {pair.name_1} {pair.name_2} {pair.similarity:.3f} {pair.symmetry}")
+        print(f"  {pair.first} {pair.second} {pair.similarity:.3f} {pair.symmetry}")
     prints = [duplicates.fingerprint(files[name].read_bytes()) for name in names]
     chosen = rng.choice(len(names), FLAGS.sample, replace=False)
     print("\n| planted copy | found | of |\n|---|---|---|")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import tensorflow as tf
 
 from tfrecord_tools import schema
 
-AUTOTUNE = tf.data.AUTOTUNE
+DECODERS = os.cpu_count() or 1  # pictures decoded at the same time
+PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
 _GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
 
@@ -29,7 +31,7 @@ class BadData(ValueError):  # noqa: N818  it reads as what happened
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file of a build. fold: -1 for test shards; positives: -1 where there are no labels."""
+    """One TFRecord file of a build. fold: -1 if it is never held out; positives: -1 where there are no labels."""
 
     path: str
     fold: int
@@ -39,7 +41,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A finished build of `tfrecord_tools`. size: pixels of the square images."""
+    """A finished build of `tfrecord_tools`, or several. size: pixels of the square images."""
 
     path: str
     size: int
@@ -83,6 +85,55 @@ def open_data(path: str) -> DataSet:
     return DataSet(str(path), settings["size"], settings["folds"], tuple(shards["train"]), tuple(shards["test"]))
 
 
+def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
+    """`dataset` with the labelled records of further builds, each of which only trains, whatever fold is held out.
+
+    held_out: they are held out and judged on too, fold by fold as they were built.
+
+    Raises:
+      BadData: as `open_data`; no labelled records; other folds (held_out); or a picture, source file, patient or lesion
+        that a model would train on and be judged by.
+    """
+    added: list[Shard] = []
+    for folder in folders:
+        build = open_data(folder)
+        if not build.train:
+            raise BadData(f"{folder} has no labelled records; external data trains, so it needs them")
+        if held_out and build.folds != dataset.folds:
+            raise BadData(f"{folder} has {build.folds} folds, {dataset.path} {dataset.folds}; build it with as many")
+        added += build.train if held_out else [dataclasses.replace(shard, fold=-1) for shard in build.train]
+    _check_apart(dataset, added)
+    return dataclasses.replace(dataset, train=(*dataset.train, *added))
+
+
+def _check_apart(dataset: DataSet, external: Sequence[Shard]) -> None:
+    met: dict[tuple[str, bytes], int] = {}
+    leaks = []
+    for shard in (*dataset.train, *external):
+        for identities in _identities(shard):
+            for key, value in identities.items():
+                if value and met.setdefault((key, value), shard.fold) != shard.fold:
+                    name = identities["image_name"].decode()
+                    shown = value.hex() if key == "sha256" else value.decode()
+                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in fold {met[key, value]} too")
+                    break
+    if leaks:
+        raise BadData(
+            f"{len(leaks)} external pictures would be trained on and judged by, the first: {leaks[0]}. "
+            f"Build the external data with tfrecord_tools.build --against {dataset.path}"
+        )
+
+
+def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
+    """Of each record, what must not be in two folds; b"" where it is not known."""
+
+    def keys(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        record = schema.parse(serialized)
+        return {key: record[key] for key in ("image_name", "sha256", "patient", "lesion")}
+
+    yield from _read([shard.path]).map(keys).as_numpy_iterator()
+
+
 def count(shards: Sequence[Shard]) -> int:
     """Number of records in `shards`."""
     return sum(shard.records for shard in shards)
@@ -111,7 +162,7 @@ def train_batches(
         return features, tf.cast(record["target"], tf.float32)
 
     # Skipping encoded records costs a read, not a decode.
-    examples = records.skip(skip_steps * batch_size).map(example, num_parallel_calls=AUTOTUNE, deterministic=True)
+    examples = records.skip(skip_steps * batch_size).map(example, num_parallel_calls=DECODERS, deterministic=True)
     steps = count(shards) // batch_size - skip_steps
     return _batched(examples, batch_size, steps)
 
@@ -126,7 +177,7 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int) -
     def example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image": _decode(schema.parse(serialized)["image"], image_size)}
 
-    examples = _read([shard.path for shard in shards]).map(example, num_parallel_calls=AUTOTUNE, deterministic=True)
+    examples = _read([shard.path for shard in shards]).map(example, num_parallel_calls=DECODERS, deterministic=True)
     filling = -count(shards) % batch_size
     if filling:
         black = {"image": tf.zeros([image_size, image_size, 3], tf.uint8)}
@@ -135,17 +186,17 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int) -
 
 
 def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
-    """image_name, patient, fold, target of every record, in the order of `eval_batches`."""
+    """image_name, patient_id, source, fold, target of every record, in the order of `eval_batches`."""
 
     def row(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = schema.parse(serialized)
-        return record["image_name"], record["patient"], record["fold"], record["target"]
+        return record["image_name"], record["patient"], record["source"], record["fold"], record["target"]
 
     rows = [
-        (name.decode(), patient.decode(), int(fold), int(target))
-        for name, patient, fold, target in _read([shard.path for shard in shards]).map(row).as_numpy_iterator()
+        (name.decode(), patient.decode(), source.decode(), int(fold), int(target))
+        for name, patient, source, fold, target in _read([s.path for s in shards]).map(row).as_numpy_iterator()
     ]
-    return pd.DataFrame(rows, columns=["image_name", "patient_id", "fold", "target"])
+    return pd.DataFrame(rows, columns=["image_name", "patient_id", "source", "fold", "target"])
 
 
 @contextlib.contextmanager
@@ -176,9 +227,13 @@ def _damage(path: str) -> str:
 
 def _read(paths: Sequence[str]) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices(list(paths))
-    return files.interleave(
+    records = files.interleave(
         tf.data.TFRecordDataset, cycle_length=READERS, num_parallel_calls=min(READERS, len(paths)), deterministic=True
     )
+    options = tf.data.Options()
+    # At the end of each epoch its iterator waits for the tuner's thread, which sleeps for up to a minute.
+    options.autotune.enabled = False
+    return records.with_options(options)
 
 
 def _fix_global_seed() -> None:
@@ -193,7 +248,7 @@ def _fix_global_seed() -> None:
 def _batched(examples: tf.data.Dataset, batch_size: int, steps: int) -> tf.data.Dataset:
     # Keras asks how many steps there are; tf.data cannot know it of files it has not read.
     batches = examples.batch(batch_size, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(steps))
-    return batches.prefetch(AUTOTUNE)
+    return batches.prefetch(PREFETCHED)
 
 
 def _decode(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -43,6 +43,8 @@ def report(folder: Path) -> str:
         f"held out: {figures['images']} images of {figures['patients']} patients, {figures['positives']} malignant"
     ]
     lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in figures["auc_per_fold"].items()]
+    if len(figures["auc_per_source"]) > 1:
+        lines += [f"{source}: AUC {value:.4f}" for source, value in figures["auc_per_source"].items()]
     if "no_interval" in figures:
         lines += [f"AUC {figures['auc']['value']:.4f}, without an interval: {figures['no_interval']}"]
     else:
@@ -52,7 +54,7 @@ def report(folder: Path) -> str:
 
 
 def judge(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures of predictions with columns patient_id, fold, target, logit.
+    """The figures of predictions with columns patient_id, source, fold, target, logit.
 
     Raises metrics.UndefinedMetric if a fold holds one class only. `no_interval` says why where there is none.
 
@@ -67,6 +69,11 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
         "positives": int(table["target"].sum()),
         "auc": {"value": metrics.auc(table["target"], table["logit"])},
         "auc_per_fold": {str(k): metrics.auc(fold["target"], fold["logit"]) for k, fold in table.groupby("fold")},
+        "auc_per_source": {
+            k: metrics.auc(part["target"], part["logit"])
+            for k, part in table.groupby("source")
+            if part["target"].nunique() > 1
+        },
     }
     try:
         interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)

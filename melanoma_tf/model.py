@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from melanoma_tf.batch_norm import BatchNormalization
+
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)  # RGB in [0,1]; the statistics EfficientNet V1 was published with
@@ -72,8 +74,9 @@ def build_classifier(
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
-    The graph is flat and of Keras' own layers only, so it is rebuilt from its config without custom objects. Under a
-    mixed precision policy the backbone computes in the policy's dtype; normalisation, pooling and head stay float32.
+    The graph is flat and of Keras' own layers, but for `BatchNormalization`, whose weights and config are Keras'.
+    Under a mixed precision policy the backbone computes in the policy's dtype; normalisation, pooling and head stay
+    float32.
 
     Args:
         name: a key of `BACKBONES`.
@@ -142,10 +145,12 @@ def _transplant(
         config = layer.get_config()
         if layer.name in rates:
             config["rate"] = rates[layer.name]
-        if isinstance(layer, keras.layers.BatchNormalization):
+        layer_class = layer.__class__
+        if layer_class is keras.layers.BatchNormalization:
+            layer_class = BatchNormalization
             config["momentum"] = config["momentum"] if batch_norm_momentum is None else batch_norm_momentum
             config["trainable"] = not freeze_batch_norm
         source = layer.input
         inputs = [rebuilt[id(t)] for t in source] if isinstance(source, list) else rebuilt[id(source)]
-        x = rebuilt[id(layer.output)] = layer.__class__.from_config(config)(inputs)
+        x = rebuilt[id(layer.output)] = layer_class.from_config(config)(inputs)
     return x

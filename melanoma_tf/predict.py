@@ -65,15 +65,17 @@ def predictions(run: workdir.Workdir, dataset: data.DataSet, devices: runtime.Ru
     if not folds:
         raise workdir.BadWorkdir(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
     shards = dataset.test or dataset.train
-    seen = workdir.data_sha256(dataset.path) == run.data_sha256
+    build = workdir.data_sha256(dataset.path)
+    seen = build in run.judged
     judges = [models_for(shard, folds, seen) for shard in shards]
-    trained_on = data.count([s for s, j in zip(shards, judges, strict=True) if seen and s.fold >= 0 and j != [s.fold]])
+    known = [s for s, j in zip(shards, judges, strict=True) if seen and s.fold >= 0 and j != [s.fold]]
+    trained_on = data.count(shards if build in run.trained and not dataset.test else known)
     if trained_on:
         command.say(
             f"warning: {trained_on} of {data.count(shards)} records were training data of every finished model; "
             "their predictions say nothing about new pictures. Train with --fold all to have a model for each."
         )
-    if not (seen or dataset.test):
+    if not (seen or trained_on or dataset.test):
         command.say(
             f"warning: {dataset.path} has no test records and is not the build that the run was trained on. If it "
             "holds the same patients, these predictions say nothing about new pictures."

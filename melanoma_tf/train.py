@@ -28,6 +28,8 @@ def define_flags() -> None:
     configs.find_in_arguments(sys.argv)
     config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote. Default: tfrecords/SIZE.")
+    flags.DEFINE_list("external", [], "Further builds, as A,B: they train every fold; see build --against.")
+    flags.DEFINE_bool("validate_external", False, "Hold out and judge the folds of --external too.")
     flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
     flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
@@ -55,12 +57,20 @@ def main(argv: list[str]) -> None:
     # --------------------------------------------------------------------- data
     dataset = data.open_data(FLAGS.data or os.path.join("tfrecords", str(config.image_size)))
     folds = chosen_folds(FLAGS.fold, dataset.folds)
+    if FLAGS.validate_external and not FLAGS.external:
+        raise ValueError("--validate_external is about --external, which is not given")
+    if FLAGS.external:
+        dataset = data.add_external(dataset, FLAGS.external, held_out=FLAGS.validate_external)
     if dataset.size != config.image_size:
         command.say(f"data: records of {dataset.size} px are resampled to {config.image_size} px on the host")
 
     # -------------------------------------------------------------------- folds
     name = Path(flags.FLAGS["config"].config_filename).stem
-    run = workdir.claim(Path(FLAGS.workdir or f"runs/{name}"), config, dataset.path, overwrite=FLAGS.overwrite)
+    folder = Path(FLAGS.workdir or f"runs/{name}")
+    judged, trained = (dataset.path,), tuple(FLAGS.external)
+    if FLAGS.validate_external:
+        judged, trained = judged + trained, ()
+    run = workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite)
     for k in folds:
         if k in run.finished_folds():
             command.say(f"fold {k}: finished already")

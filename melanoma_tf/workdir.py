@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,15 @@ class BadWorkdir(ValueError):  # noqa: N818  it reads as what happened
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """A run's folder, its config and the sha256 of the manifest of the data it trains on."""
+    """A run's folder, its config and what identifies its data, see `data_sha256`.
+
+    judged: builds whose folds are held out in turn. trained: builds that only train.
+    """
 
     path: Path
     config: ml_collections.ConfigDict
-    data_sha256: str
+    judged: tuple[str, ...]
+    trained: tuple[str, ...] = ()
 
     def fold(self, fold: int) -> Path:
         """The folder of one fold."""
@@ -51,13 +56,20 @@ class Workdir:
         files.write_text(self.path / OOF, pd.concat(tables).to_csv(index=False))
 
 
-def claim(path: Path, config: ml_collections.ConfigDict, data_path: str, *, overwrite: bool) -> Workdir:
-    """The folder for a run: new, or that of the same run begun before.
+def claim(
+    path: Path,
+    config: ml_collections.ConfigDict,
+    judged: Sequence[str],
+    trained: Sequence[str] = (),
+    *,
+    overwrite: bool,
+) -> Workdir:
+    """The folder for a run: new, or that of the same run begun before. judged, trained: folders, see `Workdir`.
 
     Raises:
       BadWorkdir: it holds a run with another config or data set, or files that are no run's.
     """
-    workdir = Workdir(path, config, data_sha256(data_path))
+    workdir = Workdir(path, config, tuple(map(data_sha256, judged)), tuple(map(data_sha256, trained)))
     if (path / RUN).is_file():
         if overwrite:
             _remove(path)
@@ -68,7 +80,7 @@ def claim(path: Path, config: ml_collections.ConfigDict, data_path: str, *, over
     elif path.exists() and any(path.iterdir()):
         raise BadWorkdir(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    run = {"config": config.to_dict(), "data_sha256": workdir.data_sha256}
+    run = {"config": config.to_dict(), "data_sha256": workdir.judged, "external_sha256": workdir.trained}
     files.write_text(path / RUN, json.dumps(run, indent=1, sort_keys=True) + "\n")
     return workdir
 
@@ -82,7 +94,8 @@ def open_workdir(path: Path) -> Workdir:
     if not (path / RUN).is_file():
         raise BadWorkdir(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
     run = json.loads((path / RUN).read_text(encoding="utf-8"))
-    return Workdir(path, configs.restore(run["config"], path / RUN), run["data_sha256"])
+    config = configs.restore(run["config"], path / RUN)
+    return Workdir(path, config, tuple(run["data_sha256"]), tuple(run["external_sha256"]))
 
 
 def _remove(path: Path) -> None:
@@ -103,7 +116,7 @@ def _check_same(before: Workdir, now: Workdir) -> None:
     differing: list[Any] = [
         f"{k}: {then.get(k)!r} then, {asked.get(k)!r} now" for k in asked if then.get(k) != asked[k]
     ]
-    if before.data_sha256 != now.data_sha256:
+    if (before.judged, before.trained) != (now.judged, now.trained):
         differing.append("the data set")
     if differing:
         raise BadWorkdir(

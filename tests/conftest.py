@@ -49,6 +49,16 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller one, for tests that build it themselves: 48 training and 7 test images of 24 patients."""
+    from tfrecord_tools import synthetic as module
+
+    folder = tmp_path_factory.mktemp("build") / "data"
+    module.generate(module.SyntheticSettings(str(folder), 48, 24, prevalence=0.25, min_size=200))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shards(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic data set as a build of 32 px: 5 folds of one shard each."""
     out = tmp_path_factory.mktemp("shards") / "build"

@@ -15,7 +15,8 @@ MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob
 # Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
 COMPOSERS = {
     "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference"},
-    "tfrecord_tools": {"build", "resume", "verify", "synthetic", "shards", "show"},
+    "tfrecord_tools": {"build", "settings", "inputs", "against", "resume", "shards", "synthetic", "verify"}
+    | {"show", "survey"},
 }
 # What a leaf may use: definitions and files, which compose nothing themselves.
 FOUNDATIONS = {
@@ -28,8 +29,10 @@ FOUNDATIONS = {
     "melanoma_tf.command",
 }
 USES = {
+    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
     "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
+    "melanoma_tf.model": {"melanoma_tf.batch_norm"},  # a layer of the graph
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
     "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry")},
 }

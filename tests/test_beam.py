@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tfrecord_tools import beam, build, shards, synthetic
+from tests.test_build import contents, settings
+from tfrecord_tools import beam, build, shards
 
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed; pip install '.[beam]'"
@@ -111,27 +112,11 @@ def run(function, tasks, folder, options=(), progress=None, runner="DirectRunner
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """48 training images, as `python -m tfrecord_tools.synthetic` makes them."""
-    folder = tmp_path_factory.mktemp("beam") / "data"
-    synthetic.generate(synthetic.SyntheticSettings(str(folder), 48, 24, prevalence=0.25, min_size=200))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """The build with our own workers."""
     out = tmp_path_factory.mktemp("finished") / "out"
     build.build(settings(data, out))
     return contents(out)
-
-
-def settings(data, out):
-    return build.BuildSettings(32, str(data / "train.csv"), str(data / "jpeg" / "train"), str(out))
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def on_beam(monkeypatch, options, replacement=None):

@@ -13,15 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tfrecord_tools import build, schema, shards, synthetic, table
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """48 training and 7 test images, as `python -m tfrecord_tools.synthetic` makes them."""
-    folder = tmp_path_factory.mktemp("build") / "data"
-    synthetic.generate(synthetic.SyntheticSettings(str(folder), 48, 24, prevalence=0.25, min_size=200))
-    return folder
+from tfrecord_tools import build, inputs, schema, shards, table
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +304,8 @@ def test_finding_nothing_says_what_was_looked_for_and_what_to_do(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tfrecord_tools.build", "--size=384"], cwd=tmp_path, capture_output=True, text=True
     )
-    if Path(build.PLACES[0]).exists():
-        pytest.skip(f"{build.PLACES[0]} exists here")
+    if Path(inputs.PLACES[0]).exists():
+        pytest.skip(f"{inputs.PLACES[0]} exists here")
     assert done.returncode == 1
     assert done.stderr.startswith(
         "error: no data found. Looked for:\n  /kaggle/input/siim-isic-melanoma-classification/"

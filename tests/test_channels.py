@@ -1,6 +1,4 @@
 import io
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,10 +39,8 @@ def test_skin_looks_right_and_what_is_no_image_is_passed_over():
     ("folder", "every", "at_most"),
     [("isic2020_512", 4, 0.02), ("ham10000_256", 50, 0.06), ("isic_archive_fullres", 1, 0.06)],
 )
-def test_real_images_look_right(folder, every, at_most):
-    if "MELANOMA_DATA" not in os.environ:
-        pytest.skip("MELANOMA_DATA is not set: no real images")
-    paths = sorted((Path(os.environ["MELANOMA_DATA"]) / folder / "jpeg").glob("*.jpg"))[::every]
+def test_real_images_look_right(real_data, folder, every, at_most):
+    paths = sorted((real_data / folder / "jpeg").glob("*.jpg"))[::every]
     found = channels.channels_look_swapped(path.read_bytes() for path in paths)
     assert found.images == len(paths) > 100
     assert found.bluer <= at_most

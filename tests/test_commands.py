@@ -156,20 +156,20 @@ def test_a_setting_that_does_not_exist_is_an_error(which):
 
 def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
     config = configs.default()
-    workdir.claim(tmp_path / "run", config, str(shards), overwrite=False)
+    workdir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
     config.lr = 0.5
-    assert workdir.claim(tmp_path / "run", config, str(shards), overwrite=False).config.lr == 0.5
+    assert workdir.claim(tmp_path / "run", config, [str(shards)], overwrite=False).config.lr == 0.5
     assert workdir.open_workdir(tmp_path / "run").config.lr == 0.5
 
 
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
     config = configs.default()
-    run = workdir.claim(tmp_path / "run", config, str(shards), overwrite=False)
+    run = workdir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
     (run.fold(0) / "checkpoints").mkdir(parents=True)
     (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
     (run.path / "submission.csv").write_text("mine")
     config.lr = 0.5
-    workdir.claim(tmp_path / "run", config, str(shards), overwrite=True)
+    workdir.claim(tmp_path / "run", config, [str(shards)], overwrite=True)
     assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
 
 
@@ -217,10 +217,17 @@ def test_predict_and_evaluate_want_a_run(tmp_path, shards):
 
 def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
     table = {"image_name": list("abcd"), "patient_id": ["p", "p", "q", "r"], "fold": 0, "target": [1, 1, 0, 0]}
-    pd.DataFrame({**table, "logit": [2.0, 0.0, 1.0, -1.0]}).to_csv(tmp_path / "oof.csv", index=False)
+    frame = pd.DataFrame({**table, "source": "here", "logit": [2.0, 0.0, 1.0, -1.0]})
+    frame.to_csv(tmp_path / "oof.csv", index=False)
     text = evaluate.report(tmp_path)
     assert "AUC 0.7500, without an interval: an interval needs positive pictures of at least two patients" in text
     assert json.loads((tmp_path / "metrics.json").read_text())["auc"] == {"value": 0.75}
+
+
+def test_each_source_has_its_auc_where_there_are_several():
+    table = {"image_name": list("abcdefg"), "patient_id": list("abcdefg"), "fold": 0, "target": [1, 1, 0, 0, 1, 0, 0]}
+    table |= {"source": ["one"] * 4 + ["two"] * 2 + ["only benign"], "logit": [2.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0]}
+    assert evaluate.judge(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
 
 
 def test_folds_asked_for():

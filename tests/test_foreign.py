@@ -1,7 +1,6 @@
 import contextlib
 import gzip
 import hashlib
-import os
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -322,8 +321,8 @@ def test_an_image_lies_at_its_place(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", image=other))
     places = foreign.read_shards([path]).places
     data = path.read_bytes()
-    assert [data[place.offset : place.offset + place.length] for place in places] == [SKIN, other]
-    assert places[1].sha256 == hashlib.sha256(other).digest()
+    assert [data[p.part.offset : p.part.offset + p.part.length] for p in places] == [SKIN, other]
+    assert places[1].part.sha256 == hashlib.sha256(other).digest()
 
 
 def test_the_order_of_the_files_does_not_matter(tmp_path):
@@ -364,7 +363,7 @@ def test_a_mutated_record_is_a_row_or_an_error(position, value):
             schema.write_record(file, bytes(data))
         with contextlib.suppress(foreign.ForeignError):
             for record in foreign.read(path):
-                place = record.place
+                place = record.place.part
                 assert path.read_bytes()[place.offset : place.offset + place.length] == record.image
 
 
@@ -383,15 +382,8 @@ def test_noise_is_an_error(data):
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    if "MELANOMA_DATA" not in os.environ:
-        pytest.skip("MELANOMA_DATA is not set: no foreign TFRecords")
-    return Path(os.environ["MELANOMA_DATA"])
-
-
-@pytest.fixture(scope="module")
-def real(data):
-    return foreign.read_shards(foreign.find(str(data / "foreign_tfrecords" / "*.tfrec")))
+def real(real_data):
+    return foreign.read_shards(foreign.find(str(real_data / "foreign_tfrecords" / "*.tfrec")))
 
 
 def test_the_real_foreign_shards_parse_and_are_seen_to_be_swapped(real):
@@ -399,18 +391,18 @@ def test_the_real_foreign_shards_parse_and_are_seen_to_be_swapped(real):
     assert [Path(path).name for path in real.swapped] == ["test00-50.tfrec", "train30-32.tfrec"]
 
 
-def test_the_real_foreign_codes_are_in_doubt_and_rightly_so(data, real):
+def test_the_real_foreign_codes_are_in_doubt_and_rightly_so(real_data, real):
     """Each shard set was coded in the order of a table of its own: women are 0 there, and 1 in Kaggle's order."""
     assert real.doubts[0].startswith("4 of 82 records have a diagnosis that contradicts their target")
-    truth = foreign.with_table(real.frame, table.read_table(data / "isic2020_csv" / "train.csv", labelled=True))
+    truth = foreign.with_table(real.frame, table.read_table(real_data / "isic2020_csv" / "train.csv", labelled=True))
     assert (truth["target"] == real.frame["target"]).all()
     assert (truth["age_approx"] == real.frame["age_approx"]).all()
     assert (truth["sex"] != real.frame["sex"]).all()
 
 
-def test_with_their_order_the_real_codes_mean_what_the_table_says(data):
+def test_with_their_order_the_real_codes_mean_what_the_table_says(real_data):
     codes = dialects.parse_codes(CODES + ",diagnosis=unknown|melanoma|nevus")
-    found = foreign.read_shards([data / "foreign_tfrecords" / "test00-50.tfrec"], codes=codes)
-    truth = foreign.with_table(found.frame, table.read_table(data / "isic2020_csv" / "train.csv", labelled=True))
+    found = foreign.read_shards([real_data / "foreign_tfrecords" / "test00-50.tfrec"], codes=codes)
+    truth = foreign.with_table(found.frame, table.read_table(real_data / "isic2020_csv" / "train.csv", labelled=True))
     assert found.doubts == ()
     assert truth.drop(columns="patient").equals(found.frame.drop(columns="patient"))

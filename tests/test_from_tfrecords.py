@@ -2,14 +2,13 @@
 
 import dataclasses
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_build import contents, data, settings  # noqa: F401  data is a fixture
+from tests.test_build import contents, settings
 from tests.test_channels import jpeg
 from tests.test_foreign import shard, values
 from tfrecord_tools import build, channels, foreign, image, schema, shards
@@ -55,7 +54,7 @@ def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
         assert (record.sex, record.source) == (1, "kaggle")
 
 
-def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):  # noqa: F811
+def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):
     build.build(settings(data, tmp_path / "big", size=64))
     build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", source="synthetic"))
     big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
@@ -91,6 +90,12 @@ def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
         before, after = (np.asarray(Image.open(io.BytesIO(each.image)), float) for each in (kept[name], record))
         assert np.abs(before[..., ::-1] - after).mean() < 2  # levels; each is encoded once
         assert after[..., 0].mean() > after[..., 2].mean()
+
+
+def test_records_without_patients_are_warned_of(tmp_path, capsys):
+    path = shard(tmp_path, *[{**each, "patient_id": -1 if n < 3 else n} for n, each in enumerate(patients(10))])
+    build.build(foreign_settings(path, tmp_path / "out"))
+    assert "3 of 10 records name no patient" in capsys.readouterr().out
 
 
 def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
@@ -132,8 +137,7 @@ def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
 def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
     path = shard(tmp_path, *patients(2))
     place = foreign.read_shards([path]).places[0]
-    part = shards.Part(place.offset, place.length, place.sha256)
-    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, part)
+    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, place.part)
     assert source.read().startswith(b"\xff\xd8")
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(shards.ShardError, match="changed while it was read"):
@@ -164,11 +168,8 @@ def test_a_cmyk_picture_is_not_swapped():
         image.convert_sizes(cmyk.getvalue(), (32,), 95, swap_rb=True)
 
 
-def test_the_real_foreign_shards_with_their_table(tmp_path, capsys):
-    if "MELANOMA_DATA" not in os.environ:
-        pytest.skip("MELANOMA_DATA is not set: no foreign TFRecords")
-    real = Path(os.environ["MELANOMA_DATA"])
-    pattern, csv = real / "foreign_tfrecords" / "*.tfrec", real / "isic2020_csv" / "train.csv"
+def test_the_real_foreign_shards_with_their_table(real_data, tmp_path, capsys):
+    pattern, csv = real_data / "foreign_tfrecords" / "*.tfrec", real_data / "isic2020_csv" / "train.csv"
     with pytest.raises(build.BuildError, match="4 of 82 records have a diagnosis that contradicts their target"):
         build.build(foreign_settings(pattern, tmp_path / "out"))
     assert capsys.readouterr().out.count("red and blue look swapped") == 2

@@ -86,7 +86,7 @@ def test_v2_equals_keras_applications_with_its_own_preprocessing(name):
     np.testing.assert_allclose(features(ours, images / 255), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_it_is_rebuilt_from_json_without_custom_objects(b0):
+def test_it_is_rebuilt_from_json(b0):
     again = keras.models.model_from_json(b0.to_json())
     again.set_weights(b0.get_weights())
     images = RNG.random((2, 40, 40, 3), np.float32)

@@ -17,8 +17,9 @@ from scipy import stats
 
 from tests import browser
 from tests.conftest import run_command
-from tfrecord_tools import page, schema, show
+from tfrecord_tools import page, schema, show, survey
 from tfrecord_tools import shards as shards_module
+from tfrecord_tools.pairs import Pair
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://example.com/x.png>&'
@@ -82,7 +83,7 @@ def number(text):
 
 def expected_counts(frame, column, missing=True):
     """What `bars` shows: word -> [images, malignant]."""
-    filled = frame[column].fillna(show.MISSING_WORD) if missing else frame[column]
+    filled = frame[column].fillna(survey.MISSING_WORD) if missing else frame[column]
     grouped = frame["target"].groupby(filled).agg(["size", "sum"])
     return {word: [int(size), int(positive)] for word, size, positive in grouped.itertuples()}
 
@@ -207,7 +208,7 @@ def test_source_sizes_are_those_of_the_files(parsed, synthetic):
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 40), (3, 29), (584, 33126), (16, 16)])
 def test_intervals_are_wilsons(successes, trials):
     expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert show.wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert survey.wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_the_whole_of_isic_2020_has_its_published_numbers(real_data, shards, out
             )
             contents.setdefault(record.fold, []).append(record)
     # Writing and reading 33,126 records would take most of this file's time, and is tested elsewhere.
-    monkeypatch.setattr(show, "_records", lambda folder, entry: contents.pop(entry.fold))
+    monkeypatch.setattr(survey, "_records", lambda folder, entry: contents.pop(entry.fold))
     text = show.make_page(out)
     parsed, frame = Parsed(text), pd.read_csv(path)
     # 33,126 images, 584 of them malignant, 2,056 patients: Rotemberg et al. 2021, doi 10.1038/s41597-021-00815-z
@@ -318,7 +319,7 @@ def test_every_picture_and_chart_has_a_text(parsed):
 
 def test_hostile_names_are_text(out):
     change_manifest(out, [shards_module.Quarantined(HOSTILE, HOSTILE, HOSTILE)], settings={HOSTILE: HOSTILE})
-    parsed = Parsed(show.make_page(out, [show.Pair(HOSTILE, next(records(out)).image_name, 0.5)]))
+    parsed = Parsed(show.make_page(out, [Pair(HOSTILE, next(records(out)).image_name, 0.5)]))
     assert not [tag for tag, _ in parsed.elements if tag == "script"]
     assert all(a["src"].startswith("data:") for tag, a in parsed.elements if tag == "img")
     assert parsed.table("Quarantine")[HOSTILE] == [HOSTILE, HOSTILE]
@@ -354,8 +355,8 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
     first = everything[0]
     far = next(record for record in everything if record.fold != first.fold and record.target != first.target)
     near = next(record for record in everything[1:] if record.fold == first.fold)
-    pairs = [show.Pair(first.image_name, near.image_name, 0.9), show.Pair(first.image_name, "ELSEWHERE", 0.5)]
-    pairs += [show.Pair("NOWHERE", "ELSEWHERE", 0.4), show.Pair(first.image_name, far.image_name, 0.99)]
+    pairs = [Pair(first.image_name, near.image_name, 0.9), Pair(first.image_name, "ELSEWHERE", 0.5)]
+    pairs += [Pair("NOWHERE", "ELSEWHERE", 0.4), Pair(first.image_name, far.image_name, 0.99)]
     parsed = Parsed(show.make_page(shards, pairs, samples=0))
     assert "4 pairs given: 2 with both pictures in this build, 1 with one, 1 with none." in parsed.text
     assert "1 lie in two folds" in parsed.text
@@ -370,35 +371,10 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
 
 def test_only_so_many_pairs_are_shown(shards):
     names = [record.image_name for record in records(shards)]
-    pairs = [show.Pair(names[0], name, None) for name in names[1:]]
+    pairs = [Pair(names[0], name, None) for name in names[1:]]
     parsed = Parsed(show.make_page(shards, pairs, samples=0, limit=7))
     assert len(parsed.figures[names[0]]) == 7
     assert f"7 of {len(pairs)} are shown" in parsed.text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a,b\n1,2\n", "expected the columns image_name_1,image_name_2; found a, b"),
-        ("", "found nothing"),
-        ("image_name_1,image_name_2\nA\n", "line 2: expected two image names"),
-        ("image_name_1,image_name_2,similarity\nA,B,0.9\nA,C,high\n", "line 3: column similarity: 'high' is not"),
-        ("image_name_1,image_name_2,similarity\nA,B,nan\n", "line 2: column similarity: 'nan' is not"),
-        ('image_name_1,image_name_2\n"A,B\n', "not a UTF-8 CSV file"),
-    ],
-)
-def test_a_list_of_pairs_that_is_none_is_refused(tmp_path, text, message):
-    (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(show.ShowError, match=re.escape(message)):
-        show.read_pairs(tmp_path / "pairs.csv")
-
-
-def test_the_published_list_is_read(real_data):
-    path = real_data / "isic2020_csv" / "ISIC_2020_Training_Duplicates.csv"
-    with path.open() as file:
-        expected = [tuple(row) for row in csv.reader(file)][1:]
-    assert [(pair.first, pair.second) for pair in show.read_pairs(path)] == expected
-    assert len(expected) == 425
 
 
 # ------------------------------------------------------------------------------------------------- command
@@ -411,7 +387,7 @@ def test_the_command_writes_the_page(out, tmp_path):
     done = run_command("-m", "tfrecord_tools.show", str(out), f"--out={where}", f"--duplicates={tmp_path}/pairs.csv")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{where}: 0.")
-    pairs = [show.Pair(names[0], names[1], None)]
+    pairs = [Pair(names[0], names[1], None)]
     assert where.read_text(encoding="utf-8") == show.make_page(out, pairs)
 
 
@@ -468,7 +444,7 @@ def window():
 @pytest.fixture(scope="module")
 def file(shards, tmp_path_factory):
     names = [record.image_name for record in records(shards)]
-    pairs = [show.Pair(names[0], names[1], 0.93), show.Pair(names[2], HOSTILE, 0.9)]
+    pairs = [Pair(names[0], names[1], 0.93), Pair(names[2], HOSTILE, 0.9)]
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(show.make_page(shards, pairs), encoding="utf-8")
     return path

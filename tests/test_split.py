@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,10 +71,8 @@ def test_fewer_patients_than_folds_is_refused():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_real_table_gives_balanced_folds_and_shards(seed):
-    if "MELANOMA_DATA" not in os.environ:
-        pytest.skip("MELANOMA_DATA is not set: no real train.csv")
-    frame = table.read_table(Path(os.environ["MELANOMA_DATA"]) / "isic2020_csv" / "train.csv", labelled=True)
+def test_the_real_table_gives_balanced_folds_and_shards(real_data, seed):
+    frame = table.read_table(real_data / "isic2020_csv" / "train.csv", labelled=True)
     frame["shard"] = split.assign_shards(frame["patient"].tolist(), frame["target"].tolist(), 5, 15, seed)
     frame["fold"] = frame["shard"] % 5
     assert frame.groupby("patient")["fold"].nunique().max() == 1

@@ -1,5 +1,4 @@
 import contextlib
-import os
 import tempfile
 from pathlib import Path
 
@@ -385,34 +384,27 @@ def test_noise_is_a_table_or_a_table_error(text):
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    if "MELANOMA_DATA" not in os.environ:
-        pytest.skip("MELANOMA_DATA is not set: no real tables")
-    return Path(os.environ["MELANOMA_DATA"])
+def ham(real_data):
+    return table.read_table(real_data / "ham10000_256" / "HAM10000_metadata.csv", labelled=True)
 
 
 @pytest.fixture(scope="module")
-def ham(data):
-    return table.read_table(data / "ham10000_256" / "HAM10000_metadata.csv", labelled=True)
-
-
-@pytest.fixture(scope="module")
-def isic2019(data):
+def isic2019(real_data):
     names = ("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv")
-    return table.read_table([data / "isic2019_csv" / name for name in names], labelled=True)
+    return table.read_table([real_data / "isic2019_csv" / name for name in names], labelled=True)
 
 
 @pytest.fixture(scope="module")
-def train(data):
-    return table.read_table(data / "isic2020_csv" / "train.csv", labelled=True)
+def train(real_data):
+    return table.read_table(real_data / "isic2020_csv" / "train.csv", labelled=True)
 
 
 def counts(frame) -> dict[str, int]:
     return {schema.DIAGNOSIS[code]: count for code, count in frame["diagnosis"].value_counts().items()}
 
 
-def test_the_real_isic_2020_tables_are_accepted(data, train):
-    test = table.read_table(data / "isic2020_csv" / "test.csv", labelled=False)
+def test_the_real_isic_2020_tables_are_accepted(real_data, train):
+    test = table.read_table(real_data / "isic2020_csv" / "test.csv", labelled=False)
     # Counts as published on Kaggle's data page.
     assert (len(train), train["patient"].nunique(), train["target"].sum()) == (33126, 2056, 584)
     assert (len(test), test["patient"].nunique()) == (10982, 690)
@@ -420,8 +412,8 @@ def test_the_real_isic_2020_tables_are_accepted(data, train):
     assert ((train["diagnosis"] == schema.DIAGNOSIS.index("melanoma")) == (train["target"] == 1)).all()
 
 
-def test_the_isic_sites_2020_tables_say_the_same_as_kaggles(data, train):
-    folder = data / "isic2020_csv"
+def test_the_isic_sites_2020_tables_say_the_same_as_kaggles(real_data, train):
+    folder = real_data / "isic2020_csv"
     site = table.read_table(folder / "ISIC_2020_Training_GroundTruth_v2.csv", labelled=True)
     assert site["lesion"].nunique() == 32701
     assert site.drop(columns="lesion").equals(train.drop(columns="lesion"))
@@ -432,8 +424,8 @@ def test_the_isic_sites_2020_tables_say_the_same_as_kaggles(data, train):
     assert theirs.equals(ours)
 
 
-def test_further_columns_of_deottes_table_are_ignored(data, train):
-    assert table.read_table(data / "isic2020_csv" / "train_cdeotte.csv", labelled=True).equals(train)
+def test_further_columns_of_deottes_table_are_ignored(real_data, train):
+    assert table.read_table(real_data / "isic2020_csv" / "train_cdeotte.csv", labelled=True).equals(train)
 
 
 def test_the_real_ham10000_is_accepted(ham):
@@ -471,7 +463,7 @@ def test_ham10000_and_isic_2019_describe_the_same_images_alike(ham, isic2019):
     }
 
 
-def test_the_labels_of_the_archive_images_are_accepted(data):
-    frame = table.read_table(data / "isic_archive_fullres" / "labels.csv", labelled=True)
+def test_the_labels_of_the_archive_images_are_accepted(real_data):
+    frame = table.read_table(real_data / "isic_archive_fullres" / "labels.csv", labelled=True)
     assert counts(frame) == {"nevus": 95, "melanoma": 36}
     assert frame["target"].sum() == 36

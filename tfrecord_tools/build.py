@@ -13,6 +13,8 @@ from the decoding for the largest, so the smaller ones differ in a few bits from
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
 metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
 
+Further data for the same training leaves out what the first build holds: --against tfrecords/384.
+
 TFRecords of others are taken with --from_tfrecords: checked, folded anew and converted. With --csv the shards give
 only the pictures; without it their whole-number codes are believed unless they contradict themselves.
 
@@ -26,7 +28,6 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import hashlib
 import io
 import itertools
 import os
@@ -41,11 +42,12 @@ from absl import app, flags
 
 import tfrecord_tools
 from tfrecord_tools import (
+    against,
     beam,
     dialects,
-    duplicates,
-    foreign,
     image,
+    inputs,
+    pairs,
     paths,
     resample,
     schema,
@@ -56,17 +58,14 @@ from tfrecord_tools import (
     workers,
 )
 from tfrecord_tools import resume as folders
-from tfrecord_tools.resume import QUARANTINE, BuildError
+from tfrecord_tools import settings as asked
+from tfrecord_tools.resume import QUARANTINE
+from tfrecord_tools.settings import BuildError, BuildSettings
 
-COMPETITION = "siim-isic-melanoma-classification"
-# Kaggle mounts competitions under the second path since 2026; older sessions have the first.
-PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
-SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
-_EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
 USERS_ERRORS = (
     BuildError,
     beam.BeamError,
-    duplicates.DuplicatesError,
+    pairs.PairsError,
     dialects.ForeignError,
     schema.CorruptRecord,
     table.TableError,
@@ -75,71 +74,6 @@ USERS_ERRORS = (
     workers.WorkerError,
 )
 _PRELOAD = tuple(module.__name__ for module in (image, resample, shards, split, table, workers))
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildSettings:
-    """What the flags say; see `define_flags`. csv and images: both or neither. out: None for tfrecords/SIZE."""
-
-    size: int | tuple[int, ...]
-    csv: str | None = None
-    images: str | None = None
-    out: str | None = None
-    split: str = "auto"
-    workers: int = 1
-    folds: int = 5
-    shards: int = 15
-    seed: int = 0
-    fit: str = "crop"
-    quality: int = 95
-    subsampling: str = "4:2:0"
-    max_pixels: int = image.MAX_PIXELS
-    source: str | None = None
-    form: str | None = None
-    columns: str | None = None
-    from_tfrecords: str | None = None
-    dialect: str | None = None
-    codes: str | None = None
-    swap_rb: bool = False
-    duplicates: str | None = None
-    runner: str | None = None
-    beam_options: Sequence[str] = ()
-    on_duplicates: str = "group"
-    allow_quarantine: bool = False
-    resume: bool = False
-    overwrite: bool = False
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sides of the square images, in pixels."""
-        return (self.size,) if isinstance(self.size, int) else tuple(self.size)
-
-    @property
-    def folders(self) -> dict[int, paths.AnyPath]:
-        """Where the shards of each size go."""
-        if len(self.sizes) == 1:
-            return {size: paths.path(self.out or f"tfrecords/{size}") for size in self.sizes}
-        return {size: paths.path(self.out or "tfrecords") / str(size) for size in self.sizes}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    """A table and its images. split: "train" (labelled) or "test". files: the CSVs, or what else the rows are from.
-
-    frame: as `table.read_table` returns it. images: their folder, or the place of each row's image in foreign shards.
-    data_set: its name, for the records.
-    """
-
-    split: str
-    files: tuple[paths.AnyPath, ...]
-    frame: pd.DataFrame
-    images: paths.AnyPath | tuple[foreign.Place, ...]
-    data_set: str
-
-    @property
-    def name(self) -> str:
-        """The files' names."""
-        return ",".join(path.name for path in self.files)
 
 
 def build(settings: BuildSettings) -> shards.Manifest:
@@ -153,14 +87,15 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
     be used are in the results' shards as `quarantined`.
     """
-    _check_settings(settings)
-    inputs = _find_inputs(settings)
+    asked.check(settings)
+    found = inputs.find(settings)
     tasks: list[shards.ShardTask] = []
     described = {}
-    same = _published_duplicates(settings)
-    for each in inputs:
-        described[each.split] = {"name": each.name, "sha256": _sha256_of(each.files), "rows": len(each.frame)}
-        tasks += _plan(settings, each, same)
+    same = [pair[:2] for pair in pairs.read(settings.duplicates)] if settings.duplicates else []
+    held = against.read(settings.others)
+    for each in found:
+        described[each.split] = {"name": each.name, "sha256": each.sha256, "rows": len(each.frame)}
+        tasks += _plan(settings, each, same, held)
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
         for size, folder in settings.folders.items()
@@ -221,134 +156,47 @@ def _finish(output: folders.Output) -> shards.Manifest:
     return manifest
 
 
-# ---------------------------------------------------------------------------------------------- input
-
-
-def _check_settings(settings: BuildSettings) -> None:
-    for size in settings.sizes:
-        if not SIZES[0] <= size <= SIZES[1]:
-            raise BuildError(f"--size {size}; expected {SIZES[0]} to {SIZES[1]} pixels")
-    if not settings.sizes or len(set(settings.sizes)) < len(settings.sizes):
-        raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
-    for name, value, allowed in (
-        ("fit", settings.fit, image.FITS),
-        ("subsampling", settings.subsampling, image.SUBSAMPLINGS),
-    ):
-        if value not in allowed:
-            raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
-    if not 1 <= settings.quality <= 100:
-        raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
-    if settings.workers < 1:
-        raise BuildError(f"--workers {settings.workers}; expected at least 1")
-    if settings.from_tfrecords is not None:
-        if settings.images is not None:
-            raise BuildError("--from_tfrecords and --images together; expected one of them")
-    elif settings.dialect or settings.codes:
-        raise BuildError("--dialect and --codes are for --from_tfrecords, which is not given")
-    elif (settings.csv is None) != (settings.images is None):
-        given, other = ("csv", "images") if settings.images is None else ("images", "csv")
-        raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
-    if settings.runner is not None:
-        beam.check(settings.runner, settings.beam_options)
-    elif settings.beam_options:
-        raise BuildError("--beam_options without --runner; expected e.g. --runner DirectRunner")
-    if settings.resume and settings.overwrite:
-        raise BuildError("--resume and --overwrite together; expected one of them")
-
-
-def _find_inputs(settings: BuildSettings) -> list[_Input]:
-    if settings.from_tfrecords is not None:
-        return [_foreign_input(settings, settings.from_tfrecords)]
-    if settings.csv is not None and settings.images is not None:
-        tables = tuple(map(paths.path, settings.csv.split(",")))
-        return [_table_input(settings, settings.split, tables, paths.path(settings.images))]
-    for place in map(paths.path, PLACES):
-        found = {kind: (place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")}
-        found = {kind: (csv, images) for kind, (csv, images) in found.items() if csv.is_file() and images.is_dir()}
-        if "train" in found:
-            print(f"found {', '.join(str(csv) for csv, _ in found.values())}")
-            return [_table_input(settings, kind, (csv,), images) for kind, (csv, images) in found.items()]
-    looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
-    raise BuildError(
-        f"no data found. Looked for:\n{looked}\n"
-        f"To get the data: accept the rules at https://www.kaggle.com/c/{COMPETITION}, then\n"
-        f"  kaggle competitions download -c {COMPETITION} -p data && unzip data/{COMPETITION}.zip -d data\n"
-        "To make a small synthetic data set instead:\n"
-        "  python -m tfrecord_tools.synthetic --out data\n"
-        "Or say where yours is with --csv and --images."
-    )
-
-
-def _table_input(
-    settings: BuildSettings, kind: str, tables: tuple[paths.AnyPath, ...], images: paths.AnyPath
-) -> _Input:
-    columns = sources.parse_columns(settings.columns) if settings.columns else None
-    if kind == "auto":
-        kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
-    frame = table.read_table(tables, kind == "train", settings.form, columns)
-    data_set = settings.source or table.form_of(tables, settings.form, columns).source
-    return _Input(kind, tables, frame, images, data_set)
-
-
-def _foreign_input(settings: BuildSettings, pattern: str) -> _Input:
-    """Rows from the CSV if there is one, else from the records; images from the records."""
-    keys = None
-    if settings.columns and not settings.csv:
-        keys = sources.parse_columns(settings.columns, dialects.KEYS)
-    codes = dialects.parse_codes(settings.codes) if settings.codes else {}
-    files = foreign.find(pattern)
-    found = foreign.read_shards(files, settings.dialect, keys, codes)
-    for shard, channels in found.channels.items():
-        if channels.swapped != settings.swap_rb:
-            advice = "leave out" if settings.swap_rb else "give"
-            print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
-    if settings.csv is not None:
-        rows = _table_input(settings, settings.split, tuple(map(paths.path, settings.csv.split(","))), paths.path("."))
-        listed = dataclasses.replace(rows, frame=foreign.with_table(found.frame, rows.frame), images=found.places)
-        return dataclasses.replace(listed, files=(*rows.files, *map(paths.path, files)))
-    if found.doubts:
-        raise BuildError(
-            f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
-            "Give the table of the images with --csv, or the words behind the codes as "
-            "--codes 'sex=female|male,diagnosis=...', or nothing behind the = to leave them out"
-        )
-    kind = settings.split
-    if kind == "auto":
-        kind = "train" if found.labelled else "test"
-    if kind == "train" and not found.labelled:
-        raise BuildError(f"{pattern}: --split train, but the records have no target")
-    frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
-    source = settings.source or found.dialect
-    return _Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
-
-
-def _published_duplicates(settings: BuildSettings) -> list[tuple[str, str]]:
-    return duplicates.read_published(settings.duplicates) if settings.duplicates else []
+# ----------------------------------------------------------------------------------------------- plan
 
 
 def _resolved(
-    settings: BuildSettings, frame: pd.DataFrame, same: list[tuple[str, str]]
+    settings: BuildSettings, frame: pd.DataFrame, same: list[tuple[str, str]], held: against.Held
 ) -> tuple[list[bool], list[str]]:
-    """Whether each row stays, or is a duplicate that is dropped; and the leak group of each.
+    """Whether each row stays, or is a duplicate or in another build; and the leak group of each.
 
     Groups are made before anything is dropped: one picture under two patients says that they are one.
     """
-    names = frame["image_name"].tolist()
-    compared = {column: frame[column].tolist() for column in ("target", "patient")}
-    resolution = duplicates.resolve(names, compared, same, settings.on_duplicates)  # type: ignore[arg-type]
+    names, patients, lesions = (frame[column].tolist() for column in ("image_name", "patient", "lesion"))
+    compared = {"target": frame["target"].tolist(), "patient": patients}
+    resolution = pairs.resolve(names, compared, same, settings.on_duplicates)  # type: ignore[arg-type]
     for found in resolution.contradictions:
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
         print(f"warning: one picture under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
-    groups = split.leak_groups(names, frame["patient"].tolist(), frame["lesion"].tolist(), resolution.same)
-    return (~frame["image_name"].isin(list(resolution.dropped))).tolist(), groups
+    groups = split.leak_groups(names, patients, lesions, resolution.same)
+    elsewhere = against.groups_in(
+        held, names, patients, lesions, groups, () if settings.on_duplicates == "keep" else same
+    )
+    if settings.against:
+        left_out = sum(group in elsewhere for group in groups)
+        print(
+            f"{left_out} of {len(names)} images are left out: they, their patient or lesion are in {settings.against}"
+        )
+        if left_out == len(names):
+            raise BuildError(f"--against {settings.against}: nothing is left to build")
+    stays = [
+        name not in resolution.dropped and group not in elsewhere for name, group in zip(names, groups, strict=True)
+    ]
+    return stays, groups
 
 
-def _plan(settings: BuildSettings, given: _Input, same: list[tuple[str, str]]) -> list[shards.ShardTask]:
+def _plan(
+    settings: BuildSettings, given: inputs.Input, same: list[tuple[str, str]], held: against.Held
+) -> list[shards.ShardTask]:
     """One task per shard that gets any image. same: pairs of image names that show one picture."""
-    stays, leak_groups = _resolved(settings, given.frame, same)
-    found = list(itertools.compress(_sources(given, leak_groups), stays))
+    stays, leak_groups = _resolved(settings, given.frame, same, held)
+    found = list(itertools.compress(inputs.images_of(given, leak_groups), stays))
     groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1
@@ -383,44 +231,6 @@ def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[byte
     )
 
 
-def _sources(given: _Input, groups: list[str]) -> list[shards.Source]:
-    """Where the image of each row is. groups: the leak group of each row."""
-    rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
-    if isinstance(given.images, tuple):
-        return [
-            shards.Source(
-                file=f"{os.path.basename(place.path)} at byte {place.offset}",
-                path=place.path,
-                part=shards.Part(place.offset, place.length, place.sha256),
-                group=group,
-                **row,
-            )
-            for row, group, place in zip(rows, groups, given.images, strict=True)
-        ]
-    try:
-        names = {path.name for path in given.images.iterdir()}
-    except OSError as error:
-        raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
-    found = []
-    for row, group in zip(rows, groups, strict=True):
-        candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
-        file = next((name for name in candidates if name in names), None)
-        path = None if file is None else str(given.images / file)
-        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **row))
-    if all(source.path is None for source in found):
-        raise BuildError(
-            f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
-            f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
-        )
-    return found
-
-
-def _sha256_of(files: Sequence[paths.AnyPath]) -> str:
-    """Of the file, or of the hashes of several."""
-    hashes = [shards.file_sha256(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(",".join(hashes).encode()).hexdigest()
-
-
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
     picture = ("fit", "subsampling", "quality", "max_pixels", "swap_rb")
@@ -428,6 +238,7 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     plain = {key: getattr(settings, key) for key in keys}
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
     plain |= {"duplicates": listed, "on_duplicates": settings.on_duplicates if listed else None}
+    plain["against"] = sorted(shards.file_sha256(folder / shards.MANIFEST) for folder in settings.others) or None
     return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
 
 
@@ -479,7 +290,7 @@ def _quarantined(manifest: shards.Manifest) -> int:
 def define_flags() -> None:
     """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
     default = {field.name: field.default for field in dataclasses.fields(BuildSettings)}
-    low, high = SIZES
+    low, high = asked.SIZES
     text = f"Side of the square images, {low} to {high} pixels; several, as 256,384,512, go to OUT/256, OUT/384, ..."
     flags.DEFINE_list("size", None, text, required=True)
     flags.DEFINE_string(
@@ -501,9 +312,10 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "on_duplicates",
         default["on_duplicates"],
-        list(duplicates.MODES),
+        list(pairs.MODES),
         "Keep a pair in one fold, drop one of it, or ignore it.",
     )
+    flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their pictures, patients and lesions.")
     flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")
     flags.DEFINE_string("out", None, "Where the shards go; default tfrecords/SIZE, or tfrecords for several.")
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "What --csv is; auto: train if it has labels.")

@@ -9,21 +9,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from tfrecord_tools import schema, words
+from tfrecord_tools import schema, sources, words
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 from tfrecord_tools.words import COLUMN_MAP
 
-KEYS = (
-    "image",
-    "image_name",
-    "patient_id",
-    "lesion_id",
-    "sex",
-    "age_approx",
-    "anatom_site_general_challenge",
-    "diagnosis",
-    "target",
-)
+KEYS = ("image", *(column for column in sources.COLUMNS if column != "benign_malignant"))
 CODED: Final = {"sex": SEX, "anatom_site_general_challenge": SITE, "diagnosis": DIAGNOSIS}
 _WORDS: Final = {
     "sex": words.sex_code,

@@ -13,31 +13,27 @@ spot in the middle is alike in every picture, hairs and pigment network are not.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import io
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools import schema
+from tfrecord_tools.pairs import Pair, to_csv
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Fingerprint = npt.NDArray[np.uint8]  # [32, 32], grey thumbnail of the centre square: 1 KB an image
-Mode = Literal["drop", "group", "keep"]
 
-MODES: tuple[Mode, ...] = ("drop", "group", "keep")
-COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
 # What step 3 must reach. HAM10000: re-encoded, resized, mirrored and 5 % cropped copies have 0.82 or more (99 of 100);
 # of different pictures of two lesions the most alike three have 0.73, 0.64 and 0.58.
 CONFIRMED = 0.78
@@ -60,16 +56,7 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFE
 
 
 class DuplicatesError(ValueError):
-    """A list of pairs is not what it should be, or a picture cannot be read; the message says which and where."""
-
-
-class Pair(NamedTuple):
-    """Two names of one picture. similarity: of the details, CONFIRMED..1. symmetry: a word of SYMMETRIES."""
-
-    name_1: str
-    name_2: str
-    similarity: float
-    symmetry: str
+    """The pictures cannot be compared; the message says which and why."""
 
 
 class Match(NamedTuple):
@@ -485,109 +472,6 @@ def _parallel(function: Callable[[Given], Made], items: Iterable[Given], workers
         yield from threads.map(function, share)
 
 
-# --------------------------------------------------------------------------------- lists and what to do with them
-
-
-def read_published(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """The pairs of a CSV with the columns image_name_1 and image_name_2, in file order; other columns are ignored.
-
-    Raises DuplicatesError naming file, line, column and value.
-    """
-    path = Path(path)
-    pairs = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                found = ", ".join(header) or "nothing"
-                raise DuplicatesError(f"{path.name}: line 1: missing column(s) {', '.join(missing)}; found {found}")
-            places = [header.index(column) for column in COLUMNS]
-            for cells in reader:
-                if cells:
-                    pairs.append(_checked_pair(cells, places, len(header), f"{path.name}: line {reader.line_num}"))
-    except OSError as error:
-        raise DuplicatesError(f"{path}: cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DuplicatesError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
-    return pairs
-
-
-def _checked_pair(cells: list[str], places: list[int], columns: int, where: str) -> tuple[str, str]:
-    if len(cells) != columns:
-        raise DuplicatesError(f"{where}: {len(cells)} cells; the header has {columns}")
-    one, other = (cells[place].strip() for place in places)
-    for column, name in zip(COLUMNS, (one, other), strict=True):
-        if not schema.IMAGE_NAME.fullmatch(name):
-            raise DuplicatesError(f"{where}: column {column}: {name!r} does not match {schema.IMAGE_NAME.pattern}")
-    if one == other:
-        raise DuplicatesError(f"{where}: column {COLUMNS[1]}: {other!r} is {COLUMNS[0]} too; expected another image")
-    return one, other
-
-
-class Contradiction(NamedTuple):
-    """Names of one picture that disagree in a column. values: as many as names."""
-
-    column: str
-    names: tuple[str, ...]
-    values: tuple[object, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Resolution:
-    """What becomes of the duplicates.
-
-    kept: the names that stay, in their order. dropped: name -> the name that stays in its place. sets: names of one
-    picture, sorted. same: the pairs to give to `split.leak_groups`, called before any is dropped: a picture under
-    two patients says that they are one. contradictions: what a person should look at.
-    """
-
-    kept: list[str]
-    dropped: dict[str, str]
-    sets: list[tuple[str, ...]]
-    same: list[tuple[str, str]]
-    contradictions: list[Contradiction]
-
-
-def resolve(
-    names: Sequence[str], columns: Mapping[str, Sequence[object]], pairs: Iterable[tuple[str, str]], mode: Mode
-) -> Resolution:
-    """Applies --on_duplicates to a table.
-
-    columns: those to compare within a set, such as target and patient, one value per name; -1 and "" are missing.
-    pairs: of names; those with a name that is not in the table are passed over.
-    mode: "drop" keeps the alphabetically first name of each set, "group" keeps all for one fold, "keep" does nothing
-    but report. Raises ValueError on another mode.
-    """
-    if mode not in MODES:
-        raise ValueError(f"on_duplicates {mode!r}; expected one of {', '.join(MODES)}")
-    known = {name: index for index, name in enumerate(names)}
-    within = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] in known and pair[1] in known})
-    sets = _connected(within)
-    contradictions = []
-    for column, cells in columns.items():
-        for each in sets:
-            values = tuple(cells[known[name]] for name in each)
-            if len({value for value in values if value not in (schema.MISSING, "")}) > 1:
-                contradictions.append(Contradiction(column, each, values))
-    dropped = {name: each[0] for each in sets for name in each[1:]} if mode == "drop" else {}
-    kept = [name for name in names if name not in dropped]
-    return Resolution(kept, dropped, sets, [] if mode == "keep" else within, contradictions)
-
-
-def _connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """The sets that pairs join, each sorted, in order."""
-    of: dict[str, set[str]] = {}
-    for one, other in pairs:
-        first, second = of.setdefault(one, {one}), of.setdefault(other, {other})
-        if first is not second:
-            small, large = sorted((first, second), key=len)
-            large |= small
-            of.update(dict.fromkeys(small, large))
-    return sorted({tuple(sorted(each)) for each in of.values() if len(each) > 1})
-
-
 # --------------------------------------------------------------------------------------------------- command
 
 
@@ -628,14 +512,11 @@ def main(argv: Sequence[str]) -> None:
     try:
         files = _named_files(Path(args.images), args.csv)
         found = find(files, args.workers)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, "similarity", "symmetry"])
-        writer.writerows((one, other, f"{similar:.3f}", turn) for one, other, similar, turn in found.pairs)
+        text = to_csv(found.pairs)
         if args.out:
-            Path(args.out).write_text(text.getvalue(), encoding="utf-8")
+            Path(args.out).write_text(text, encoding="utf-8")
         else:
-            sys.stdout.write(text.getvalue())
+            sys.stdout.write(text)
     except (DuplicatesError, OSError) as error:
         sys.exit(f"error: {error}")
     for name, reason in found.unreadable:

@@ -27,12 +27,10 @@ _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped sha
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a record's image lies: `length` bytes from `offset` of the file `path`, with this SHA-256 (32 bytes)."""
+    """Where a record's image lies: which part of which file."""
 
     path: str
-    offset: int
-    length: int
-    sha256: bytes
+    part: schema.Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +94,7 @@ def read(
             raise ForeignError(f"{path}: record {count - 1}: {error}") from None
         # 12 bytes of length and checksum in front of the data, 4 of checksum behind
         at = offset + 12 + data.index(image)
-        place = Place(path, at, len(image), hashlib.sha256(image).digest())
+        place = Place(path, schema.Part(at, len(image), hashlib.sha256(image).digest()))
         yield ForeignRecord(image, row, place, chosen.name)
         offset += 12 + len(data) + 4
     _check_count(path, count)

@@ -14,7 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-CLASSES = {1: "malignant", 0: "benign", -1: "unlabelled"}  # by target; also the CSS classes that colour them
+from tfrecord_tools.words import CLASSES
+
 _EMPTY = frozenset({"meta", "img"})  # elements that have no end tag; SVG's have one
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

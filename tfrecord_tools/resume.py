@@ -7,12 +7,9 @@ from typing import Any
 
 from tfrecord_tools import beam, shards
 from tfrecord_tools.paths import AnyPath
+from tfrecord_tools.settings import BuildError
 
 QUARANTINE = "quarantine.csv"
-
-
-class BuildError(RuntimeError):
-    """The build cannot be done as asked; the message says why and what to do."""
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import google_crc32c
 
@@ -61,6 +61,14 @@ _LABEL_KEYS = ("diagnosis", "target")  # a test record has neither
 _COUNT_IN_NAME = re.compile(r"-([0-9]+)\.")  # the de-facto way to learn a shard's size without reading it
 _CRC_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 _INT64_MAX = 2**63 - 1
+
+
+class Part(NamedTuple):
+    """Bytes of a file that are an image: `length` from `offset` on, with this SHA-256 (32 bytes)."""
+
+    offset: int
+    length: int
+    sha256: bytes
 
 
 class SchemaError(ValueError):

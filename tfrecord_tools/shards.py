@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.paths import AnyPath
@@ -27,14 +27,6 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what `paths.temporary` makes
 
 class ShardError(RuntimeError):
     """A shard could not be written or does not read back; the message names it."""
-
-
-class Part(NamedTuple):
-    """Bytes of a file that are an image: `length` from `offset` on, with this SHA-256 (32 bytes)."""
-
-    offset: int
-    length: int
-    sha256: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Source:
     anatom_site_general_challenge: int
     diagnosis: int
     target: int
-    part: Part | None = None
+    part: schema.Part | None = None
 
     def read(self) -> bytes:
         """The image's bytes; OSError if they cannot be read, ShardError if they are no longer what they were."""

@@ -9,282 +9,23 @@ The page needs no network and runs no script: it can be mailed, archived and pri
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import hashlib
-import heapq
-import io
 import itertools
 import math
 import statistics
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from absl import app, flags
-from PIL import Image
 
-from tfrecord_tools import image, page, schema, shards, workers
-from tfrecord_tools.page import CLASSES, Html, card, join, note, percent, tag
+from tfrecord_tools import page, schema, shards, survey
+from tfrecord_tools import pairs as lists
+from tfrecord_tools.page import Html, card, join, note, percent, tag
+from tfrecord_tools.pairs import Pair, PairsError
+from tfrecord_tools.survey import Place, Shown, Split, Survey, SurveyError
+from tfrecord_tools.words import CLASSES
 
-MISSING_WORD = "(missing)"
-_THUMBNAIL = 160  # pixels; twice what a phone shows, and some 5 kB each in the page
-_THUMBNAIL_QUALITY = 80
-_SIZES_SHOWN = 12  # groups of source sizes; ISIC 2020 has 89, of which 12 hold 97% of the images
 _QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
-_AGE_STEP = 5  # years; ISIC's age_approx comes in steps of 5
-_AGE_BAND = 10  # years, for rates, so that a band has enough malignant images
-_PER_PATIENT = (1, 2, 3, 6, 11, 21, 51, 101)  # lower ends of the groups of images per patient
-_COLUMNS = ("patient", "lesion", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
-
-
-class ShowError(RuntimeError):
-    """The page cannot be made; the message says why and what to do."""
-
-
-class Pair(NamedTuple):
-    """A line of the pairs CSV. similarity: as written there, None if it has no such column."""
-
-    first: str
-    second: str
-    similarity: float | None
-
-
-class Shown(NamedTuple):
-    """What the page shows of one picture: its record without the image, a thumbnail instead."""
-
-    record: schema.Record
-    thumbnail: bytes
-
-
-Place = tuple[str, int]  # (split, fold); test has fold -1
-Split = dict[int, int]  # images by target
-Chosen = list[tuple[int, str, schema.Record]]  # a heap: minus the hash, the name, the record
-
-
-def _groups() -> defaultdict[Any, Split]:
-    return defaultdict(lambda: defaultdict(int))
-
-
-@dataclasses.dataclass
-class Survey:
-    """What one pass over the records counts and keeps. It grows with patients and pairs, not with pictures.
-
-    by_...: images by target of each value, codes as in the records. per_patient: images by target of each patient.
-    patients_in: patients of each place. sheets: a sample of each class, by target. pictured: by name.
-    """
-
-    by_place: dict[Place, Split] = dataclasses.field(default_factory=_groups)
-    by_sex: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_site: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_diagnosis: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_age: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_size: dict[tuple[int, int], Split] = dataclasses.field(default_factory=_groups)
-    by_source: dict[str, Split] = dataclasses.field(default_factory=_groups)
-    per_patient: dict[str, Split] = dataclasses.field(default_factory=_groups)
-    patients_in: dict[Place, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
-    lesions: set[str] = dataclasses.field(default_factory=set)
-    missing: Counter[str] = dataclasses.field(default_factory=Counter)
-    sheets: dict[int, list[Shown]] = dataclasses.field(default_factory=dict)
-    pictured: dict[str, Shown] = dataclasses.field(default_factory=dict)
-
-    @property
-    def total(self) -> Split:
-        """Images by target."""
-        return _add(self.by_place.values())
-
-    @property
-    def classes(self) -> list[int]:
-        """The targets that occur, malignant first."""
-        return [target for target in CLASSES if self.total.get(target)]
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def survey(folder: Path, manifest: shards.Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
-    """Reads every record of a build once.
-
-    sample: pictures of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
-    names: of the pictures to keep a thumbnail of. Raises ShowError naming the shard that cannot be read.
-    """
-    found, wanted = Survey(), frozenset(names)
-    chosen: dict[int, Chosen] = defaultdict(list)
-    progress, done = workers.Progress(sum(entry.records for entry in manifest.shards)), 0
-    for entry in manifest.shards:
-        for record in _records(folder, entry):
-            _count(found, record, entry.split)
-            if record.image_name in wanted:
-                found.pictured[record.image_name] = _shown(record)
-            _offer(chosen[record.target], sample, seed, record)
-            done += 1
-            progress.show(done)
-    progress.end(done)
-    found.sheets = {target: [_shown(item[2]) for item in sorted(heap, reverse=True)] for target, heap in chosen.items()}
-    return found
-
-
-def _records(folder: Path, entry: shards.ShardResult) -> Iterator[schema.Record]:
-    path = folder / entry.name
-    try:
-        yield from map(schema.decode, schema.read_records(path))
-    except FileNotFoundError:
-        raise ShowError(f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records") from None
-    except OSError as error:
-        raise ShowError(f"{path}: cannot be read: {error.strerror}") from error
-    except (schema.CorruptRecord, schema.SchemaError) as error:
-        told = str(error) if isinstance(error, schema.CorruptRecord) else f"{path}: {error}"
-        raise ShowError(f"{told}\nTo find all that is wrong: python -m tfrecord_tools.verify {folder}") from error
-
-
-def _count(found: Survey, record: schema.Record, split: str) -> None:
-    place, target = (split, record.fold), record.target
-    found.by_place[place][target] += 1
-    found.by_sex[record.sex][target] += 1
-    found.by_site[record.anatom_site_general_challenge][target] += 1
-    found.by_diagnosis[record.diagnosis][target] += 1
-    found.by_age[record.age_approx][target] += 1
-    found.by_size[record.width, record.height][target] += 1
-    found.by_source[record.source][target] += 1
-    for column in _COLUMNS:
-        found.missing[column] += getattr(record, column) in ("", schema.MISSING)
-    if record.patient:
-        found.per_patient[record.patient][target] += 1
-        found.patients_in[place].add(record.patient)
-    if record.lesion:
-        found.lesions.add(record.lesion)
-
-
-def _offer(heap: Chosen, size: int, seed: int, record: schema.Record) -> None:
-    """Keeps the records with the `size` smallest hashes."""
-    digest = hashlib.sha256(f"{seed}:{record.image_name}".encode()).digest()
-    item = (-int.from_bytes(digest[:8], "big"), record.image_name, record)
-    if len(heap) < size:
-        heapq.heappush(heap, item)
-    elif size and item[:2] > heap[0][:2]:  # [:2]: records cannot be compared
-        heapq.heapreplace(heap, item)
-
-
-def _shown(record: schema.Record) -> Shown:
-    try:
-        picture = image.decode(record.image).convert("RGB")
-    except image.ImageRejected as error:
-        raise ShowError(f"image {record.image_name}: {error}; see python -m tfrecord_tools.verify") from error
-    side = min(_THUMBNAIL, *picture.size)
-    out = io.BytesIO()
-    small = picture.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    small.save(out, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-    return Shown(dataclasses.replace(record, image=b""), out.getvalue())
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Reads a CSV with the columns image_name_1, image_name_2 and perhaps similarity; others are ignored.
-
-    Raises ShowError naming file, line and what is expected.
-    """
-    pairs = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or []
-            if not {"image_name_1", "image_name_2"} <= set(columns):
-                found = ", ".join(columns) or "nothing"
-                raise ShowError(f"{path.name}: expected the columns image_name_1,image_name_2; found {found}")
-            for row in reader:
-                first, second = (row["image_name_1"] or "").strip(), (row["image_name_2"] or "").strip()
-                if not (first and second):
-                    raise ShowError(f"{path.name}: line {reader.line_num}: expected two image names")
-                pairs.append(Pair(first, second, _similarity(row.get("similarity"), path, reader.line_num)))
-    except OSError as error:
-        raise ShowError(f"{path}: cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ShowError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
-    return pairs
-
-
-def _similarity(cell: str | None, path: Path, line: int) -> float | None:
-    if not cell or not cell.strip():
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ShowError(f"{path.name}: line {line}: column similarity: {cell!r} is not allowed; expected a number")
-    return value
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209); (0, 1) of no trials."""
-    if not trials:
-        return 0.0, 1.0
-    z, share = statistics.NormalDist().inv_cdf(0.975), successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def _add(counts: Iterable[Split]) -> Split:
-    total: Counter[int] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(total)
-
-
-# ---------------------------------------------------------------------------------------------- groups
-
-
-def words(found: Mapping[int, Split], vocabulary: Sequence[str]) -> dict[str, Split]:
-    """The words that occur, the commonest first, what is missing last."""
-    codes = sorted(found.keys() - {schema.MISSING}, key=lambda code: (-sum(found[code].values()), code))
-    named = {vocabulary[code]: found[code] for code in codes}
-    return named | ({MISSING_WORD: found[schema.MISSING]} if schema.MISSING in found else {})
-
-
-def age_bands(found: Mapping[int, Split]) -> dict[str, Split]:
-    """Bands of ten years, what is missing last."""
-    named = {}
-    for low in sorted({age - age % _AGE_BAND for age in found if age != schema.MISSING}):
-        named[f"{low}–{low + _AGE_BAND - 1}"] = _add(found.get(age, {}) for age in range(low, low + _AGE_BAND))
-    return named | ({MISSING_WORD: found[schema.MISSING]} if schema.MISSING in found else {})
-
-
-def sizes(found: Mapping[tuple[int, int], Split]) -> dict[str, Split]:
-    """The commonest sizes, the others together."""
-    ordered = sorted(found.items(), key=lambda item: (-sum(item[1].values()), item[0]))
-    named = {f"{width} × {height}": counts for (width, height), counts in ordered[:_SIZES_SHOWN]}
-    others = ordered[_SIZES_SHOWN:]
-    return named | ({f"{len(others)} other sizes": _add(counts for _, counts in others)} if others else {})
-
-
-def images_per_patient(found: Mapping[str, Split]) -> dict[str, Split]:
-    """Patients by how many images they have; malignant means at least one malignant image."""
-    named = {}
-    for low, high in itertools.pairwise([*_PER_PATIENT, math.inf]):
-        label = str(low) if high - low == 1 else f"{low}–{high - 1}" if high < math.inf else f"over {low - 1}"
-        # CLASSES stands in the order that decides: one malignant image makes the patient so.
-        verdicts = (
-            next(target for target in CLASSES if counts.get(target))
-            for counts in found.values()
-            if low <= sum(counts.values()) < high
-        )
-        named[label] = dict(Counter(verdicts))
-    while named and not named[next(reversed(named))]:  # groups beyond the largest patient
-        named.popitem()
-    return named
-
-
-def medians(found: Mapping[int, Split]) -> dict[int, int]:
-    """Lower median of each class, of a value's images by target."""
-    return {
-        target: statistics.median_low(
-            Counter({value: split.get(target, 0) for value, split in found.items()}).elements()
-        )
-        for target in CLASSES
-        if any(split.get(target) for split in found.values())
-    }
 
 
 # --------------------------------------------------------------------------------------------- sections
@@ -302,7 +43,7 @@ def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: s
     for label, counts in groups.items():
         malignant, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
-            rows.append(page.Rate(label, malignant, labelled, *wilson(malignant, labelled)))
+            rows.append(page.Rate(label, malignant, labelled, *survey.wilson(malignant, labelled)))
     overall = found.total.get(1, 0) / (found.total.get(1, 0) + found.total.get(0, 0))
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
@@ -349,13 +90,13 @@ def _say(place: Place) -> str:
 def ages(found: Survey) -> Html:
     """A histogram for each class, each on its own scale: on one, 2% would not be seen."""
     known = {age: counts for age, counts in found.by_age.items() if age != schema.MISSING}
-    edges = range(0, max(known, default=0) + 2 * _AGE_STEP, _AGE_STEP)
-    middle = medians(known)
+    edges = range(0, max(known, default=0) + 2 * survey.AGE_STEP, survey.AGE_STEP)
+    middle = survey.medians(known)
     charts = []
     for target in found.classes:
         counts = [0] * (len(edges) - 1)
         for age, by_target in known.items():
-            counts[age // _AGE_STEP] += by_target.get(target, 0)
+            counts[age // survey.AGE_STEP] += by_target.get(target, 0)
         title = f"{CLASSES[target]}, median {middle.get(target, '–')} years"
         charts.append(page.histogram(title, edges, counts, CLASSES[target], "years"))
     return card("Age", charts, note("Each class has a scale of its own. Missing ages are left out."))
@@ -363,7 +104,7 @@ def ages(found: Survey) -> Html:
 
 def patients(found: Survey) -> Html:
     """How many patients have how many images."""
-    rows = [page.Bar(label, counts) for label, counts in images_per_patient(found.per_patient).items()]
+    rows = [page.Bar(label, counts) for label, counts in survey.images_per_patient(found.per_patient).items()]
     numbers = [sum(counts.values()) for counts in found.per_patient.values()]
     text = "No patient is named."
     if numbers:
@@ -374,7 +115,9 @@ def patients(found: Survey) -> Html:
 def missing(found: Survey) -> Html:
     """Empty cells of each column of the records."""
     everything = sum(found.total.values())
-    rows = [(column, f"{found.missing[column]:,}", percent(found.missing[column], everything)) for column in _COLUMNS]
+    rows = [
+        (column, f"{found.missing[column]:,}", percent(found.missing[column], everything)) for column in survey.COLUMNS
+    ]
     text = "Empty cells; the diagnosis “unknown” is a word of the vocabulary, not an empty cell."
     return card("Missing values", page.table(["column", "missing", "share"], rows), note(text))
 
@@ -401,7 +144,7 @@ def _figure(shown: Shown, *more: str) -> Html:
     lines = [record.patient or "patient ?", f"{sex}, {age}", site, _word(schema.DIAGNOSIS, record.diagnosis, ""), *more]
     described = f"{record.image_name}, {CLASSES[record.target]}, {site}"
     caption = tag("figcaption", tag("b", record.image_name), (tag("span", line) for line in lines if line))
-    return tag("figure", page.picture(shown.thumbnail, _THUMBNAIL, described), caption)
+    return tag("figure", page.picture(shown.thumbnail, survey.THUMBNAIL, described), caption)
 
 
 def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
@@ -476,7 +219,7 @@ def make_page(
     """
     manifest = shards.Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
-    found = survey(folder, manifest, samples, seed, names)
+    found = survey.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(found), "How often malignant": _malignant(found)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
     sections["Pictures"] = join(contact_sheets(found))
@@ -503,9 +246,9 @@ def _warning(manifest: shards.Manifest) -> Html | None:
 def _holds(found: Survey) -> Html:
     cards = [
         folds(found),
-        counts_card(found, "Sex", words(found.by_sex, schema.SEX)),
-        counts_card(found, "Site", words(found.by_site, schema.SITE)),
-        counts_card(found, "Diagnosis", words(found.by_diagnosis, schema.DIAGNOSIS)),
+        counts_card(found, "Sex", survey.words(found.by_sex, schema.SEX)),
+        counts_card(found, "Site", survey.words(found.by_site, schema.SITE)),
+        counts_card(found, "Diagnosis", survey.words(found.by_diagnosis, schema.DIAGNOSIS)),
         patients(found),
         ages(found),
     ]
@@ -521,12 +264,12 @@ def _malignant(found: Survey) -> Html:
         return tag("p", "Nothing is labelled.")
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
-        rates_card(found, "By sex", words(found.by_sex, schema.SEX)),
-        rates_card(found, "By site", words(found.by_site, schema.SITE)),
-        rates_card(found, "By age", age_bands(found.by_age)),
+        rates_card(found, "By sex", survey.words(found.by_sex, schema.SEX)),
+        rates_card(found, "By site", survey.words(found.by_site, schema.SITE)),
+        rates_card(found, "By age", survey.age_bands(found.by_age)),
     ]
     if len(found.by_size) > 1:
-        cards.append(rates_card(found, "By source size", sizes(found.by_size), shortcut))
+        cards.append(rates_card(found, "By source size", survey.sizes(found.by_size), shortcut))
     text = (
         "Malignant images as a share of the labelled ones. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
@@ -537,7 +280,7 @@ def _malignant(found: Survey) -> Html:
 
 def _files(found: Survey, manifest: shards.Manifest) -> list[Html]:
     before = "Pixels of the image files, as displayed, before cropping."
-    return [counts_card(found, "Source size", sizes(found.by_size), before), missing(found), settings(manifest)]
+    return [counts_card(found, "Source size", survey.sizes(found.by_size), before), missing(found), settings(manifest)]
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -562,11 +305,11 @@ def main(argv: Sequence[str]) -> None:
     if out.suffix != ".html":
         sys.exit(f"error: --out {out}; expected a name that ends in .html")
     try:
-        pairs = None if given.duplicates is None else read_pairs(Path(given.duplicates))
+        pairs = None if given.duplicates is None else lists.read(given.duplicates)
         text = make_page(Path(argv[1]), pairs, given.samples, given.pairs, given.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         shards.write_whole(out, text)
-    except (ShowError, shards.ShardError) as error:
+    except (SurveyError, PairsError, shards.ShardError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {out}: cannot be written: {error.strerror}")

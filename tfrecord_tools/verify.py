@@ -5,7 +5,7 @@
 
 A leak is a patient, lesion, group, source file or nearly identical picture in two folds, or in two folders. Builds of
 the same CSV with the same folds at several sizes count as one folder. --noduplicates leaves out the search for nearly
-identical pictures.
+identical pictures; --pairs lists those found as a CSV that `build --duplicates` takes.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
 
@@ -21,12 +21,20 @@ from pathlib import Path
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools import duplicates, image, schema, shards
+from tfrecord_tools import duplicates, image, pairs, schema, shards
 
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
 
 
-_FOLD_SETTINGS = ("folds", "shards", "seed", "source", "on_duplicates", "duplicates")  # with the input, make the folds
+_FOLD_SETTINGS = (
+    "folds",
+    "shards",
+    "seed",
+    "source",
+    "on_duplicates",
+    "duplicates",
+    "against",
+)  # with the input, make the folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +51,10 @@ class NearDuplicate:
 
 @dataclasses.dataclass
 class Verification:
-    """What was read, and the problems found, one line each; near_duplicates: those among them, for programs."""
+    """What was read, and the problems found, one line each.
+
+    near_duplicates: the pairs of pictures among them, those of identical files included, for programs.
+    """
 
     shards: int = 0
     records: int = 0
@@ -100,21 +111,20 @@ class _Pictures:
         self._places.setdefault(place, len(self._places))
 
     def problems(self, workers: int) -> Iterator[tuple[str, NearDuplicate]]:
-        """(line, pair) of each near-duplicate in two places; the same source file is told elsewhere."""
+        """(line, pair) of each near-duplicate in two places; line "" for the same source file, told elsewhere."""
         labels = [self._places[record[-1]] for record in self._records]
         for match in duplicates.matches(self._prints, self._jpeg, labels, workers):
             first, second = match.first, match.second
-            if self._hashes[first] == self._hashes[second]:
-                continue
             ((path_1, number_1, *_), name_1, place_1) = self._records[first]
             ((path_2, number_2, *_), name_2, place_2) = self._records[second]
             where_1, where_2 = f"{path_1}: record {number_1}", f"{path_2}: record {number_2}"
             symmetry = duplicates.SYMMETRIES[match.symmetry]
-            yield (
+            line = (
                 f"{where_2}: leak: picture {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
-                f"({where_1}), {symmetry}, similarity {match.similarity:.2f}",
-                NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry),
+                f"({where_1}), {symmetry}, similarity {match.similarity:.2f}"
             )
+            pair = NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry)
+            yield "" if self._hashes[first] == self._hashes[second] else line, pair
 
     def _jpeg(self, index: int) -> bytes:
         path, _, at, size = self._records[index][0]
@@ -155,7 +165,7 @@ def verify(folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = Tr
             result.problems += _check_shard(folder, entry, size, seen, result, place, pictures)
     if pictures is not None:
         for problem, pair in pictures.problems(workers):
-            result.problems.append(problem)
+            result.problems += [problem] if problem else []
             result.near_duplicates.append(pair)
     return result
 
@@ -239,8 +249,9 @@ def define_flags() -> None:
     """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
     flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems, ...")
     flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
+    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
-    for field in ("json", "duplicates", "workers"):
+    for field in ("json", "duplicates", "pairs", "workers"):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
@@ -250,6 +261,9 @@ def main(argv: Sequence[str]) -> None:
     if not folders:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
     result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers)
+    if flags.FLAGS.pairs:
+        found = (pairs.Pair(p.image_name_1, p.image_name_2, p.similarity, p.symmetry) for p in result.near_duplicates)
+        Path(flags.FLAGS.pairs).write_text(pairs.to_csv(found), encoding="utf-8")
     if flags.FLAGS.json:
         print(json.dumps({"folders": list(folders), **dataclasses.asdict(result)}, indent=1))
     else:

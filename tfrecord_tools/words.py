@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
 COLUMN_MAP = "columns"  # the words of all sources together, for a table with a column map
+CLASSES: Final = {1: "malignant", 0: "benign", MISSING: "unlabelled"}  # by target; page.py colours by these words
 CLASSES_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")  # one-hot columns; UNK may be absent
 
 # Word -> word of the vocabulary, "" for missing. Spelt as published, compared without regard to case.

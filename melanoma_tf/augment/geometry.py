@@ -28,4 +28,11 @@ def dihedral(images: Any, symmetry: Any) -> Any:
 def flip(images: Any, chosen: Any, axes: int | None) -> Any:
     """Mirrors the chosen images along an axis of [B,H,W,C], or transposes them (axes=None). chosen: bool[B]."""
     moved = ops.transpose(images, (0, 2, 1, 3)) if axes is None else ops.flip(images, axis=axes)
-    return ops.where(ops.reshape(chosen, (-1, 1, 1, 1)), moved, images)
+    # Two axes: the CPU kernel of a broadcast over four is four times slower.
+    flat = ops.where(chosen[:, None], _flatten(moved), _flatten(images))
+    return ops.reshape(flat, ops.shape(images))
+
+
+def _flatten(images: Any) -> Any:
+    shape = ops.shape(images)
+    return ops.reshape(images, (-1, shape[1] * shape[2] * shape[3]))

@@ -1,0 +1,66 @@
+"""What finished builds hold, so that a build of further data for the same training leaves it out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from tfrecord_tools import schema, shards
+from tfrecord_tools.paths import AnyPath
+from tfrecord_tools.settings import BuildError
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Names of the images, patients and lesions of some builds."""
+
+    images: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+    lesions: frozenset[str] = frozenset()
+
+
+def read(folders: Sequence[AnyPath]) -> Held:
+    """Of all records of these builds.
+
+    Raises:
+      BuildError: an unfinished or damaged build.
+      shards.ShardError: no build.
+    """
+    images, patients, lesions = set(), set(), set()
+    for folder in folders:
+        manifest = shards.Manifest.read(folder)
+        if not manifest.complete:
+            raise BuildError(f"--against {folder}: an unfinished build; complete it with its --resume")
+        try:
+            for entry in manifest.shards:
+                for data in schema.read_records(folder / entry.name):
+                    record = schema.decode(data)
+                    images.add(record.image_name)
+                    patients.add(record.patient)
+                    lesions.add(record.lesion)
+        except (OSError, schema.SchemaError, schema.CorruptRecord) as error:
+            raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
+    return Held(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
+
+
+def groups_in(
+    held: Held,
+    names: Sequence[str],
+    patients: Sequence[str],
+    lesions: Sequence[str],
+    groups: Sequence[str],
+    same: Iterable[tuple[str, str]],
+) -> set[str]:
+    """The leak groups that have a picture, patient or lesion in those builds.
+
+    The whole group: of two pictures of one lesion, one of which is there under its name, the other shows it too.
+
+    Args:
+      names, patients, lesions, groups: of each row. same: pairs of names of one picture, here or there.
+    """
+    copies = {name for pair in same if held.images.intersection(pair) for name in pair}
+    found = set()
+    for name, patient, lesion, group in zip(names, patients, lesions, groups, strict=True):
+        if name in held.images or name in copies or patient in held.patients or lesion in held.lesions:
+            found.add(group)
+    return found

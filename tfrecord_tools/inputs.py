@@ -1,0 +1,148 @@
+"""Where the rows and the images of a build come from: tables and folders, or the TFRecords of others."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+
+import pandas as pd
+
+from tfrecord_tools import dialects, foreign, paths, schema, shards, sources, table
+from tfrecord_tools.settings import BuildError, BuildSettings
+
+COMPETITION = "siim-isic-melanoma-classification"
+# Kaggle mounts competitions under the second path since 2026; older sessions have the first.
+PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
+_EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A table and its images. split: "train" (labelled) or "test". files: the CSVs, or what else the rows are from.
+
+    frame: as `table.read_table` returns it. images: their folder, or the place of each row's image in foreign shards.
+    data_set: its name, for the records.
+    """
+
+    split: str
+    files: tuple[paths.AnyPath, ...]
+    frame: pd.DataFrame
+    images: paths.AnyPath | tuple[foreign.Place, ...]
+    data_set: str
+
+    @property
+    def name(self) -> str:
+        """The files' names."""
+        return ",".join(path.name for path in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of the hashes of several."""
+        hashes = [shards.file_sha256(file) for file in self.files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(",".join(hashes).encode()).hexdigest()
+
+
+def find(settings: BuildSettings) -> list[Input]:
+    """The tables to build, each with its images. Raises BuildError, table.TableError, dialects.ForeignError."""
+    if settings.from_tfrecords is not None:
+        return [_foreign_input(settings, settings.from_tfrecords)]
+    if settings.csv is not None and settings.images is not None:
+        return [_table_input(settings, settings.split, settings.csv, paths.path(settings.images))]
+    for place in map(paths.path, PLACES):
+        found = {kind: (place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")}
+        found = {kind: (csv, images) for kind, (csv, images) in found.items() if csv.is_file() and images.is_dir()}
+        if "train" in found:
+            print(f"found {', '.join(str(csv) for csv, _ in found.values())}")
+            return [_table_input(settings, kind, csv, images) for kind, (csv, images) in found.items()]
+    looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
+    raise BuildError(
+        f"no data found. Looked for:\n{looked}\n"
+        f"To get the data: accept the rules at https://www.kaggle.com/c/{COMPETITION}, then\n"
+        f"  kaggle competitions download -c {COMPETITION} -p data && unzip data/{COMPETITION}.zip -d data\n"
+        "To make a small synthetic data set instead:\n"
+        "  python -m tfrecord_tools.synthetic --out data\n"
+        "Or say where yours is with --csv and --images."
+    )
+
+
+def _table_input(
+    settings: BuildSettings, kind: str, given: str | paths.AnyPath, images: paths.AnyPath | tuple[foreign.Place, ...]
+) -> Input:
+    tables = tuple(map(paths.path, given.split(","))) if isinstance(given, str) else (given,)
+    columns = sources.parse_columns(settings.columns) if settings.columns else None
+    if kind == "auto":
+        kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
+    frame = table.read_table(tables, kind == "train", settings.form, columns)
+    data_set = settings.source or table.form_of(tables, settings.form, columns).source
+    return Input(kind, tables, frame, images, data_set)
+
+
+def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
+    """Rows from the CSV if there is one, else from the records; images from the records."""
+    keys = None
+    if settings.columns and not settings.csv:
+        keys = sources.parse_columns(settings.columns, dialects.KEYS)
+    codes = dialects.parse_codes(settings.codes) if settings.codes else {}
+    files = foreign.find(pattern)
+    found = foreign.read_shards(files, settings.dialect, keys, codes)
+    for shard, channels in found.channels.items():
+        if channels.swapped != settings.swap_rb:
+            advice = "leave out" if settings.swap_rb else "give"
+            print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
+    if settings.csv is not None:
+        rows = _table_input(settings, settings.split, settings.csv, found.places)
+        frame = foreign.with_table(found.frame, rows.frame)
+        return dataclasses.replace(rows, frame=frame, files=(*rows.files, *map(paths.path, files)))
+    if found.doubts:
+        raise BuildError(
+            f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
+            "Give the table of the images with --csv, or the words behind the codes as "
+            "--codes 'sex=female|male,diagnosis=...', or nothing behind the = to leave them out"
+        )
+    kind = settings.split
+    if kind == "auto":
+        kind = "train" if found.labelled else "test"
+    if kind == "train" and not found.labelled:
+        raise BuildError(f"{pattern}: --split train, but the records have no target")
+    unnamed = (found.frame["patient"] == "").sum()
+    if kind == "train" and unnamed:
+        print(
+            f"warning: {pattern}: {unnamed} of {len(found.frame)} records name no patient; each is taken for a patient "
+            "of its own, so folds may share one. Give the table of the images with --csv"
+        )
+    frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
+    source = settings.source or found.dialect
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
+
+
+def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
+    """Where the image of each row is; BuildError if there is none at all. groups: the leak group of each row."""
+    rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
+    if isinstance(given.images, tuple):
+        return [
+            shards.Source(
+                file=f"{os.path.basename(place.path)} at byte {place.part.offset}",
+                path=place.path,
+                part=place.part,
+                group=group,
+                **row,
+            )
+            for row, group, place in zip(rows, groups, given.images, strict=True)
+        ]
+    try:
+        names = {path.name for path in given.images.iterdir()}
+    except OSError as error:
+        raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
+    found = []
+    for row, group in zip(rows, groups, strict=True):
+        candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
+        file = next((name for name in candidates if name in names), None)
+        path = None if file is None else str(given.images / file)
+        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **row))
+    if all(source.path is None for source in found):
+        raise BuildError(
+            f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
+            f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
+        )
+    return found

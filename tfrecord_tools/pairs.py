@@ -1,0 +1,154 @@
+"""Lists of pictures that are the same under two names, and what becomes of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tfrecord_tools import schema
+
+Mode = Literal["drop", "group", "keep"]
+MODES: tuple[Mode, ...] = ("drop", "group", "keep")
+COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
+
+
+class PairsError(ValueError):
+    """A list cannot be used; the message names file, line, column and value."""
+
+
+class Pair(NamedTuple):
+    """Two names of one picture. similarity: None where nobody has measured it. symmetry: of duplicates.SYMMETRIES."""
+
+    first: str
+    second: str
+    similarity: float | None = None
+    symmetry: str = ""
+
+
+def read(path: str | os.PathLike[str]) -> list[Pair]:
+    """The pairs of a CSV with the columns image_name_1, image_name_2 and perhaps similarity; others are ignored.
+
+    Raises PairsError naming file, line, column and value.
+    """
+    path = Path(path)
+    pairs = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            missing = [column for column in COLUMNS if column not in header]
+            if missing:
+                found = ", ".join(header) or "nothing"
+                raise PairsError(f"{path.name}: line 1: missing column(s) {', '.join(missing)}; found {found}")
+            for cells in reader:
+                if cells:
+                    pairs.append(_pair(cells, header, f"{path.name}: line {reader.line_num}"))
+    except OSError as error:
+        raise PairsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PairsError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
+    return pairs
+
+
+def _pair(cells: list[str], header: list[str], where: str) -> Pair:
+    if len(cells) != len(header):
+        raise PairsError(f"{where}: {len(cells)} cells; the header has {len(header)}")
+    row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    for column in COLUMNS:
+        if not schema.IMAGE_NAME.fullmatch(row[column]):
+            raise PairsError(f"{where}: column {column}: {row[column]!r} does not match {schema.IMAGE_NAME.pattern}")
+    first, second = (row[column] for column in COLUMNS)
+    if first == second:
+        raise PairsError(f"{where}: column {COLUMNS[1]}: {second!r} is {COLUMNS[0]} too; expected another image")
+    return Pair(first, second, _similarity(row.get("similarity", ""), where))
+
+
+def _similarity(cell: str, where: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise PairsError(f"{where}: column similarity: {cell!r} is not allowed; expected a number")
+    return value
+
+
+def to_csv(pairs: Iterable[Pair]) -> str:
+    """The CSV that `read` reads."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*COLUMNS, "similarity", "symmetry"])
+    for each in pairs:
+        similarity = "" if each.similarity is None else f"{each.similarity:.3f}"
+        writer.writerow([each.first, each.second, similarity, each.symmetry])
+    return out.getvalue()
+
+
+class Contradiction(NamedTuple):
+    """Names of one picture that disagree in a column. values: as many as names."""
+
+    column: str
+    names: tuple[str, ...]
+    values: tuple[object, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """What becomes of the duplicates.
+
+    kept: the names that stay, in their order. dropped: name -> the name that stays in its place. sets: names of one
+    picture, sorted. same: the pairs to give to `split.leak_groups`, called before any is dropped: a picture under
+    two patients says that they are one. contradictions: what a person should look at.
+    """
+
+    kept: list[str]
+    dropped: dict[str, str]
+    sets: list[tuple[str, ...]]
+    same: list[tuple[str, str]]
+    contradictions: list[Contradiction]
+
+
+def resolve(
+    names: Sequence[str], columns: Mapping[str, Sequence[object]], pairs: Iterable[tuple[str, str]], mode: Mode
+) -> Resolution:
+    """Applies --on_duplicates to a table.
+
+    columns: those to compare within a set, such as target and patient, one value per name; -1 and "" are missing.
+    pairs: of names; those with a name that is not in the table are passed over.
+    mode: "drop" keeps the alphabetically first name of each set, "group" keeps all for one fold, "keep" does nothing
+    but report. Raises ValueError on another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"on_duplicates {mode!r}; expected one of {', '.join(MODES)}")
+    known = {name: index for index, name in enumerate(names)}
+    within = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] in known and pair[1] in known})
+    sets = _connected(within)
+    contradictions = []
+    for column, cells in columns.items():
+        for each in sets:
+            values = tuple(cells[known[name]] for name in each)
+            if len({value for value in values if value not in (schema.MISSING, "")}) > 1:
+                contradictions.append(Contradiction(column, each, values))
+    dropped = {name: each[0] for each in sets for name in each[1:]} if mode == "drop" else {}
+    kept = [name for name in names if name not in dropped]
+    return Resolution(kept, dropped, sets, [] if mode == "keep" else within, contradictions)
+
+
+def _connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """The sets that pairs join, each sorted, in order."""
+    of: dict[str, set[str]] = {}
+    for one, other in pairs:
+        first, second = of.setdefault(one, {one}), of.setdefault(other, {other})
+        if first is not second:
+            small, large = sorted((first, second), key=len)
+            large |= small
+            of.update(dict.fromkeys(small, large))
+    return sorted({tuple(sorted(each)) for each in of.values() if len(each) > 1})
