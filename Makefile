@@ -9,7 +9,11 @@ export MELANOMA_DATA
 # TensorFlow's start-up notes hide what the commands print.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-slow lint clean
+# tensorflow-addons, the reference of tests/test_parity.py, wants an old Python and an old TensorFlow to itself.
+ADDONS := .venv-addons/.installed
+PYTHON311 := $(shell command -v python3.11)
+
+.PHONY: setup demo test test-slow parity lint clean
 
 setup: $(STAMP)
 
@@ -34,11 +38,19 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+$(ADDONS):
+	$(PYTHON311) -m venv .venv-addons
+	.venv-addons/bin/python -m pip install --quiet 'tensorflow-cpu==2.15.1' 'tensorflow-addons==0.23.0' 'setuptools<81'
+	@touch $@
+
+parity: setup $(if $(PYTHON311),$(ADDONS))
+	$(BIN)/pytest tests/test_parity.py -rs
+
+test: lint $(if $(PYTHON311),$(ADDONS))
 	$(BIN)/pytest -m 'not slow'
 
 test-slow: setup
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-addons demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

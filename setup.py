@@ -62,6 +62,7 @@ setup(
             "melanoma-duplicates = tfrecord_tools.duplicates:run",
             "melanoma-show = tfrecord_tools.show:run",
             "melanoma-synthetic = tfrecord_tools.synthetic:run",
+            "melanoma-sheet = melanoma_tf.sheet:run",
             "melanoma-train = melanoma_tf.train:run",
             "melanoma-predict = melanoma_tf.predict:run",
             "melanoma-evaluate = melanoma_tf.evaluate:run",

@@ -24,7 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_norm_momentum = ml_collections.config_dict.placeholder(float)  # None: the backbone's own
     c.freeze_batch_norm = False
 
-    c.augment = "flip|quarter_turn|color(0.1, 0.1, 0.1, 0.02)"
+    # A policy as strings or the name of a ready one, see docs/augmentation.md; runs on the device.
+    c.augment = "flip|affine(rotate=180, shear=2, zoom=0.1, shift=0.02)|color(0.1, 0.1, 0.1, 0.02)"
     c.tta = True  # predict: mean over the eight flips and quarter turns
 
     c.loss = "focal"  # focal | bce

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.lr = 2e-3
     c.dropout = 0.1
     c.drop_connect = 0.0
+    c.augment = "light"
     c.batch_norm_momentum = 0.9  # a few hundred steps are too few for the backbone's own 0.99
     c.shuffle_buffer = 512
     return c

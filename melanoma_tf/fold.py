@@ -12,7 +12,7 @@ import ml_collections
 import pandas as pd
 
 from melanoma_tf import checkpoint, data, files, inference, losses, metrics, model, schedule, weights
-from melanoma_tf.augment import policy
+from melanoma_tf.augment import geometry, policy
 from melanoma_tf.runtime import Runtime, share_nan
 from melanoma_tf.workdir import HISTORY, WEIGHTS
 
@@ -49,7 +49,11 @@ def train(
     checkpoints = folder / "checkpoints"
     with runtime.scope():
         trainer, classifier = build(
-            config, positives / images, steps_per_epoch, fresh=not checkpoint.exists(checkpoints)
+            config,
+            positives / images,
+            steps_per_epoch,
+            fresh=not checkpoint.exists(checkpoints),
+            resampling=runtime.resampling,
         )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
     progress = checkpoint.restore(checkpoints, classifier, trainer.optimizer) or checkpoint.Progress()
@@ -97,20 +101,28 @@ def train(
 
 
 def build(
-    config: ml_collections.ConfigDict, prior: float, steps_per_epoch: int, *, fresh: bool = True
+    config: ml_collections.ConfigDict,
+    prior: float,
+    steps_per_epoch: int,
+    *,
+    fresh: bool = True,
+    resampling: geometry.Method = "gather",
 ) -> tuple[keras.Model, keras.Model]:
     """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
 
     prior: share of positives among the training pictures, for the head's first bias. fresh: whether to load the
-    pretrained weights; not when a checkpoint will overwrite them.
+    pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`.
     """
     classifier = build_classifier(config, prior)
     if fresh:
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     seed = keras.Input((), dtype="uint32", name="seed")
-    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture.
-    augmented = policy.Augment(config.augment, dtype="float32", name="augment")(image, seed)
+    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU multiplies is
+    # rounded, because it would be anyway.
+    rounded = keras.config.dtype_policy().compute_dtype if resampling == "matmul" else "float32"
+    augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")
+    augmented = augment(image, seed)
     trainer = Trainer({"image": image, "seed": seed}, classifier(augmented))
     loss = losses.build(
         config.loss,
@@ -165,6 +177,15 @@ class Trainer(keras.Model):
 
     A step with NaN in its activations is skipped by the optimizer; its moving statistics have to be undone too.
     """
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Keras' loss, of the targets mixed as the pictures are."""
+        augment = self.get_layer("augment")
+        if training and augment.mixes:
+            y = augment.labels(y, x["seed"], *x["image"].shape[1:3])
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def train_step(self, *args: Any) -> Any:
         if keras.backend.backend() == "jax":

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "tpu")
 
@@ -30,6 +30,11 @@ class Runtime:
     @property
     def replicas(self) -> int:
         return len(self.devices)
+
+    @property
+    def resampling(self) -> Literal["gather", "matmul"]:
+        """How augmentation turns pictures; a TPU pays for each pixel that it gathers."""
+        return "matmul" if self.kind == "tpu" else "gather"
 
     def precision(self, asked: str = "auto") -> str:
         """Keras dtype policy: bfloat16 on TPUs and GPUs that have it, float16 on older GPUs, float32 on CPU."""

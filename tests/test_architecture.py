@@ -14,7 +14,7 @@ MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob
 
 # Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
 COMPOSERS = {
-    "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference"},
+    "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference", "addons", "sheet"},
     "tfrecord_tools": {"build", "settings", "inputs", "against", "resume", "shards", "synthetic", "verify"}
     | {"show", "survey"},
 }
@@ -34,7 +34,12 @@ USES = {
     "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
     "melanoma_tf.model": {"melanoma_tf.batch_norm"},  # a layer of the graph
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
-    "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry")},
+    "melanoma_tf.augment.color": {"melanoma_tf.augment.geometry"},  # matrices
+    "melanoma_tf.augment.occlusion": {"melanoma_tf.augment.counter"},
+    "melanoma_tf.augment.mixing": {"melanoma_tf.augment.occlusion"},
+    "melanoma_tf.augment.policy": {
+        f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry", "mixing", "occlusion")
+    },
 }
 
 

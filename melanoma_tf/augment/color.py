@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from melanoma_tf.augment.geometry import product, rows
+
 # RGB -> YIQ (NTSC 1953; Y is the luma of ITU-R BT.601). Hue turns the I-Q plane and keeps Y.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _RGB = np.linalg.inv(_YIQ).astype(np.float32)
 _MIDDLE = 0.5  # contrast turns about mid-grey: a fixed point needs no pass over the pixels for their mean
+_DARKEST = 1.0 / 255.0  # channel means below this are taken for this, so that black pictures stay black
 
 
 def matrix(brightness: Any, contrast: Any, saturation: Any, hue: Any) -> Any:
@@ -28,22 +31,46 @@ def matrix(brightness: Any, contrast: Any, saturation: Any, hue: Any) -> Any:
     """
     angle = 2.0 * math.pi * hue
     cos, sin, zero, one = ops.cos(angle), ops.sin(angle), ops.zeros_like(hue), ops.ones_like(hue)
-    turn = _rows(
+    turn = rows(
         [[one, zero, zero], [zero, saturation * cos, -saturation * sin], [zero, saturation * sin, saturation * cos]]
     )
-    linear = ops.einsum("ij,bjk,kl->bil", _RGB, turn, _YIQ) * contrast[:, None, None]
+    linear = product(_RGB[None], product(turn, _YIQ[None])) * contrast[:, None, None]
     offset = brightness + (1.0 - contrast) * _MIDDLE
     return ops.concatenate([linear, ops.tile(offset[:, None, None], (1, 3, 1))], axis=2)
 
 
+def gains(factors: Any) -> Any:
+    """The matrix f32[B,3,4] that multiplies each channel. factors: f32[B,3]."""
+    linear = factors[:, :, None] * np.eye(3, dtype=np.float32)
+    return ops.concatenate([linear, ops.zeros_like(factors)[:, :, None]], axis=2)
+
+
+def grey_world(images: Any, strength: Any) -> Any:
+    """Gains that bring the channels' means towards their common mean (G. Buchsbaum 1980).
+
+    Args:
+      images: float[B,H,W,3] in [0,1].
+      strength: f32[B]; 0 changes nothing, 1 makes the mean grey, -1 doubles the distance in logarithms.
+
+    Returns:
+      f32[B,3].
+    """
+    means = ops.maximum(ops.mean(ops.cast(images, "float32"), axis=(1, 2)), _DARKEST)
+    return ops.power(ops.mean(means, axis=1, keepdims=True) / means, strength[:, None])
+
+
+def together(first: Any, second: Any) -> Any:
+    """The matrix f32[B,3,4] that does what `first` and then `second` do."""
+    linear = product(second[:, :, :3], first[:, :, :3])
+    offset = product(second[:, :, :3], first[:, :, 3:]) + second[:, :, 3:]
+    return ops.concatenate([linear, offset], axis=2)
+
+
 def transform(images: Any, matrices: Any) -> Any:
-    """images: float[B,H,W,3] in [0,1]; matrices: f32[B,3,4]. Returns float[B,H,W,3] clipped to [0,1]."""
-    shape = ops.shape(images)
-    pixels = ops.reshape(images, (-1, shape[1] * shape[2], 3))
-    linear = ops.transpose(matrices[:, :, :3], (0, 2, 1))
-    changed = ops.matmul(pixels, linear) + matrices[:, None, :, 3]
-    return ops.clip(ops.reshape(changed, shape), 0.0, 1.0)
+    """images: float[B,H,W,3] in [0,1]; matrices: f32[B,3,4]. Returns float[B,H,W,3], not clipped."""
+    return ops.einsum("bhwc,bkc->bhwk", images, matrices[:, :, :3]) + matrices[:, None, None, :, 3]
 
 
-def _rows(rows: list[list[Any]]) -> Any:
-    return ops.stack([ops.stack(row, axis=-1) for row in rows], axis=-2)
+def gamma(images: Any, exponent: Any) -> Any:
+    """images: float[B,H,W,3]; exponent: f32[B]. Returns the power of each value, 0 for what is below."""
+    return ops.power(ops.maximum(images, 0.0), exponent[:, None, None, None])

@@ -5,6 +5,8 @@ No generator state, so an example's augmentation does not depend on the batch, r
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,27 @@ def uniform(seeds: Any, draw: int, low: float = 0.0, high: float = 1.0) -> Any:
     return low + (high - low) * unit
 
 
+def normal(seeds: Any, draw: int) -> Any:
+    """Standard normal f32[B], from two uniform draws (G. E. P. Box, M. E. Muller 1958): `draw` and `draw + 1`."""
+    return _box_muller(uniform(seeds, draw), uniform(seeds, draw + 1))
+
+
+def normal_field(seeds: Any, count: int) -> Any:
+    """`count` independent standard normal numbers for each example. seeds: u32[B]. Returns f32[B,count]."""
+    index = ops.cast(ops.arange(count, dtype="int32"), "uint32")[None, :]  # XLA has no range of u32
+    mixed = _mix(ops.cast(seeds, "uint32"))[:, None]
+    first = _mix(ops.bitwise_xor(mixed, ops.multiply(index + _u32(1), _u32(_GOLDEN))))
+    low, high = ops.bitwise_and(first, _u32(0xFFFF)), ops.right_shift(first, _u32(16))
+    # 16 bits each: enough for noise, whose tails end at 4.7 standard deviations.
+    halves = [(ops.cast(each, "float32") + 0.5) * 2.0**-16 for each in (low, high)]
+    return _box_muller(1.0 - halves[0], halves[1])
+
+
+def _box_muller(one: Any, other: Any) -> Any:
+    """one: f32 in [0,1); other: f32 in [0,1)."""
+    return ops.sqrt(-2.0 * ops.log(1.0 - one)) * ops.cos(2.0 * math.pi * other)
+
+
 def _u32(value: int) -> Any:
     return ops.convert_to_tensor(np.uint32(value))
 
@@ -39,3 +62,27 @@ def _mix(x: Any) -> Any:
     x = ops.bitwise_xor(x, ops.right_shift(x, _u32(15)))
     x = ops.multiply(x, _u32(0x846CA68B))
     return ops.bitwise_xor(x, ops.right_shift(x, _u32(16)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The random numbers of one operation: those of the examples' seeds u32[B] from the draw `first` on."""
+
+    seeds: Any
+    first: int = 0
+
+    def uniform(self, draw: int, low: float = 0.0, high: float = 1.0) -> Any:
+        """f32[B] in [low, high)."""
+        return uniform(self.seeds, self.first + draw, low, high)
+
+    def normal(self, draw: int) -> Any:
+        """Standard normal f32[B]; uses `draw` and `draw + 1`."""
+        return normal(self.seeds, self.first + draw)
+
+    def chosen(self, draw: int, probability: float) -> Any:
+        """bool[B], True with this probability."""
+        return self.uniform(draw) < probability
+
+    def further_seeds(self, draw: int) -> Any:
+        """u32[B] for a generator of its own."""
+        return bits(self.seeds, self.first + draw)

@@ -1,0 +1,313 @@
+"""What does augmentation cost? On a TPU by its compiler, on this machine by the clock, beside what others do.
+
+    python benchmarks/augment.py                                  # images/s here
+    python benchmarks/augment.py --tpu v5e                        # MB and GFLOP per image; needs libtpu, no TPU
+
+Here: each augmenter makes batches of u8 pictures into floats, single-threaded, taking turns; images/s is the median
+over the turns. All do the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %, left-right flip,
+brightness, contrast, saturation and hue, cutout. What is not installed is named, not measured
+(pip install '.[bench]').
+
+--tpu: each operation and ready policy is compiled for one TPU chip by libtpu, as the trainer would run it (u8 in,
+bfloat16 out), and its compiler's own figures are printed: megabytes moved and GFLOP, per image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("size", 384, "Side of the pictures, in pixels.", 32)
+flags.DEFINE_integer("batch", 64, "Pictures at a time.", 1)
+flags.DEFINE_integer("repeat", 5, "Turns.", 1)
+flags.DEFINE_string("images", None, "Folder of JPEGs; default: random pixels.")
+flags.DEFINE_string("tpu", None, "Compile for this TPU instead, e.g. v5e.")
+flags.DEFINE_list("only", [], "Of --tpu: only these rows.")
+flags.DEFINE_string("compile", None, "Used by this script itself: compile one policy and print its figures.")
+
+AFFINE = "affine(rotate=180, shear=2, zoom=0.1, shift=0.02)"
+COLOUR = "color(0.1, 0.2, 0.3, 0.01)"
+WHOLE = f"{AFFINE}|flip(vertical=False)|{COLOUR}|cutout(0.375, p=0.7)"
+# name -> (policy, method)
+ROWS = {
+    "floor: u8 to bfloat16": ("none", "matmul"),
+    "flip and quarter turn": ("flip|quarter_turn", "matmul"),
+    "affine": (AFFINE, "matmul"),
+    "colour": (COLOUR, "matmul"),
+    "grey world": ("grey_world", "matmul"),
+    "gamma": ("gamma", "matmul"),
+    "cutout": ("cutout", "matmul"),
+    "20 hairs": ("hair(20)", "matmul"),
+    "microscope": ("microscope", "matmul"),
+    "blur": ("blur(1.5)", "matmul"),
+    "noise": ("noise", "matmul"),
+    "mixup": ("mixup", "matmul"),
+    "cutmix": ("cutmix", "matmul"),
+    "affine and flip and colour and cutout": (WHOLE, "matmul"),
+    "deotte": ("deotte", "matmul"),
+    "third_place": ("third_place", "matmul"),
+    "first_place": ("first_place", "matmul"),
+    "affine by gather": (AFFINE, "gather"),
+}
+TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v4": "v4:2x2x1", "v3": "v3:2x2"}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if FLAGS.compile:
+        print(json.dumps(compile_one(*json.loads(FLAGS.compile))))
+    elif FLAGS.tpu:
+        tpu_table()
+    else:
+        here()
+
+
+# ----------------------------------------------------------------------------------------------------- for a TPU
+
+
+def tpu_table() -> None:
+    """One process a row: a compilation that fails takes nothing else with it."""
+    print(f"{FLAGS.tpu}, {FLAGS.size} px, batch {FLAGS.batch}: per image")
+    print(f"{'':36} {'MB moved':>9} {'GFLOP':>7} {'temporary MB':>13}")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    environment |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for name, row in ROWS.items():
+        if FLAGS.only and name not in FLAGS.only:
+            continue
+        args = [f"--{flag}={getattr(FLAGS, flag)}" for flag in ("size", "batch", "tpu")]
+        command = [sys.executable, __file__, *args, f"--compile={json.dumps(row)}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name:36} does not compile: {done.stderr.strip().splitlines()[-1][:100]}", flush=True)
+            continue
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name:36} {found['mb']:9.1f} {found['gflop']:7.2f} {found['temporary_mb']:13.1f}", flush=True)
+    print(print("Keras RandomRotation, RandomZoom, RandomShear: do not compile (supports_jit=False)"))
+
+
+def compile_one(policy_text: str, method: Any) -> dict[str, float]:
+    """The TPU compiler's figures of one policy, per image."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+
+    from melanoma_tf.augment import policy
+
+    device = topologies.get_topology_desc(TOPOLOGIES[FLAGS.tpu], "tpu").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    dtype = "bfloat16"
+    layer = policy.Augment(policy_text, method=method, resample_dtype=dtype, dtype="float32")
+
+    def augment(images: Any, seeds: Any) -> Any:
+        return layer(images, seeds, training=True).astype(dtype)
+
+    shape = (FLAGS.batch, FLAGS.size, FLAGS.size, 3)
+    given = [jax.ShapeDtypeStruct(s, d, sharding=sharding) for s, d in ((shape, jnp.uint8), (shape[:1], jnp.uint32))]
+    compiled = jax.jit(augment, out_shardings=sharding).lower(*given).compile()
+    cost = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    if path := os.environ.get("HLO"):
+        Path(path).write_text(compiled.as_text())
+    return {
+        "mb": cost["bytes accessed"] / FLAGS.batch / 1e6,
+        "gflop": cost["flops"] / FLAGS.batch / 1e9,
+        "temporary_mb": temporary / FLAGS.batch / 1e6,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- on this machine
+
+
+def here() -> None:
+    """The table of images/s, of one thread."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    images = pictures()
+    augmenters: dict[str, Callable[[Any, int], Any]] = {}
+    for name, make in (
+        ("ours", ours),
+        ("Keras layers", keras_layers),
+        ("keras-cv layers", keras_cv_layers),
+        ("tf.image, picture by picture", tf_image),
+        ("albumentations", albumentations_pictures),
+    ):
+        try:
+            augmenters[name] = make()
+        except ImportError as error:
+            print(f"{name}: not measured, {error}")
+    for augment in augmenters.values():
+        for turn in range(2):
+            np.asarray(augment(images, turn))
+    rates: dict[str, list[float]] = {name: [] for name in augmenters}
+    for turn in range(FLAGS.repeat):
+        for name, augment in augmenters.items():
+            started = time.perf_counter()
+            np.asarray(augment(images, turn))
+            rates[name].append(len(images) / (time.perf_counter() - started))
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, one thread, {FLAGS.size} px, batch {FLAGS.batch}, n = {FLAGS.repeat}")
+    for name, found in rates.items():
+        print(f"{name:30} {statistics.median(found):8.1f} images/s ({min(found):.1f} to {max(found):.1f})")
+
+
+def pictures() -> Any:
+    """u8[B,S,S,3]."""
+    if FLAGS.images is None:
+        return np.random.default_rng(0).integers(0, 256, (FLAGS.batch, FLAGS.size, FLAGS.size, 3), dtype=np.uint8)
+    from PIL import Image
+
+    paths = sorted(Path(FLAGS.images).glob("*.jpg"))[: FLAGS.batch]
+    found = [np.asarray(Image.open(path).convert("RGB").resize((FLAGS.size, FLAGS.size))) for path in paths]
+    return np.stack([found[i % len(found)] for i in range(FLAGS.batch)])
+
+
+def ours() -> Callable[[Any, int], Any]:
+    import tensorflow as tf
+
+    from melanoma_tf.augment import policy
+
+    layer = policy.Augment(WHOLE, dtype="float32")
+    augment = tf.function(lambda x, s: layer(x, s, training=True))
+    return lambda images, turn: augment(images, np.arange(len(images), dtype=np.uint32) + np.uint32(1000 * turn))
+
+
+def keras_layers() -> Callable[[Any, int], Any]:
+    import keras
+    import tensorflow as tf
+
+    k = keras.layers
+    layers = [
+        k.RandomFlip("horizontal"),
+        k.RandomRotation(0.5),
+        k.RandomShear(x_factor=0.035),
+        k.RandomZoom(0.1, 0.1),
+        k.RandomTranslation(0.02, 0.02),
+        k.RandomBrightness(0.1, value_range=(0, 1)),
+        k.RandomContrast(0.2, value_range=(0, 1)),
+        k.RandomSaturation((0.35, 0.65), value_range=(0, 1)),
+        k.RandomHue(0.01, value_range=(0, 1)),
+        k.RandomErasing(0.7, scale=(0.14, 0.14), value_range=(0, 1)),
+    ]
+
+    def augment(images: Any) -> Any:
+        images = tf.cast(images, tf.float32) / 255.0
+        for layer in layers:
+            images = layer(images, training=True)
+        return images
+
+    compiled = tf.function(augment)
+    return lambda images, turn: compiled(images)
+
+
+def keras_cv_layers() -> Callable[[Any, int], Any]:
+    import keras_cv
+    import tensorflow as tf
+
+    k = keras_cv.layers
+    layers = [
+        k.RandomFlip("horizontal"),
+        k.RandomRotation(0.5),
+        k.RandomShear(x_factor=0.035),
+        k.RandomZoom(0.1, 0.1),
+        k.RandomTranslation(0.02, 0.02),
+        k.RandomColorJitter((0, 255), 0.1, 0.2, 0.3, 0.01),
+        k.RandomCutout(0.375, 0.375),
+    ]
+
+    def augment(images: Any) -> Any:
+        images = tf.cast(images, tf.float32)
+        for layer in layers:
+            images = layer(images, training=True)
+        return images / 255.0
+
+    compiled = tf.function(augment)
+    return lambda images, turn: compiled(images)
+
+
+def tf_image() -> Callable[[Any, int], Any]:
+    """As the notebooks do it, in tf.data's map: ops of tf.image, and the kernel behind Keras' for the warp."""
+    import tensorflow as tf
+
+    def one(image: Any) -> Any:
+        size = FLAGS.size
+        angle = tf.random.uniform([], -np.pi, np.pi)
+        shear = tf.random.uniform([], -0.035, 0.035)
+        zoom = tf.random.uniform([2], 0.9, 1.1)
+        shift = tf.random.uniform([2], -0.02, 0.02) * size
+        cos, sin, middle = tf.cos(angle), tf.sin(angle), (size - 1) / 2
+        linear = tf.stack([[cos / zoom[0], (-sin + shear) / zoom[0]], [sin / zoom[1], cos / zoom[1]]])
+        offset = middle + shift - tf.linalg.matvec(linear, [middle, middle])
+        flat = tf.stack([linear[0, 0], linear[0, 1], offset[0], linear[1, 0], linear[1, 1], offset[1], 0.0, 0.0])
+        image = tf.raw_ops.ImageProjectiveTransformV3(
+            images=image[None],
+            transforms=flat[None],
+            output_shape=[size, size],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="REFLECT",
+        )[0]
+        image = tf.image.random_flip_left_right(image)
+        image = tf.cast(image, tf.float32) / 255.0
+        image = tf.image.random_hue(image, 0.01)
+        image = tf.image.random_saturation(image, 0.7, 1.3)
+        image = tf.image.random_contrast(image, 0.8, 1.2)
+        image = tf.image.random_brightness(image, 0.1)
+        half = round(0.375 * size / 2)
+        x, y = tf.random.uniform([], 0, size, tf.int32), tf.random.uniform([], 0, size, tf.int32)
+        inside = lambda at: (tf.range(size) >= at - half) & (tf.range(size) < at + half)  # noqa: E731
+        hole = inside(y)[:, None, None] & inside(x)[None, :, None] & (tf.random.uniform([]) < 0.7)
+        return tf.where(hole, 0.0, tf.clip_by_value(image, 0.0, 1.0))
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+
+    def augment(images: Any, turn: int) -> Any:
+        data = tf.data.Dataset.from_tensor_slices(images).map(one, num_parallel_calls=1).batch(len(images))
+        return next(iter(data.with_options(options)))
+
+    return augment
+
+
+def albumentations_pictures() -> Callable[[Any, int], Any]:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations as a
+    import cv2
+
+    cv2.setNumThreads(1)
+    size = round(0.375 * FLAGS.size)
+    hole = {"num_holes_range": (1, 1), "hole_height_range": (size, size), "hole_width_range": (size, size)}
+    policy = a.Compose(
+        [
+            a.Affine(
+                rotate=(-180, 180),
+                shear=(-2, 2),
+                scale=(0.9, 1.1),
+                translate_percent=(-0.02, 0.02),
+                border_mode=cv2.BORDER_REFLECT,
+                p=1.0,
+            ),
+            a.HorizontalFlip(),
+            a.ColorJitter((0.9, 1.1), (0.8, 1.2), (0.7, 1.3), (-0.01, 0.01), p=1.0),
+            a.CoarseDropout(**hole, p=0.7),
+        ]
+    )
+    return lambda images, turn: np.stack([policy(image=each)["image"] for each in images]).astype(np.float32) / 255.0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,110 @@
+"""Look at augmentation before training with it.
+
+    python -m melanoma_tf.sheet --data tfrecords/384 --out sheet.png
+    python -m melanoma_tf.sheet --data tfrecords/384 --policy "flip|affine(rotate=180)|hair(20)" --out sheet.png
+
+One row per picture, the picture itself first and then what the policy makes of it; without --policy one row per
+operation and ready policy, all of the same picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from melanoma_tf import command, runtime
+
+FLAGS = flags.FLAGS
+EVERY = (
+    "flip",
+    "quarter_turn",
+    "affine(rotate=180)",
+    "affine(rotate=180, fill='constant')",
+    "affine(shear=20)",
+    "affine(zoom=0.3)",
+    "affine(shift=0.2)",
+    "color(brightness=0.2)",
+    "color(contrast=0.4)",
+    "color(saturation=0.6)",
+    "color(hue=0.05)",
+    "color(gain=0.2)",
+    "grey_world(1.0)",
+    "gamma(0.5)",
+    "cutout(0.375)",
+    "cutout(0.1, holes=8)",
+    "hair(20)",
+    "microscope(p=1.0)",
+    "blur(3.0)",
+    "noise(0.1)",
+    "mixup(1.0)",
+    "cutmix(p=1.0)",
+    "light",
+    "deotte",
+    "third_place",
+    "first_place",
+)
+_LABEL = 16  # pixels above each row
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
+    flags.DEFINE_string("policy", None, "What to show, as in config.augment. Default: every operation.")
+    flags.DEFINE_string("out", "sheet.png", "PNG to write.")
+    flags.DEFINE_integer("pictures", 6, "Rows of --policy.", 1)
+    flags.DEFINE_integer("draws", 7, "Augmented pictures in each row.", 1)
+    flags.DEFINE_integer("size", 192, "Side of the pictures on the sheet, in pixels.", 32)
+    flags.DEFINE_integer("seed", 0, "Of the draws.", 0)
+    flags.DEFINE_enum("method", "gather", ["gather", "matmul"], "How affine maps are resampled.")
+
+
+def main(argv: list[str]) -> None:
+    runtime.start("cpu")
+    import numpy as np
+
+    from melanoma_tf import data
+
+    dataset = data.open_data(FLAGS.data)
+    shards = dataset.train or dataset.test
+    count = FLAGS.pictures if FLAGS.policy else 2
+    batch = next(iter(data.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
+    pictures = np.asarray(batch["image"])
+    rows = [(FLAGS.policy, i) for i in range(count)] if FLAGS.policy else [(policy, 0) for policy in EVERY]
+    sheet = render(pictures, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
+    sheet.save(Path(FLAGS.out))
+    command.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")
+
+
+def render(pictures: Any, rows: list[tuple[str, int]], draws: int, seed: int, method: Any) -> Any:
+    """The sheet, a PIL image. pictures: u8[N,S,S,3]; rows: a policy and the index of a picture."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from melanoma_tf.augment import policy
+
+    size = pictures.shape[1]
+    sheet = Image.new("RGB", ((draws + 1) * size, len(rows) * (size + _LABEL)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (text, index) in enumerate(rows):
+        layer = policy.Augment(text, method, dtype="float32")
+        # The rest of the batch, with which mixing mixes, is the next picture.
+        batch = np.repeat(pictures[index : index + 1], 2 * draws, axis=0)
+        batch[1::2] = pictures[(index + 1) % len(pictures)]
+        seeds = np.arange(2 * draws, dtype=np.uint32) + np.uint32(1000 * seed + 100 * index)
+        changed = (np.asarray(layer(batch, seeds, training=True))[::2] * 255).round().astype(np.uint8)
+        top = row * (size + _LABEL)
+        pen.text((2, top + 2), text, fill="black")
+        for column, picture in enumerate([pictures[index], *changed]):
+            sheet.paste(Image.fromarray(picture), (column * size, top + _LABEL))
+    return sheet
+
+
+def run() -> None:
+    """Console entry point."""
+    command.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    run()
