@@ -41,10 +41,18 @@ setup(
             "tensorflow-cpu==2.15.1; python_version < '3.12'",
             "tensorflow-addons==0.23.0; python_version < '3.12'",
         ],
-        # What benchmarks/build.py measures beside the converter.
-        "bench": ["img2dataset>=1.47", "opencv-python-headless>=4.12", "pyvips[binary]>=3.0"],
+        # What benchmarks/build.py and benchmarks/augment.py measure beside ours.
+        "bench": [
+            "albumentations>=2.0",
+            "img2dataset>=1.47",
+            "keras-cv>=0.9",
+            "opencv-python-headless>=4.12",
+            "pyvips[binary]>=3.0",
+        ],
         "dev": [
             JAX,
+            # Compiles for TPUs, which are not needed; wheels for Linux on x86 only.
+            f"{JAX.replace('jax', 'jax[tpu]')}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "mypy>=1.13",
@@ -62,6 +70,7 @@ setup(
             "melanoma-duplicates = tfrecord_tools.duplicates:run",
             "melanoma-show = tfrecord_tools.show:run",
             "melanoma-synthetic = tfrecord_tools.synthetic:run",
+            "melanoma-preflight = melanoma_tf.preflight:run",
             "melanoma-sheet = melanoma_tf.sheet:run",
             "melanoma-train = melanoma_tf.train:run",
             "melanoma-predict = melanoma_tf.predict:run",

@@ -130,7 +130,9 @@ class Ours:
         images, positives = data.count(self.shards), sum(s.positives for s in self.shards)
         self.images = images // BATCH * BATCH
         with devices.scope():
-            self.trainer, self.classifier = fold.build(c, positives / images, images // BATCH)
+            self.trainer, self.classifier = fold.build(
+                c, positives / images, images // BATCH, resampling=devices.resampling
+            )
             self.one_view = inference.predictor(self.classifier, tta=False)
             self.eight_views = inference.predictor(self.classifier, tta=True)
 

@@ -1,4 +1,4 @@
-"""What this pipeline needs of tensorflow-addons, under its names and defaults, in `keras.ops`.
+"""What this pipeline needs of tensorflow-addons, under its names, in `keras.ops`: of logits, and bilinear.
 
 tensorflow-addons ended in 2024 and does not import beside Keras 3. `make parity` compares these with its last release.
 """
@@ -30,6 +30,10 @@ class SigmoidFocalCrossEntropy(losses.SigmoidFocal):
             raise ValueError("from_logits=False is not offered; give the model's logits and from_logits=True")
         super().__init__(gamma, alpha, name=name, reduction=reduction)
 
+    def get_config(self) -> dict[str, Any]:
+        names = ("alpha", "gamma", "reduction", "name")
+        return {"from_logits": True, **{name: getattr(self, name) for name in names}}
+
 
 def transform(
     images: Any, transforms: Any, interpolation: str = "bilinear", fill_mode: str = "constant", fill_value: float = 0.0
@@ -38,8 +42,8 @@ def transform(
 
     Args:
       images: [B,H,W,C].
-      transforms: f32[8] or f32[B,8], (a0, a1, a2, b0, b1, b2, 0, 0): the output pixel (x, y), counted from the upper
-        left one, is (a0 x + a1 y + a2, b0 x + b1 y + b2) of the input.
+      transforms: f32[8] or f32[B,8], (a0, a1, a2, b0, b1, b2, 0, 0), of which the last two are not looked at: the
+        output pixel (x, y), counted from the upper left one, is (a0 x + a1 y + a2, b0 x + b1 y + b2) of the input.
       fill_mode: "constant", "nearest" or "reflect".
 
     Returns:

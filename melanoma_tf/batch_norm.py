@@ -40,5 +40,5 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.axis in (-1, 3)
             and self.center
             and self.scale
-            and not (self.synchronized or self.renorm)
+            and not (self.synchronized or getattr(self, "renorm", False))  # renorm: Keras 3.13 and later
         )

@@ -107,20 +107,24 @@ def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) ->
 
 
 def _check_apart(dataset: DataSet, external: Sequence[Shard]) -> None:
-    met: dict[tuple[str, bytes], int] = {}
+    met: dict[tuple[str, bytes], tuple[str, Shard]] = {}
     leaks = []
-    for shard in (*dataset.train, *external):
+    for shard in (*dataset.train, *dataset.test, *external):
+        home = "the test set" if shard in dataset.test else "training" if shard.fold < 0 else f"fold {shard.fold}"
         for identities in _identities(shard):
             for key, value in identities.items():
-                if value and met.setdefault((key, value), shard.fold) != shard.fold:
-                    name = identities["image_name"].decode()
+                if value and (there := met.setdefault((key, value), (home, shard)))[0] != home:
+                    if shard not in external:
+                        continue  # of a build itself; tfrecord_tools.verify tells
                     shown = value.hex() if key == "sha256" else value.decode()
-                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in fold {met[key, value]} too")
+                    name = identities["image_name"].decode()
+                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {there[0]} of {there[1].path} too")
                     break
     if leaks:
         raise BadData(
-            f"{len(leaks)} external pictures would be trained on and judged by, the first: {leaks[0]}. "
-            f"Build the external data with tfrecord_tools.build --against {dataset.path}"
+            f"{len(leaks)} external pictures would be trained on and judged by, the first: {leaks[0]}. Build the "
+            "external data with tfrecord_tools.build --against the other build; files under another name are found by "
+            "tfrecord_tools.verify --pairs and left out by build --duplicates"
         )
 
 

@@ -32,9 +32,11 @@ class Runtime:
         return len(self.devices)
 
     @property
-    def resampling(self) -> Literal["gather", "matmul"]:
-        """How augmentation turns pictures; a TPU pays for each pixel that it gathers."""
-        return "matmul" if self.kind == "tpu" else "gather"
+    def resampling(self) -> Literal["gather", "kernel", "matmul"]:
+        """How augmentation turns pictures, see `augment.geometry.affine`; a TPU pays for each pixel that it gathers."""
+        if self.kind == "tpu":
+            return "matmul"
+        return "kernel" if (self.backend, self.kind) == ("tensorflow", "cpu") else "gather"
 
     def precision(self, asked: str = "auto") -> str:
         """Keras dtype policy: bfloat16 on TPUs and GPUs that have it, float16 on older GPUs, float32 on CPU."""
@@ -43,6 +45,18 @@ class Runtime:
         if self.kind == "cpu":
             return "float32"
         return "mixed_bfloat16" if self.kind == "tpu" or _gpus_have_bfloat16(self.backend) else "mixed_float16"
+
+    @staticmethod
+    def forget_models() -> None:
+        """Frees the memory of models that are no longer used, such as those of another fold."""
+        import keras
+
+        # Keras forgets these along with the models.
+        policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
+        keras.backend.clear_session()
+        keras.config.set_dtype_policy(policy)
+        if distribution is not None:
+            keras.distribution.set_distribution(distribution)
 
     def describe(self, batch_size: int, precision: str) -> str:
         """One line for the log: backend, devices, global batch, precision and why they were chosen."""

@@ -57,7 +57,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("draws", 7, "Augmented pictures in each row.", 1)
     flags.DEFINE_integer("size", 192, "Side of the pictures on the sheet, in pixels.", 32)
     flags.DEFINE_integer("seed", 0, "Of the draws.", 0)
-    flags.DEFINE_enum("method", "gather", ["gather", "matmul"], "How affine maps are resampled.")
+    flags.DEFINE_enum("method", "gather", ["gather", "kernel", "matmul"], "How affine maps are resampled.")
 
 
 def main(argv: list[str]) -> None:

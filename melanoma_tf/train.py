@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
             command.say(f"fold {k}: finished already")
             continue
         run.finish(k, fold.train(config, dataset, k, run.fold(k), devices))
-        keras.backend.clear_session()
+        devices.forget_models()
 
     # ------------------------------------------------------------------ figures
     command.say(evaluate.report(run.path))

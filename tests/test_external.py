@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from melanoma_tf import data, predict, workdir
+from melanoma_tf import data, workdir
 from tests import tiny
 from tests.conftest import run_command
 from tests.test_build import settings
@@ -165,11 +165,40 @@ def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
 
     # Held out fold by fold, a patient may be in both builds if it is in the same fold of both.
     fold = build_sharing(main_csv["patient_id"][0])
+    together = next(patient for patient in main_csv["patient_id"] if home[patient] == fold)
+    assert build_sharing(together) == fold
+    if held_out:
+        data.add_external(data.open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
     apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
     assert build_sharing(apart) == fold
-    message = rf"external pictures would .*: patient {apart} is in fold {home[apart]} too.* --against {shards}"
+    message = rf"external pictures would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
     with pytest.raises(data.BadData, match=message):
         data.add_external(data.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
+
+
+@pytest.mark.parametrize("key", ["image_name", "sha256", "lesion", "patient"])
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_each_identity_is_compared_with_training_and_test_set(shards, external, monkeypatch, key, where):
+    alone = data.open_data(str(shards))
+    if where == "test":
+        alone = dataclasses.replace(alone, train=alone.train[1:], test=alone.train[:1])
+    known = next(iter(data._identities(alone.train[0] if where == "train" else alone.test[0])))
+    known["lesion"] = b"L1"
+
+    def identities(shard):
+        everything = list(real(shard))
+        if shard.path.startswith(str(external)):
+            everything[0][key] = known[key]
+        elif everything[0]["image_name"] == known["image_name"]:
+            everything[0] = known
+        return everything
+
+    real = data._identities
+    monkeypatch.setattr(data, "_identities", identities)
+    shown = known[key].hex() if key == "sha256" else known[key].decode()
+    home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
+    with pytest.raises(data.BadData, match=f"external pictures would .*: {key} {shown} is in {home} of"):
+        data.add_external(alone, [str(external)], held_out=False)
 
 
 def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
@@ -196,7 +225,10 @@ def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path
     assert sorted(oof["image_name"]) == sorted(data.read_table(alone.fold(0))["image_name"])
     run = workdir.open_workdir(folder)
     assert run.trained == (workdir.data_sha256(str(external)),)
-    assert predict.models_for(alone.fold(0)[0], [0], seen=True) == [0]
+    predicting = tiny.TRAIN.replace("import train; train.run()", "import predict; predict.run()")
+    where = ["--workdir", str(folder), "--data", str(external), "--out", str(tmp_path / "out.csv"), "--strategy=cpu"]
+    done = run_command("-c", predicting, *where)
+    assert "warning: 24 of 24 records were training data of every finished model" in done.stdout, done.stderr[-2000:]
     # Without them, or with them judged on, it is another run.
     for other_args in (args[:2] + args[4:], [*args, "--validate_external"]):
         done = run_command("-c", tiny.TRAIN, *SMOKE, *other_args)

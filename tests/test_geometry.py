@@ -125,10 +125,11 @@ def test_each_image_has_its_own_map():
 
 @pytest.mark.parametrize("fill", geometry.FILLS)
 @pytest.mark.parametrize("shape", [(24, 24), (20, 31)])
-def test_gather_is_scipys_bilinear(fill, shape):
+@pytest.mark.parametrize("method", ["gather", "kernel"])
+def test_four_taps_are_scipys_bilinear(fill, shape, method):
     image = RNG.integers(0, 256, (1, *shape, 3), dtype=np.uint8)
     for m in (matrix(33, 4, 0.8, 1.1, 3, -5), matrix(-160, 0, 0.4, 0.5), matrix(shift_x=70.5)):
-        found = np.asarray(geometry.affine(image, m, fill=fill, value=9.0))[0]
+        found = np.asarray(geometry.affine(image, m, fill=fill, value=9.0, method=method))[0]
         expected = by_scipy(image[0], m[0], 1, "grid-constant" if fill == "constant" else fill, 9.0)
         np.testing.assert_allclose(found, expected, atol=0.02)
 
@@ -183,7 +184,7 @@ def test_zooming_out_does_not_alias():
     m = matrix(zoom_x=0.5, zoom_y=0.5)
     options: dict[str, Any] = {"fill": "constant", "value": 127.5, "antialias": True}
     found = np.asarray(geometry.affine(plate, m, method="matmul", **options))[0, ..., 0]
-    # Output radius r shows frequency 4 r / size of the source's pixels per... above half of Nyquist from r = size/8 on.
+    # The plate reaches half of Nyquist, the most that half the pixels can show, at a radius of size/8 of the output.
     r = np.hypot(*(np.mgrid[:size, :size] - (size - 1) / 2))
     beyond = (r > size / 8 * 1.4) & (r < size / 4)
     naive = np.asarray(geometry.affine(plate, m, **options))[0, ..., 0]
@@ -196,7 +197,7 @@ def test_zooming_out_does_not_alias():
 def test_what_cannot_be_done_is_named():
     with pytest.raises(ValueError, match="fill 'wrap'; expected one of reflect, nearest, constant"):
         geometry.affine(IMAGES, IDENTITY, fill="wrap")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="method 'fft'; expected one of gather, matmul"):
+    with pytest.raises(ValueError, match="method 'fft'; expected one of gather, kernel, matmul"):
         geometry.affine(IMAGES, IDENTITY, method="fft")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs square images, got 4 x 6"):
         geometry.affine(np.zeros((1, 4, 6, 3), np.uint8), IDENTITY[:1], method="matmul")

@@ -37,14 +37,16 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
     assert "--strategy auto fell back to the CPU (no TPU; no GPU)" in done.stdout
 
 
-def test_two_jax_devices_share_a_batch():
+def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
     code = (
         "from melanoma_tf import runtime; r = runtime.start('cpu'); import keras; "
-        "print(r.replicas, r.backend, type(keras.distribution.distribution()).__name__)"
+        "keras.config.set_dtype_policy('mixed_bfloat16'); "
+        "say = lambda: print(type(keras.distribution.distribution()).__name__, keras.config.dtype_policy().name); "
+        "print(r.replicas, r.backend); say(); r.forget_models(); say()"
     )
     flags = "--xla_force_host_platform_device_count=2"
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags})
-    assert done.stdout.split() == ["2", "jax", "DataParallel"], done.stderr[-1000:]
+    assert done.stdout.split() == ["2", "jax", *["DataParallel", "mixed_bfloat16"] * 2], done.stderr[-1000:]
 
 
 def test_an_unknown_strategy_or_backend_says_what_there_is(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from tfrecord_tools import schema, shards
+from tfrecord_tools import pairs, schema, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.settings import BuildError
 
@@ -58,7 +58,7 @@ def groups_in(
     Args:
       names, patients, lesions, groups: of each row. same: pairs of names of one picture, here or there.
     """
-    copies = {name for pair in same if held.images.intersection(pair) for name in pair}
+    copies = {name for each in pairs.connected(same) if held.images.intersection(each) for name in each}
     found = set()
     for name, patient, lesion, group in zip(names, patients, lesions, groups, strict=True):
         if name in held.images or name in copies or patient in held.patients or lesion in held.lesions:

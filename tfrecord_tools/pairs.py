@@ -130,7 +130,7 @@ def resolve(
         raise ValueError(f"on_duplicates {mode!r}; expected one of {', '.join(MODES)}")
     known = {name: index for index, name in enumerate(names)}
     within = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] in known and pair[1] in known})
-    sets = _connected(within)
+    sets = connected(within)
     contradictions = []
     for column, cells in columns.items():
         for each in sets:
@@ -142,7 +142,7 @@ def resolve(
     return Resolution(kept, dropped, sets, [] if mode == "keep" else within, contradictions)
 
 
-def _connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+def connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
     """The sets that pairs join, each sorted, in order."""
     of: dict[str, set[str]] = {}
     for one, other in pairs:

@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -72,8 +71,11 @@ def _check(op: Any, **most: float) -> None:
     name = next(name for name, kind in _OPS.items() if kind is type(op))
     for field, limit in most.items():
         value = getattr(op, field)
-        if not isinstance(value, int | float) or not 0 <= value <= limit:
-            raise ValueError(f"{name}: {field}={value} must lie in [0, {limit}]")
+        whole = isinstance(limit, int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 <= value <= limit:
+            raise ValueError(
+                f"{name}: {field}={value!r} must {'be a whole number' if whole else 'lie'} in [0, {limit}]"
+            )
 
 
 # ----------------------------------------------------------------------------------------------------- geometry
@@ -95,6 +97,11 @@ class Flip(Symmetric):
     horizontal: bool = True
     vertical: bool = True
 
+    def __post_init__(self) -> None:
+        for field in ("horizontal", "vertical"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"flip: {field}={getattr(self, field)!r} must be True or False")
+
     def draw(self, numbers: counter.Numbers) -> Any:
         columns = ops.cast(numbers.chosen(0, 0.5), "int32") * (geometry.FLIP_COLUMNS * self.horizontal)
         return columns + ops.cast(numbers.chosen(1, 0.5), "int32") * (geometry.FLIP_ROWS * self.vertical)
@@ -115,11 +122,6 @@ class QuarterTurn(Symmetric):
         t, r, c = geometry.TRANSPOSE, geometry.FLIP_ROWS, geometry.FLIP_COLUMNS
         # Counter-clockwise: transpose and flip the rows; both flips; transpose and flip the columns.
         return ops.take(ops.convert_to_tensor([0, t | r, r | c, t | c], dtype="int32"), turns)
-
-    def apply(self, images: Any, parameters: Any) -> Any:
-        if images.shape[1] != images.shape[2]:
-            raise ValueError(f"quarter_turn needs square images, got {images.shape[1]} x {images.shape[2]}")
-        return super().apply(images, parameters)
 
 
 @register("affine")
@@ -490,6 +492,8 @@ def _parse_op(text: str, policy: str) -> Op:
         if not isinstance(call.func, ast.Name):
             raise ValueError("no name")
         name = call.func.id
+        if any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("**")
         args = [ast.literal_eval(arg) for arg in call.args]
         kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
     except (SyntaxError, ValueError) as error:
@@ -497,7 +501,7 @@ def _parse_op(text: str, policy: str) -> Op:
     if name not in _OPS:
         raise ValueError(
             f"augmentation policy {policy!r}: no op {name!r}; available ops: {', '.join(sorted(_OPS))}; "
-            f"ready policies: {', '.join(POLICIES)}"
+            f"ready policies, each to be named alone: {', '.join(POLICIES)}"
         )
     try:
         op: Op = _OPS[name](*args, **kwargs)
@@ -510,13 +514,22 @@ def _parse_op(text: str, policy: str) -> Op:
 # -------------------------------------------------------------------------------------------------------- layer
 
 
+def _joins(run: Sequence[Op], op: Op) -> bool:
+    """Whether an operation is done at once with those before it."""
+    if isinstance(op, Symmetric | Affine) and isinstance(run[0], Symmetric | Affine):
+        fills = {each.fill for each in (*run, op) if isinstance(each, Affine)}
+        return len(fills) < 2
+    # GreyWorld has to see what those before it have made.
+    return isinstance(op, Linear) and isinstance(run[0], Linear) and not isinstance(op, GreyWorld)
+
+
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Augment(keras.layers.Layer):
     """u8 images and per-example seeds to [0,1] float images, augmented when training.
 
     Inputs: images u8[B,H,W,3], seeds u32[B]. Output: [B,H,W,3] in [0,1] in the layer's compute dtype; the arithmetic
-    is float32, but for what `resample_dtype` says. In inference it only scales.
-    Values are clipped once, at the end. method, resample_dtype: of `geometry.affine`.
+    is float32, but for what `resample_dtype` says and for what TPUs (bfloat16) and GPUs (TF32) make of matrix products.
+    In inference it only scales. Values are clipped once, at the end. method, resample_dtype: of `geometry.affine`.
     """
 
     def __init__(
@@ -529,10 +542,14 @@ class Augment(keras.layers.Layer):
         super().__init__(**kwargs)
         self.policy, self.method, self.resample_dtype = policy, method, resample_dtype
         self.ops = parse(policy)
+        # Keras compiles with XLA where every layer allows it.
+        self.supports_jit = method != "kernel" or not any(isinstance(op, Affine) for op in self.ops)
 
     def call(self, images: Any, seeds: Any, training: bool = False) -> Any:
         if not (training and self.ops):
             return ops.cast(_to_unit(images), self.compute_dtype)
+        if any(isinstance(op, QuarterTurn) for op in self.ops) and images.shape[1] != images.shape[2]:
+            raise ValueError(f"quarter_turn needs square images, got {images.shape[1]} x {images.shape[2]}")
         is_unit = False  # u8 (or, once resampled, float) in 0..255 until an operation needs [0,1]
         for run, drawn in self._runs(seeds):
             if isinstance(run[0], Symmetric | Affine):
@@ -557,12 +574,13 @@ class Augment(keras.layers.Layer):
     def _runs(self, seeds: Any) -> Iterator[tuple[list[Op], list[Any]]]:
         """Operations that are done at once, with their parameters."""
 
-        def kind(indexed: tuple[int, Op]) -> Any:
-            index, op = indexed
-            return "geometry" if isinstance(op, Symmetric | Affine) else "linear" if isinstance(op, Linear) else index
-
-        for _, group in itertools.groupby(enumerate(self.ops), kind):
-            indexed = list(group)
+        runs: list[list[tuple[int, Op]]] = []
+        for index, op in enumerate(self.ops):
+            if runs and _joins([before for _, before in runs[-1]], op):
+                runs[-1].append((index, op))
+            else:
+                runs.append([(index, op)])
+        for indexed in runs:
             drawn = [op.draw(counter.Numbers(seeds, index * DRAWS_PER_OP)) for index, op in indexed]
             yield [op for _, op in indexed], drawn
 

@@ -1,0 +1,280 @@
+"""Does it fit on a TPU, and how fast can it be at most? Answered without a TPU, before any quota is spent.
+
+    python -m melanoma_tf.preflight --topology v5e-8 --config configs/default.py
+    python -m melanoma_tf.preflight --topology v5e-8 --config configs/default.py --find_batch
+
+Compiles the real training step (augmentation, mixed precision, moving averages, the sum of gradients over chips) with
+libtpu for the chips named and prints what the compiler says: memory used and free per chip, gigaflops and megabytes
+moved per image, and a roofline from these: about the most images/s to hope for. It counts some bytes that stay inside
+the chip, so it errs on the low side where memory is the limit, and it knows nothing of waiting.
+
+Needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`. Large models take minutes to compile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from melanoma_tf import command, runtime
+from melanoma_tf import config as configs
+
+if TYPE_CHECKING:
+    import ml_collections
+
+FLAGS = flags.FLAGS
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one JAX device of a TPU has: memory in bytes, bfloat16 FLOP/s, bytes/s of its memory."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the page of each version. A v3 device is half a chip.
+CHIPS = {
+    "v3": Chip(16 * GB, 61.5e12, 450e9),
+    "v4": Chip(32 * GB, 275e12, 1228e9),
+    "v5e": Chip(16 * GB, 197e12, 819e9),
+    "v5p": Chip(95 * GB, 459e12, 2765e9),
+    "v6e": Chip(32 * GB, 918e12, 1640e9),
+}
+# As Kaggle, Colab and Google Cloud call them -> as libtpu does.
+TOPOLOGIES = {
+    "v3-8": "v3:2x2",
+    "v4-8": "v4:2x2x1",
+    "v5e-1": "v5e:1x1",
+    "v5e-4": "v5e:2x2",
+    "v5e-8": "v5e:2x4",
+    "v5p-8": "v5p:2x2x1",
+    "v6e-1": "v6e:1x1",
+    "v6e-4": "v6e:2x2",
+    "v6e-8": "v6e:2x4",
+}
+
+
+class Preflight(RuntimeError):  # noqa: N818  it reads as what failed
+    """The step cannot be compiled for these chips; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the compiler says of a training step. Memory in bytes per chip, the others per image.
+
+    images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
+    """
+
+    topology: str
+    chips: int
+    batch_per_chip: int
+    memory_used: float
+    memory_free: float
+    gflop: float
+    megabytes: float
+    images_per_s: float
+    bound: str
+    compile_seconds: float
+
+    def text(self) -> str:
+        """For people."""
+        total = self.memory_used + self.memory_free
+        return (
+            f"{self.topology}: {self.chips} x {self.batch_per_chip} images compile in {self.compile_seconds:.0f} s\n"
+            f"memory per chip: {self.memory_used / GB:.2f} of {total / GB:.0f} GB used, "
+            f"{self.memory_free / GB:.2f} free\n"
+            f"per image: {self.megabytes:.0f} MB moved, {self.gflop:.2f} GFLOP\n"
+            f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}"
+        )
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    configs.find_in_arguments(sys.argv)
+    config_flags.DEFINE_config_file("config", str(configs.CONFIGS / "default.py"), "What to train; see configs/.")
+    flags.DEFINE_string("topology", "v5e-8", f"{', '.join(TOPOLOGIES)}, or as libtpu has it: v5e:4x4.")
+    flags.DEFINE_integer("batch", None, "Images per chip; default: config.batch_size over the chips.", 1)
+    flags.DEFINE_bool("find_batch", False, "Look for the largest batch that fits; three compilations or a few more.")
+    flags.DEFINE_bool("json", False, "Print JSON.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = FLAGS.config
+    configs.check(config)
+    _prepare(config.precision)
+    devices = topology_devices(FLAGS.topology)
+    batch = FLAGS.batch or max(1, config.batch_size // len(devices))
+    if FLAGS.find_batch:
+        finding = find_batch(config, FLAGS.topology, devices, batch)
+    else:
+        finding = examine(config, FLAGS.topology, devices, batch)
+    command.say(json.dumps(dataclasses.asdict(finding)) if FLAGS.json else finding.text())
+
+
+def _prepare(precision: str) -> None:
+    """Before Keras and JAX are imported: Keras on JAX, JAX on the CPU, libtpu without asking for a TPU."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+    import keras
+
+    jax.config.update("jax_platforms", "cpu")
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "auto" else precision)
+
+
+def topology_devices(name: str) -> list[Any]:
+    """The devices of a topology. Raises Preflight naming those there are."""
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(TOPOLOGIES.get(name, name), "tpu").devices)
+    except Exception as error:
+        raise Preflight(
+            f"--topology {name!r}: {str(error).splitlines()[0]}. Known: {', '.join(TOPOLOGIES)}. "
+            "It needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
+        ) from error
+
+
+def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any], batch_per_chip: int) -> Finding:
+    """Compiles the training step of `config` for these devices.
+
+    Raises:
+      Preflight: it does not compile, or needs more memory than a chip has.
+    """
+    import jax
+    import numpy as np
+
+    from melanoma_tf import fold
+
+    kind = topology.split(":")[0].split("-")[0]
+    if kind not in CHIPS:
+        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
+    chip = CHIPS[kind]
+    runtime.Runtime.forget_models()
+    config = config.copy_and_resolve_references()
+    config.weights = "none"
+    trainer, _ = fold.build(config, 0.02, 1000, resampling="matmul")
+    size, images = config.image_size, batch_per_chip * len(devices)
+    features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
+    trainer._symbolic_build(data_batch=(features, np.zeros(2, np.float32)))
+
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    everywhere, divided = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
+
+    def spec(value: Any, sharding: Any, shape: Any = None) -> Any:
+        return jax.ShapeDtypeStruct(value.shape if shape is None else shape, value.dtype, sharding=sharding)
+
+    kinds = ("trainable_variables", "non_trainable_variables", "metrics_variables")
+    trainable, others, metrics = ([spec(v.value, everywhere) for v in getattr(trainer, each)] for each in kinds)
+    optimizer = [spec(v.value, everywhere) for v in trainer.optimizer.variables]
+    given = {key: spec(value, divided, (images, *value.shape[1:])) for key, value in features.items()}
+    target = jax.ShapeDtypeStruct((images,), np.float32, sharding=divided)
+
+    started = time.perf_counter()
+    try:
+        with _progress(f"compiling {config.model} at {size} px for {topology}, {batch_per_chip} images a chip"):
+            step = jax.jit(trainer.train_step, donate_argnums=0)
+            compiled = step.lower((trainable, others, optimizer, metrics), (given, target)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise Preflight(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
+    seconds = time.perf_counter() - started
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    used = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    if used > chip.memory:
+        raise Preflight(
+            f"{topology}, {batch_per_chip} images a chip: needs {used / GB:.1f} of {chip.memory / GB:.0f} GB"
+        )
+    by_memory, by_compute = cost["bytes accessed"] / chip.bandwidth, cost["flops"] / chip.flops
+    return Finding(
+        topology=topology,
+        chips=len(devices),
+        batch_per_chip=batch_per_chip,
+        memory_used=float(used),
+        memory_free=float(chip.memory - used),
+        gflop=cost["flops"] / batch_per_chip / 1e9,
+        megabytes=cost["bytes accessed"] / batch_per_chip / 1e6,
+        images_per_s=images / max(by_memory, by_compute),
+        bound="memory" if by_memory > by_compute else "compute",
+        compile_seconds=round(seconds, 1),
+    )
+
+
+def find_batch(config: ml_collections.ConfigDict, topology: str, devices: list[Any], start: int) -> Finding:
+    """The largest batch per chip that fits, a multiple of 8: memory grows with it along a line, which is followed.
+
+    Raises:
+      Preflight: not even 8 images a chip fit.
+    """
+    best = small = examine(config, topology, devices, 8)
+    fails, guess = None, max(16, start // 8 * 8)
+    while guess > best.batch_per_chip:
+        try:
+            best = examine(config, topology, devices, guess)
+        except Preflight as error:
+            print(f"  {error}", file=sys.stderr, flush=True)
+            fails = guess
+        per_image = (best.memory_used - small.memory_used) / max(1, best.batch_per_chip - small.batch_per_chip)
+        if fails is not None:
+            guess = (best.batch_per_chip + fails) // 16 * 8
+        elif per_image > 0:
+            guess = int(best.batch_per_chip + best.memory_free / per_image) // 8 * 8
+        else:
+            guess = 2 * best.batch_per_chip
+    return best
+
+
+def _reason(error: str) -> str:
+    """What of XLA's message people want to read."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return next((line for line in lines if "hbm" in line.lower() or "memory" in line.lower()), lines[0])[:300]
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Says on standard error what is going on, and every 20 seconds that it still is."""
+    done, started = threading.Event(), time.perf_counter()
+
+    def tell() -> None:
+        print(what, file=sys.stderr, flush=True)
+        while not done.wait(20):
+            print(f"  {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def run() -> None:
+    """Console entry point."""
+    command.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,88 @@
+"""The real training step of a small model, compiled for TPUs that are not here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from melanoma_tf import preflight
+from tests import tiny
+from tests.conftest import run_command
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+# The tiny model's module imports Keras, so the backend has to be chosen before the command does.
+JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+TINY = tiny.TRAIN.replace("melanoma_tf import train; train.run()", "melanoma_tf import preflight; preflight.run()")
+SMALL = ["--config", "configs/smoke.py", "--config.image_size=32", "--config.ema=0.99"]
+DEFAULT_AUGMENT = "--config.augment=flip|affine(rotate=180)|color(0.1)|cutout"
+
+
+def test_the_tiny_model_compiles_for_eight_chips():
+    done = run_command("-c", TINY, *SMALL, DEFAULT_AUGMENT, "--topology=v5e-8", "--batch=8", "--json", **JAX)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert (found["chips"], found["batch_per_chip"]) == (8, 8)
+    assert 0 < found["memory_used"] < 1e9
+    assert found["memory_used"] + found["memory_free"] == pytest.approx(16e9)
+    # Its stem alone: 16 x 16 x 32 outputs of 3 x 3 x 3 products, forward and twice as much backward.
+    assert found["gflop"] > 3 * 2 * 16 * 16 * 32 * 27 / 1e9
+    assert found["images_per_s"] > 1000
+    assert "compiling efficientnet-b0 at 32 px for v5e-8, 8 images a chip" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--topology=v9-8"], "--topology 'v9-8': "),
+        (["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: "),
+    ],
+)
+def test_what_does_not_compile_says_why(args, message):
+    done = run_command("-c", TINY, *SMALL, *args, **JAX)
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("fits", [8, 9, 100, 333])
+def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
+    def examine(config, topology, devices, batch):
+        tried.append(batch)
+        if batch > fits:
+            raise preflight.Preflight("too large")
+        # More than a straight line, as padding makes it.
+        used = 1e9 + 4e7 * batch + 2e4 * batch**2
+        return preflight.Finding("v5e-8", 8, batch, used, 16e9 - used, 1.0, 1.0, 1.0, "memory", 1.0)
+
+    tried: list[int] = []
+    monkeypatch.setattr(preflight, "examine", examine)
+    assert preflight.find_batch(None, "v5e-8", [], 64).batch_per_chip == fits // 8 * 8
+    assert len(tried) <= 8
+
+
+def test_not_even_eight_is_told(monkeypatch):
+    def examine(*args):
+        raise preflight.Preflight("needs 20 of 16 GB")
+
+    monkeypatch.setattr(preflight, "examine", examine)
+    with pytest.raises(preflight.Preflight, match="needs 20 of 16 GB"):
+        preflight.find_batch(None, "v5e-8", [], 64)
+
+
+@pytest.mark.slow
+def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
+    args = [
+        "--config.model=efficientnet-b0",
+        "--config.image_size=384",
+        "--config.optimizer=adamw",
+        "--config.ema=0.999",
+    ]
+    done = run_command("-m", "melanoma_tf.preflight", "--topology=v5e-8", "--batch=64", "--json", *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    # Plain Keras without augmentation has been measured at 8.6 GFLOP, 863 MB and 3.9 GB.
+    assert 8 < found["gflop"] < 20
+    assert 300 < found["megabytes"] < 1000
+    assert found["memory_used"] < 6e9
