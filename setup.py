@@ -45,7 +45,6 @@ setup(
         "bench": [
             "albumentations>=2.0",
             "img2dataset>=1.47",
-            "keras-cv>=0.9",
             "opencv-python-headless>=4.12",
             "pyvips[binary]>=3.0",
         ],

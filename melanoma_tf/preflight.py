@@ -45,10 +45,11 @@ class Chip:
     bandwidth: float
 
 
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the page of each version. A v3 device is half a chip.
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the page of each version. To libtpu a device of v3
+# and v4 is half a chip.
 CHIPS = {
     "v3": Chip(16 * GB, 61.5e12, 450e9),
-    "v4": Chip(32 * GB, 275e12, 1228e9),
+    "v4": Chip(16 * GB, 137.5e12, 614e9),
     "v5e": Chip(16 * GB, 197e12, 819e9),
     "v5p": Chip(95 * GB, 459e12, 2765e9),
     "v6e": Chip(32 * GB, 918e12, 1640e9),
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
     del argv
     config = FLAGS.config
     configs.check(config)
-    _prepare(config.precision)
+    prepare(config.precision)
     devices = topology_devices(FLAGS.topology)
     batch = FLAGS.batch or max(1, config.batch_size // len(devices))
     if FLAGS.find_batch:
@@ -125,7 +126,7 @@ def main(argv: list[str]) -> None:
     command.say(json.dumps(dataclasses.asdict(finding)) if FLAGS.json else finding.text())
 
 
-def _prepare(precision: str) -> None:
+def prepare(precision: str) -> None:
     """Before Keras and JAX are imported: Keras on JAX, JAX on the CPU, libtpu without asking for a TPU."""
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
@@ -143,7 +144,10 @@ def topology_devices(name: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(TOPOLOGIES.get(name, name), "tpu").devices)
+        layout = TOPOLOGIES.get(name, name)
+        # libtpu takes hosts to have four chips unless told.
+        options = {"chips_per_host_bounds": [1, 1, 1]} if layout.endswith(":1x1") else {}
+        return list(topologies.get_topology_desc(layout, "tpu", **options).devices)
     except Exception as error:
         raise Preflight(
             f"--topology {name!r}: {str(error).splitlines()[0]}. Known: {', '.join(TOPOLOGIES)}. "

@@ -28,6 +28,7 @@ FOUNDATIONS = {
     "melanoma_tf.files",
     "melanoma_tf.command",
 }
+ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion")  # of augmentation
 USES = {
     "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
@@ -37,9 +38,8 @@ USES = {
     "melanoma_tf.augment.color": {"melanoma_tf.augment.geometry"},  # matrices
     "melanoma_tf.augment.occlusion": {"melanoma_tf.augment.counter"},
     "melanoma_tf.augment.mixing": {"melanoma_tf.augment.occlusion"},
-    "melanoma_tf.augment.policy": {
-        f"melanoma_tf.augment.{leaf}" for leaf in ("color", "counter", "geometry", "mixing", "occlusion")
-    },
+    "melanoma_tf.augment.operations": {f"melanoma_tf.augment.{leaf}" for leaf in ARITHMETIC},
+    "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in (*ARITHMETIC, "operations")},
 }
 
 

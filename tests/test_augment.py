@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 from scipy import stats
 
-from melanoma_tf.augment import color, counter, geometry, policy
+from melanoma_tf.augment import color, counter, geometry, operations, policy
 from tests.conftest import run_command
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_each_symmetry_is_that_of_numpy(symmetry):
 
 
 def test_quarter_turns_are_those_of_numpy_and_equally_likely():
-    op, seeds = policy.QuarterTurn(), np.arange(4000, dtype=np.uint32)
+    op, seeds = operations.QuarterTurn(), np.arange(4000, dtype=np.uint32)
     drawn = np.asarray(op.draw(counter.Numbers(seeds)))
     values, counts = np.unique(drawn, return_counts=True)
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -124,11 +124,11 @@ def test_hue_turns_the_chroma_plane_of_tensorflows_yiq():
 
 def test_a_policy_string_gives_its_operations():
     assert policy.parse(FULL) == (
-        policy.Flip(),
-        policy.QuarterTurn(),
-        policy.Color(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
+        operations.Flip(),
+        operations.QuarterTurn(),
+        operations.Color(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
     )
-    assert policy.parse("flip(vertical=False)") == (policy.Flip(vertical=False),)
+    assert policy.parse("flip(vertical=False)") == (operations.Flip(vertical=False),)
     assert policy.parse("none") == policy.parse("") == ()
 
 
@@ -268,7 +268,7 @@ READY = sorted(set(policy.POLICIES) - {"none"})
 
 
 def test_every_operation_is_among_those_tested():
-    assert sorted(EVERY) == sorted(policy._OPS)
+    assert sorted(EVERY) == sorted(operations.OPS)
 
 
 @pytest.mark.parametrize("text", [*EVERY.values(), *READY])
@@ -299,9 +299,9 @@ def test_with_probability_zero_nothing_changes(name):
 def test_probabilities_are_what_they_say():
     seeds = np.arange(4000, dtype=np.uint32)
     for op, covered in (
-        (policy.Cutout(p=0.3), lambda drawn: np.asarray(drawn[0][2]) > 0),
-        (policy.Microscope(p=0.3), lambda drawn: np.asarray(drawn) < 1),
-        (policy.Hair(3, p=0.3), lambda drawn: np.asarray(drawn[0][5]) > 0),
+        (operations.Cutout(p=0.3), lambda drawn: np.asarray(drawn[0][2]) > 0),
+        (operations.Microscope(p=0.3), lambda drawn: np.asarray(drawn) < 1),
+        (operations.Hair(3, p=0.3), lambda drawn: np.asarray(drawn[0][5]) > 0),
     ):
         share = covered(op.draw(counter.Numbers(seeds))).mean()
         assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
@@ -318,7 +318,7 @@ def test_flips_turns_and_an_affine_map_are_one_resampling():
         for (op,), (drawn,) in (
             ([op], [d]) for run, draws in layer._runs(SEEDS) for op, d in zip(run, draws, strict=True)
         ):
-            if isinstance(op, policy.Affine):
+            if isinstance(op, operations.Affine):
                 step_by_step = geometry.affine(step_by_step, op.matrix(drawn, 64, 64), method=method)
             else:
                 step_by_step = op.apply(step_by_step, drawn)
@@ -330,7 +330,7 @@ def test_flips_turns_and_an_affine_map_are_one_resampling():
 def test_beta_numbers_are_those_of_scipy():
     numbers = counter.uniform(np.arange(5000, dtype=np.uint32), 0)
     for alpha in (0.2, 1.0, 4.0):
-        found = np.asarray(policy._beta(numbers, alpha))
+        found = np.asarray(operations._beta(numbers, alpha))
         assert stats.kstest(found, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 

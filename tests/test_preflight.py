@@ -46,6 +46,15 @@ def test_what_does_not_compile_says_why(args, message):
     assert "Traceback" not in done.stderr
 
 
+def test_every_topology_that_is_named_is_known_to_libtpu():
+    code = (
+        "from melanoma_tf import preflight; preflight.prepare('auto'); "
+        "print(*[len(preflight.topology_devices(name)) for name in preflight.TOPOLOGIES])"
+    )
+    done = run_command("-c", code)
+    assert done.stdout.split() == ["8", "8", "1", "4", "8", "4", "1", "4", "8"], done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("fits", [8, 9, 100, 333])
 def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
     def examine(config, topology, devices, batch):

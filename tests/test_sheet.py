@@ -2,13 +2,13 @@ import numpy as np
 from PIL import Image
 
 from melanoma_tf import sheet
-from melanoma_tf.augment import policy
+from melanoma_tf.augment import operations, policy
 from tests.conftest import run_command
 
 
 def test_every_operation_and_ready_policy_is_on_the_sheet():
     shown = {op for text in sheet.EVERY for op in text.replace("(", "|").split("|")}
-    assert set(policy._OPS) | set(policy.POLICIES) - {"none"} <= shown
+    assert set(operations.OPS) | set(policy.POLICIES) - {"none"} <= shown
 
 
 def test_the_command_draws_a_policy(shards, tmp_path):
