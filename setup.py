@@ -31,6 +31,8 @@ setup(
         "absl-py>=2.1",
         "ml-collections>=1.0",
         "google-crc32c>=1.5",
+        "packaging>=23",
+        "threadpoolctl>=3.1",
     ],
     extras_require={
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
@@ -69,6 +71,7 @@ setup(
             "melanoma-duplicates = tfrecord_tools.duplicates:run",
             "melanoma-show = tfrecord_tools.show:run",
             "melanoma-synthetic = tfrecord_tools.synthetic:run",
+            "melanoma-doctor = melanoma_tf.doctor:run",
             "melanoma-preflight = melanoma_tf.preflight:run",
             "melanoma-sheet = melanoma_tf.sheet:run",
             "melanoma-train = melanoma_tf.train:run",

@@ -43,9 +43,11 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
-def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint to restore."""
-    return (folder / LAST).is_file()
+def newest(folder: Path) -> list[str]:
+    """The files in `folder` of the checkpoint that `restore` would load, none if there is no checkpoint."""
+    if not _exists(folder):
+        return []
+    return [LAST, *(f"{_last(folder).name}/{file}" for file in (WEIGHTS, TRAINING, STATE))]
 
 
 def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress) -> Path:
@@ -59,7 +61,7 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
     if bad:
         raise BadCheckpoint(f"not saved at step {progress.step}: {len(bad)} weights are not finite, {bad[0]} the first")
     name = f"step-{progress.step:08d}"
-    if exists(folder) and _last(folder) == folder / name:
+    if _exists(folder) and _last(folder) == folder / name:
         return folder / name  # the same step again; the folder that LAST names is never touched
     temporary = folder / f".{name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -88,7 +90,7 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
     Raises:
       BadCheckpoint: a file is missing, its checksum is wrong, or it belongs to another model or optimizer.
     """
-    if not exists(folder):
+    if not _exists(folder):
         return None
     path = _last(folder)
     remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start anew"
@@ -142,6 +144,10 @@ def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Itera
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):
             variable.assign(value)
+
+
+def _exists(folder: Path) -> bool:
+    return (folder / LAST).is_file()
 
 
 def _last(folder: Path) -> Path:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,17 @@ DECODERS = os.cpu_count() or 1  # pictures decoded at the same time
 PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
 _GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
+_READ_AHEAD = 16  # encoded records of each reader
+
+
+class Part(NamedTuple):
+    """What one of `hosts` hosts that train together reads: of each batch, every host another equal part."""
+
+    host: int = 0
+    hosts: int = 1
+
+
+WHOLE = Part()
 
 
 class BadData(ValueError):  # noqa: N818  it reads as what happened
@@ -144,20 +156,30 @@ def count(shards: Sequence[Shard]) -> int:
 
 
 def train_batches(
-    shards: Sequence[Shard], *, batch_size: int, image_size: int, seed: int, epoch: int, skip_steps: int, buffer: int
+    shards: Sequence[Shard],
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    epoch: int,
+    skip_steps: int,
+    buffer: int,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """One epoch of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]), without its first `skip_steps` batches.
 
-    All batches are full: the rest of an epoch that does not fill one is left out, others in each epoch.
+    All batches are full: the rest of an epoch that does not fill one is left out, others in each epoch. Up to READERS
+    hosts that divide READERS make the same batches together that one host makes alone.
 
     Args:
+      batch_size: of all hosts together; B is this host's share.
       buffer: records (encoded) among which the next one is drawn; shards are shuffled already when they are written.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(shards))
-    records = _read([shards[i].path for i in order])
-    shuffle_seed = int(np.random.default_rng([seed, epoch, 1]).integers(2**31))
     _fix_global_seed()
-    records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+    streams = _streams(shards, math.lcm(READERS, part.hosts), part, seed=seed, epoch=epoch, buffer=buffer)
+    turns = tf.data.Dataset.range(len(streams)).repeat()
+    records = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=False)
+    records = records.with_options(_options())
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
     def example(serialized: tf.Tensor) -> Any:
@@ -166,27 +188,65 @@ def train_batches(
         return features, tf.cast(record["target"], tf.float32)
 
     # Skipping encoded records costs a read, not a decode.
-    examples = records.skip(skip_steps * batch_size).map(example, num_parallel_calls=DECODERS, deterministic=True)
+    share = batch_size // part.hosts
+    examples = records.skip(skip_steps * share).map(example, num_parallel_calls=DECODERS, deterministic=True)
     steps = count(shards) // batch_size - skip_steps
-    return _batched(examples, batch_size, steps)
+    return _batched(examples, share, steps)
 
 
-def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int) -> tf.data.Dataset:
+def _streams(
+    shards: Sequence[Shard], number: int, part: Part, *, seed: int, epoch: int, buffer: int
+) -> list[tf.data.Dataset]:
+    """One epoch's records in `number` equally long streams, each shuffled; those of them that this host reads.
+
+    The epoch takes one record of each stream in turn. A stream is a row of shards, at whose ends one may be shared with
+    its neighbour.
+    """
+    shuffled = [shards[i] for i in np.random.default_rng([seed, epoch]).permutation(len(shards))]
+    starts = np.cumsum([0, *(shard.records for shard in shuffled)])
+    total, begin, streams = int(starts[-1]), 0, []
+    for stream in range(number):
+        end = begin + total // number + (stream < total % number)
+        if stream % part.hosts == part.host:
+            within = [
+                np.clip((begin, end) - start, 0, shard.records)
+                for shard, start in zip(shuffled, starts[:-1], strict=True)
+            ]
+            paths, (skipped, ends) = [shard.path for shard in shuffled], np.transpose(within)
+            shuffle_seed = int(np.random.default_rng([seed, epoch, 1, stream]).integers(2**31))
+            streams.append(
+                tf.data.Dataset.from_tensor_slices((paths, skipped, ends - skipped))
+                .filter(lambda path, skip, take: take > 0)
+                .flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
+                .shuffle(-(-buffer // number), seed=shuffle_seed, reshuffle_each_iteration=False)
+                .prefetch(_READ_AHEAD)
+            )
+        begin = end
+    return streams
+
+
+def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, part: Part = WHOLE) -> tf.data.Dataset:
     """Every record once, in the order of `read_table`: {"image": u8[B,S,S,3]}.
 
     The last batch is filled up with black images, so that all batches have one shape (TPUs, replicas) and nothing is
-    dropped; cut the predictions to `count(shards)`.
+    dropped; cut the predictions to `count(shards)`. batch_size: of all hosts together; B is this host's share, the
+    rows host * B to (host + 1) * B of each batch.
     """
+    share = batch_size // part.hosts
+    filling = b""  # is no record
 
     def example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": _decode(schema.parse(serialized)["image"], image_size)}
+        black = tf.zeros([image_size, image_size, 3], tf.uint8)
+        is_filling = tf.equal(serialized, filling)
+        return {
+            "image": tf.cond(is_filling, lambda: black, lambda: _decode(schema.parse(serialized)["image"], image_size))
+        }
 
-    examples = _read([shard.path for shard in shards]).map(example, num_parallel_calls=DECODERS, deterministic=True)
-    filling = -count(shards) % batch_size
-    if filling:
-        black = {"image": tf.zeros([image_size, image_size, 3], tf.uint8)}
-        examples = examples.concatenate(tf.data.Dataset.from_tensors(black).repeat(filling))
-    return _batched(examples, batch_size, -(-count(shards) // batch_size))
+    records = _read([shard.path for shard in shards])
+    records = records.concatenate(tf.data.Dataset.from_tensors(filling).repeat(-count(shards) % batch_size))
+    records = records.batch(share).shard(part.hosts, part.host).unbatch()
+    examples = records.map(example, num_parallel_calls=DECODERS, deterministic=True)
+    return _batched(examples, share, -(-count(shards) // batch_size))
 
 
 def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
@@ -234,10 +294,14 @@ def _read(paths: Sequence[str]) -> tf.data.Dataset:
     records = files.interleave(
         tf.data.TFRecordDataset, cycle_length=READERS, num_parallel_calls=min(READERS, len(paths)), deterministic=True
     )
+    return records.with_options(_options())
+
+
+def _options() -> tf.data.Options:
     options = tf.data.Options()
     # At the end of each epoch its iterator waits for the tuner's thread, which sleeps for up to a minute.
     options.autotune.enabled = False
-    return records.with_options(options)
+    return options
 
 
 def _fix_global_seed() -> None:
@@ -251,8 +315,8 @@ def _fix_global_seed() -> None:
 
 def _batched(examples: tf.data.Dataset, batch_size: int, steps: int) -> tf.data.Dataset:
     # Keras asks how many steps there are; tf.data cannot know it of files it has not read.
-    batches = examples.batch(batch_size, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(steps))
-    return batches.prefetch(PREFETCHED)
+    batches = examples.batch(batch_size, drop_remainder=True).take(steps)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(PREFETCHED)
 
 
 def _decode(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -24,11 +24,12 @@ class Diverged(RuntimeError):  # noqa: N818  it reads as what happened
 
 
 def train(
-    config: ml_collections.ConfigDict, dataset: data.DataSet, fold: int, folder: Path, runtime: Runtime
+    config: ml_collections.ConfigDict, dataset: data.DataSet, fold: int, folder: Path | None, runtime: Runtime
 ) -> pd.DataFrame:
     """Trains on all folds but `fold` and predicts it.
 
-    Writes checkpoints, history.csv and the final weights into `folder`; goes on from the newest checkpoint there.
+    Writes checkpoints, history.csv and the final weights into `folder`; goes on from the newest checkpoint there. None
+    on hosts other than the first, which alone reads and writes: they get from it what it has read.
 
     Returns:
       image_name, patient_id, fold, target, logit, probability of every held-out picture.
@@ -45,25 +46,24 @@ def train(
 
     # -------------------------------------------------------------------- model
     keras.utils.set_random_seed(config.seed + fold)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / "checkpoints" if folder else None
+    saved = runtime.from_first(checkpoint.newest(checkpoints) if checkpoints else [])
     with runtime.scope():
         trainer, classifier = build(
-            config,
-            positives / images,
-            steps_per_epoch,
-            fresh=not checkpoint.exists(checkpoints),
-            resampling=runtime.resampling,
+            config, positives / images, steps_per_epoch, fresh=not saved, resampling=runtime.resampling
         )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
-    progress = checkpoint.restore(checkpoints, classifier, trainer.optimizer) or checkpoint.Progress()
+    log.info("%s", describe_xla(trainer))
+    with runtime.folder_from_first(checkpoints, saved) as copy:
+        progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
     if progress.step:
         log.info("fold %d goes on at step %d of %d", fold, progress.step, steps_per_epoch * config.epochs)
 
     # --------------------------------------------------------------- train loop
     # One `fit` per epoch: the order within an epoch is a function of (seed, epoch), so a resumed run can skip into it.
     table = data.read_table(held_out)
-    sizes = {"batch_size": config.batch_size, "image_size": config.image_size}
+    part = data.Part(runtime.host, runtime.hosts)
+    sizes = {"batch_size": config.batch_size, "image_size": config.image_size, "part": part}
     for epoch in range(progress.step // steps_per_epoch, config.epochs):
         skip = progress.step - epoch * steps_per_epoch
         batches = data.train_batches(
@@ -87,16 +87,18 @@ def train(
             "images_per_s": round(images_per_s, 1),
         }
         progress.history.append(row)
-        checkpoint.save(checkpoints, classifier, trainer.optimizer, progress)
-        files.write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+        if folder and checkpoints:
+            checkpoint.save(checkpoints, classifier, trainer.optimizer, progress)
+            files.write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
         log.info("fold %d: %s", fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     # ------------------------------------------------------------------- result
     # The last epoch's weights, not the best one's: choosing the epoch by the held-out fold would flatter its AUC.
     with checkpoint.averaged(classifier, trainer.optimizer):
-        checkpoint.save_final(folder / WEIGHTS, classifier)
-        few = inference.batch_size(config.batch_size, config.tta, runtime.replicas)
-        logits = inference.predict_logits(thorough, held_out, batch_size=few, image_size=config.image_size)
+        if folder:
+            checkpoint.save_final(folder / WEIGHTS, classifier)
+        sizes["batch_size"] = inference.batch_size(config.batch_size, config.tta, runtime.replicas)
+        logits = inference.predict_logits(thorough, held_out, **sizes)
     return table.assign(logit=logits, probability=inference.sigmoid(logits))
 
 
@@ -146,6 +148,19 @@ def build_classifier(config: ml_collections.ConfigDict, prior: float | None = No
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
     )
+
+
+def describe_xla(trainer: keras.Model) -> str:
+    """Whether the compiled step goes through XLA, which Keras decides by devices and layers; if not, why."""
+    if trainer.jit_compile:
+        return "XLA: on"
+    if trainer.get_layer("augment").method == "kernel":
+        return "XLA: off, on CPUs TensorFlow's own kernels are faster"
+    classifier = next(layer for layer in trainer.layers if isinstance(layer, keras.Model))
+    prevent = [layer.name for layer in (*trainer.layers, *classifier.layers) if not layer.supports_jit]
+    if prevent:
+        return f"XLA: OFF, which makes each step slower: it cannot compile {', '.join(prevent)}"
+    return "XLA: off, as Keras does under MirroredStrategy"
 
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
@@ -233,11 +248,11 @@ class Keeper(keras.callbacks.Callback):
         self,
         config: ml_collections.ConfigDict,
         last_step: int,
-        checkpoints: Path,
+        checkpoints: Path | None,
         classifier: keras.Model,
         progress: Any,
     ) -> None:
-        """last_step: of the epoch; it is saved by the loop, with the epoch's history."""
+        """last_step: of the epoch; it is saved by the loop, with the epoch's history. checkpoints: None writes none."""
         super().__init__()
         self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
@@ -245,7 +260,10 @@ class Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         progress, every = self.progress, self.config.max_bad_steps
         progress.step += 1
+        saves = progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step
         # Reading a number from the device waits for it, so not at each step.
+        if progress.step % every == 0 or saves:
+            _sync(self.model)
         if progress.step % every == 0:
             taken = _steps_taken(self.model.optimizer)
             if taken == progress.steps_taken:
@@ -254,9 +272,10 @@ class Keeper(keras.callbacks.Callback):
                     f"good checkpoint is in {self.checkpoints}. Try a lower --config.lr, or --config.precision=float32."
                 )
             progress.steps_taken = taken
-        if progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step:
+        if saves:
             share_statistics(self.classifier)
-            checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
+            if self.checkpoints:
+                checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
 
 
 def share_statistics(classifier: keras.Model) -> None:
@@ -268,6 +287,12 @@ def share_statistics(classifier: keras.Model) -> None:
     for variable in classifier.non_trainable_variables:
         if keras.backend.is_float_dtype(variable.dtype):
             variable.assign(keras.ops.convert_to_numpy(variable))
+
+
+def _sync(model: keras.Model) -> None:
+    """Gives the variables their values during a `fit`: under JAX it keeps them to itself."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
 
 
 def _steps_taken(optimizer: keras.optimizers.Optimizer) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from melanoma_tf import data
+from melanoma_tf import data, runtime
 from melanoma_tf.augment import geometry
 
 SYMMETRIES = 8  # flips and quarter turns of a square
@@ -38,13 +38,21 @@ class Views(keras.layers.Layer):
         return {**super().get_config(), "symmetric": self.symmetric}
 
 
+@keras.saving.register_keras_serializable("melanoma_tf")
+class Gather(keras.layers.Layer):
+    """[N,...] to the same, whole on every host."""
+
+    def call(self, values: Any) -> Any:
+        return runtime.whole(values)
+
+
 def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:
     """A model of {"image": u8[B,S,S,3]} that gives the classifier's logit f32[B,1]; tta: mean of 8 views."""
     image = keras.Input(classifier.input.shape[1:], dtype="uint8", name="image")
     logits = classifier(Views(tta, dtype="float32", name="views")(image))
     if tta:
         logits = ops.mean(ops.reshape(logits, (-1, SYMMETRIES)), axis=1, keepdims=True)
-    return keras.Model({"image": image}, logits)
+    return keras.Model({"image": image}, Gather(dtype="float32", name="gather")(logits))
 
 
 def batch_size(training: int, tta: bool, replicas: int) -> int:
@@ -53,14 +61,14 @@ def batch_size(training: int, tta: bool, replicas: int) -> int:
 
 
 def predict_logits(
-    model: keras.Model, shards: Sequence[data.Shard], *, batch_size: int, image_size: int
+    model: keras.Model, shards: Sequence[data.Shard], *, batch_size: int, image_size: int, part: data.Part = data.WHOLE
 ) -> NDArray[Any]:
-    """f32[N] logits of every record, in the order of `data.read_table`.
+    """f32[N] logits of every record, in the order of `data.read_table`. part: what this host reads of them.
 
     Raises:
       data.BadData: a shard is damaged; the message names it and the record.
     """
-    batches = data.eval_batches(shards, batch_size=batch_size, image_size=image_size)
+    batches = data.eval_batches(shards, batch_size=batch_size, image_size=image_size, part=part)
     with data.naming_the_shard(shards):
         return np.asarray(model.predict(batches, verbose=0))[: data.count(shards), 0]
 

@@ -32,11 +32,11 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch_size", None, "Pictures at a time, over all devices. Default: what fits as training did.", 1
     )
-    flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
+    runtime.define_flags()
 
 
 def main(argv: list[str]) -> None:
-    devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
+    devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
     from melanoma_tf import data, files, inference, workdir

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
-STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "tpu")
+from absl import flags
+
+STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
+BACKENDS = ("auto", "tensorflow", "jax")
+_BROADCAST = 1 << 26  # bytes sent to other hosts at once
+_SILENCE = 30  # seconds without a sign of life after which a host counts as dead
 
 
 class DeviceNotFound(RuntimeError):  # noqa: N818  it reads as what happened
@@ -23,9 +31,11 @@ class Runtime:
 
     backend: str  # "tensorflow" | "jax"
     kind: str  # "cpu" | "gpu" | "tpu"
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # of all hosts
     why: str
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+    host: int = 0  # this process's number; the first one alone writes files
+    hosts: int = 1  # processes that train together
 
     @property
     def replicas(self) -> int:
@@ -58,18 +68,81 @@ class Runtime:
         if distribution is not None:
             keras.distribution.set_distribution(distribution)
 
+    def from_first(self, value: Any) -> Any:
+        """The first host's value on every host; anything that JSON can hold."""
+        return json.loads(self._bytes_from_first(json.dumps(value).encode())) if self.hosts > 1 else value
+
+    @contextmanager
+    def folder_from_first(self, folder: Path | None, names: Sequence[str]) -> Iterator[Path]:
+        """The folder on the first host; on others, where it is None, a temporary copy of the files `names` in it."""
+        if folder and self.hosts == 1:
+            yield folder
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            for name in self.from_first(list(names)):
+                data = self._bytes_from_first((folder / name).read_bytes() if folder else b"")
+                copy = Path(temporary, name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(data)
+            yield folder or Path(temporary)
+
+    @staticmethod
+    def _bytes_from_first(data: bytes) -> bytes:
+        import numpy as np
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        mine = np.frombuffer(data, np.uint8)
+        length = int(broadcast_one_to_all(np.int32(len(mine))))
+        parts = []
+        for start in range(0, length, _BROADCAST):
+            part = np.zeros(min(_BROADCAST, length - start), np.uint8)
+            there = mine[start : start + len(part)]
+            part[: len(there)] = there
+            parts.append(np.asarray(broadcast_one_to_all(part)).tobytes())
+        return b"".join(parts)
+
     def describe(self, batch_size: int, precision: str) -> str:
         """One line for the log: backend, devices, global batch, precision and why they were chosen."""
+        here = f"host {self.host} of {self.hosts}, " if self.hosts > 1 else ""
         return (
-            f"runtime: {self.backend} on {self.replicas} x {self.kind} ({', '.join(self.devices)}), "
+            f"runtime: {self.backend} on {self.replicas} x {self.kind} ({', '.join(self.devices)}), {here}"
             f"global batch {batch_size} = {self.replicas} x {batch_size // self.replicas}, {precision}; {self.why}"
         )
 
 
-def start(strategy: str) -> Runtime:
+def define_flags(several_hosts: bool = False) -> None:
+    """The flags that say where a command runs. several_hosts: whether it can run on more than one."""
+    strategies = [name for name in STRATEGIES if several_hosts or name != "multihost"]
+    flags.DEFINE_enum("strategy", "auto", strategies, "Devices. Only 'auto' falls back to others.")
+    flags.DEFINE_enum("backend", "auto", BACKENDS, "Of Keras. auto: KERAS_BACKEND if it is set, else by the devices.")
+    flags.DEFINE_string("tpu", None, "Name or grpc:// address of a TPU for TensorFlow; none: local, then TPU_NAME.")
+    if several_hosts:
+        flags.DEFINE_string("coordinator", None, "multihost: HOST:PORT of process 0; none: as the cluster tells JAX.")
+        flags.DEFINE_integer("num_processes", None, "multihost: processes in all; none: as the cluster tells JAX.", 1)
+        flags.DEFINE_integer("process_id", None, "multihost: number of this process, from 0; none: likewise.", 0)
+
+
+def start_as_asked() -> Runtime:
+    """`start` with what `define_flags` has defined."""
+    given = flags.FLAGS.flag_values_dict()
+    cluster = [given.get(name) for name in ("coordinator", "num_processes", "process_id")]
+    if any(value is not None for value in cluster) and given["strategy"] != "multihost":
+        raise ValueError("--coordinator, --num_processes and --process_id belong to --strategy multihost")
+    return start(given["strategy"], given["backend"], given["tpu"], *cluster)
+
+
+def start(
+    strategy: str,
+    backend: str = "auto",
+    tpu: str | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Runtime:
     """Picks devices for `strategy` (one of STRATEGIES), sets KERAS_BACKEND accordingly and prepares the devices.
 
-    Call it before the first `import keras`. A KERAS_BACKEND that the user has set is obeyed.
+    Call it before the first `import keras`. backend: one of BACKENDS; a KERAS_BACKEND that the user has set is obeyed
+    where it is "auto". The other arguments are those of `define_flags`.
 
     Raises:
       DeviceNotFound: no such device on this machine. Only `auto` falls back to another kind.
@@ -78,24 +151,28 @@ def start(strategy: str) -> Runtime:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide what is said here
     if strategy not in STRATEGIES:
         raise ValueError(f"--strategy {strategy!r} is unknown; there is: {', '.join(STRATEGIES)}")
-    asked_backend = os.environ.get("KERAS_BACKEND") or None
-    if asked_backend not in (None, "tensorflow", "jax"):
+    if backend not in BACKENDS:
+        raise ValueError(f"--backend {backend!r} is unknown; there is: {', '.join(BACKENDS)}")
+    asked_backend = (os.environ.get("KERAS_BACKEND") or None) if backend == "auto" else backend
+    if asked_backend not in (None, *BACKENDS[1:]):
         raise ValueError(f"KERAS_BACKEND={asked_backend!r} is not supported here; there is: tensorflow, jax")
     if strategy == "auto":
-        return _first_found(asked_backend)
+        return _first_found(asked_backend, tpu)
     if strategy == "tpu":
-        return _tpu(asked_backend)
+        return _tpu(asked_backend, tpu)
+    if strategy == "multihost":
+        return _multihost(asked_backend, coordinator, num_processes, process_id)
     backend = _set_backend(asked_backend or "tensorflow")
     if strategy == "cpu":
         return _cpu(backend, "asked for with --strategy cpu")
     return _gpus(backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
 
 
-def _first_found(asked_backend: str | None) -> Runtime:
+def _first_found(asked_backend: str | None, tpu: str | None) -> Runtime:
     tried = []
-    for find in (_tpu, _auto_gpus):
+    for find in (lambda: _tpu(asked_backend, tpu), lambda: _auto_gpus(asked_backend)):
         try:
-            return find(asked_backend)
+            return find()
         except DeviceNotFound as error:
             tried.append(str(error).split(":")[0])
     backend = _set_backend(asked_backend or "tensorflow")
@@ -193,17 +270,64 @@ def _jax_runtime(devices: list[Any], kind: str, why: str) -> Runtime:
     if len(devices) > 1:
         import keras
 
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(names)))
+        # auto_shard_dataset: each host reads its own part already.
+        spread = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
+        keras.distribution.set_distribution(spread)
         why = f"DataParallel, {why}"
     return Runtime("jax", kind, names, why)
 
 
-def _tpu(asked_backend: str | None) -> Runtime:
+def _multihost(
+    asked_backend: str | None, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Runtime:
+    """All devices of all processes, under JAX."""
+    if asked_backend == "tensorflow":
+        raise ValueError("--strategy multihost runs on JAX; Keras cannot train under MultiWorkerMirroredStrategy")
+    if importlib.util.find_spec("jax") is None:
+        raise DeviceNotFound("--strategy multihost needs JAX: `pip install jax`, with [cuda12] or [tpu] for those")
+    _set_backend("jax")
+    import jax
+
+    def given(value: Any, variable: str) -> Any:
+        return value if value is not None else os.environ.get(f"KERAS_DISTRIBUTION_{variable}")
+
+    address = given(coordinator, "JOB_ADDRESSES")
+    numbers = given(num_processes, "NUM_PROCESSES"), given(process_id, "PROCESS_ID")
+    count, number = (None if value is None else int(value) for value in numbers)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where the devices are CPUs; others have their own
+    try:
+        # As keras.distribution.initialize, which cannot say how soon a host counts as dead. (It also shares a seed;
+        # a run has its own.)
+        jax.distributed.initialize(address and address.split(",")[0], count, number, heartbeat_timeout_seconds=_SILENCE)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceNotFound(
+            f"no other hosts: JAX could not join process {number} of {count} at {address} "
+            f"({str(error).splitlines()[0]}). Start every process with the same --coordinator HOST:PORT and "
+            "--num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them by itself."
+        ) from error
+    # By host, so that what a host reads lies in a row.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    found = _jax_runtime(devices, devices[0].platform, f"{jax.process_count()} processes, asked for")
+    return dataclasses.replace(found, host=jax.process_index(), hosts=jax.process_count())
+
+
+def whole(values: Any) -> Any:
+    """Inside a model: [N,...], of which each host holds some rows, whole on every host."""
+    import keras
+
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return values
+    layout = keras.distribution.TensorLayout([None] * len(values.shape), distribution.device_mesh)
+    return keras.distribution.distribute_tensor(values, layout)
+
+
+def _tpu(asked_backend: str | None, name: str | None) -> Runtime:
     """TPUStrategy where this TensorFlow has TPUs, otherwise Keras on JAX where JAX has them."""
     looked = []
-    for backend, find in (("tensorflow", _tensorflow_tpu), ("jax", _jax_tpu)):
+    for backend, find in (("tensorflow", lambda: _tensorflow_tpu(name)), ("jax", _jax_tpu)):
         if asked_backend not in (None, backend):
-            looked.append(f"{backend}: not looked at, KERAS_BACKEND={asked_backend}")
+            looked.append(f"{backend}: not looked at, {asked_backend} was asked for")
             continue
         found = find()
         if isinstance(found, Runtime):
@@ -217,26 +341,32 @@ def _tpu(asked_backend: str | None) -> Runtime:
     )
 
 
-def _tensorflow_tpu() -> Runtime | str:
-    """The runtime, or what stood in the way."""
+def _tensorflow_tpu(name: str | None) -> Runtime | str:
+    """The runtime, or what stood in the way. name: where given, no other TPU will do."""
     import tensorflow as tf
 
-    name = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
-    if not name and not tf.config.list_physical_devices("TPU"):
+    from_environment = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
+    local = "local" if tf.config.list_physical_devices("TPU") else None
+    names = [name] if name else [each for each in (local, from_environment) if each]
+    if not names:
         return (
-            f"TensorFlow {tf.__version__} lists no local TPU and neither TPU_NAME nor COLAB_TPU_ADDR is set "
+            f"TensorFlow {tf.__version__} lists no local TPU, neither TPU_NAME nor COLAB_TPU_ADDR is set, and no --tpu "
             "(TensorFlow's last release with TPUs is tensorflow-tpu 2.19)"
         )
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        strategy = tf.distribute.TPUStrategy(resolver)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        return f"TPUClusterResolver(tpu={name or 'local'!r}) failed: {str(error).splitlines()[0]}"
-    _set_backend("tensorflow")
-    devices = tuple(f"TPU:{i}" for i in range(strategy.num_replicas_in_sync))
-    return Runtime("tensorflow", "tpu", devices, f"TPUStrategy at {name or 'local'!r}", strategy.scope)
+    failed = []
+    for each in names:
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=each)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            strategy = tf.distribute.TPUStrategy(resolver)
+        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            failed.append(f"TPUClusterResolver(tpu={each!r}) failed: {str(error).splitlines()[0]}")
+            continue
+        _set_backend("tensorflow")
+        devices = tuple(f"TPU:{i}" for i in range(strategy.num_replicas_in_sync))
+        return Runtime("tensorflow", "tpu", devices, f"TPUStrategy at {each!r}", strategy.scope)
+    return "; ".join(failed)
 
 
 def _jax_tpu() -> Runtime | str:

@@ -32,8 +32,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("validate_external", False, "Hold out and judge the folds of --external too.")
     flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
-    flags.DEFINE_enum("strategy", "auto", runtime.STRATEGIES, "Devices. Only 'auto' falls back to others.")
     flags.DEFINE_bool("overwrite", False, "Remove what an earlier run left in --workdir and start anew.")
+    runtime.define_flags(several_hosts=True)
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     configs.check(config)
 
     # ------------------------------------------------------------------ devices
-    devices = runtime.start(FLAGS.strategy)  # before Keras, which reads its backend when it is imported
+    devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
     from melanoma_tf import data, evaluate, fold, workdir
@@ -70,16 +70,21 @@ def main(argv: list[str]) -> None:
     judged, trained = (dataset.path,), tuple(FLAGS.external)
     if FLAGS.validate_external:
         judged, trained = judged + trained, ()
-    run = workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite)
+    first = devices.host == 0  # the host that writes
+    run = workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite) if first else None
+    finished = devices.from_first(run.finished_folds() if run else [])
     for k in folds:
-        if k in run.finished_folds():
+        if k in finished:
             command.say(f"fold {k}: finished already")
             continue
-        run.finish(k, fold.train(config, dataset, k, run.fold(k), devices))
+        predictions = fold.train(config, dataset, k, run.fold(k) if run else None, devices)
+        if run:
+            run.finish(k, predictions)
         devices.forget_models()
 
     # ------------------------------------------------------------------ figures
-    command.say(evaluate.report(run.path))
+    if run:
+        command.say(evaluate.report(run.path))
 
 
 def chosen_folds(asked: str, folds: int) -> list[int]:

@@ -43,8 +43,11 @@ def differences(ours, theirs):
 # The reference in half precision rounds in other places: a few units of bfloat16's 2**-8 and float16's 2**-11.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 2e-2), ("mixed_float16", 2e-3)])
 @pytest.mark.parametrize("shape", [(8, 7, 5, 6), (16, 1, 1, 3)])
-def test_a_training_step_is_that_of_keras(shape, dtype, tolerance):
+@pytest.mark.parametrize("way", ["_fused", "_in_one_pass"])
+def test_a_training_step_is_that_of_keras(way, shape, dtype, tolerance, monkeypatch):
     ours, theirs = pair(shape, dtype)
+    # What runs under JAX is written in Keras' operations, so it can be looked at here.
+    monkeypatch.setattr(ours, "_fused", getattr(ours, way))
     images, upstream = (tf.constant(RNG.normal(1.0, 2.0, shape), ours.compute_dtype) for _ in range(2))
     found, expected = step(ours, images, upstream), step(theirs, images, upstream)
     assert [x.dtype for x in found] == [x.dtype for x in expected]
@@ -75,6 +78,15 @@ def test_the_fused_kernel_is_used_where_it_fits_and_only_there(monkeypatch):
         np.testing.assert_allclose(ours(images, training=training), theirs(images, training=training), atol=2e-6)
         assert max(differences(ours.weights, theirs.weights)) < 1e-5
         assert len(calls) == expected
+
+
+def test_one_pass_keeps_the_digits_of_a_small_variance_around_a_large_mean():
+    layer, _ = pair((64, 8, 8, 3), center=True)
+    images = RNG.normal([0.0, 30.0, -500.0], [1.0, 0.1, 0.5], (64, 8, 8, 3))
+    layer.moving_mean.assign([0.0, 29.8, -498.0])  # as after some steps: near, not equal
+    _, mean, variance = layer._in_one_pass(tf.constant(images, "float32"))
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance, images.var((0, 1, 2)), rtol=1e-3)
 
 
 def test_it_compiles_under_xla():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from melanoma_tf import config as configs
-from melanoma_tf import data, evaluate, predict, train, workdir
+from melanoma_tf import data, evaluate, model, predict, train, workdir
 from tests import tiny
 from tests.conftest import run_command
 
@@ -171,6 +172,19 @@ def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
     config.lr = 0.5
     workdir.claim(tmp_path / "run", config, [str(shards)], overwrite=True)
     assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
+
+
+@pytest.mark.parametrize("path", sorted(configs.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_each_config_can_be_used_and_says_how(path):
+    module = runpy.run_path(str(path))
+    config = module["get_config"]()
+    configs.check(config)
+    model.backbone(config.model)
+    assert config.keys() == configs.default().keys()
+    for word in ("python -m melanoma_tf.train", "Hardware:", "Expected"):
+        assert word in module["__doc__"]
+    changed = [key for key in config if config[key] != configs.default()[key]]
+    assert bool(changed) == (path.stem != "default")
 
 
 def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 
 from melanoma_tf import runtime
 from tests.conftest import run_command
@@ -50,8 +51,12 @@ def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
 
 
 def test_an_unknown_strategy_or_backend_says_what_there_is(monkeypatch):
-    with pytest.raises(ValueError, match="--strategy 'tpus' is unknown; there is: auto, cpu, gpu, mirrored, tpu"):
+    with pytest.raises(
+        ValueError, match="--strategy 'tpus' is unknown; there is: auto, cpu, gpu, mirrored, multihost, tpu"
+    ):
         runtime.start("tpus")
+    with pytest.raises(ValueError, match="--backend 'torch' is unknown; there is: auto, tensorflow, jax"):
+        runtime.start("cpu", "torch")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(ValueError, match="KERAS_BACKEND='torch' is not supported here; there is: tensorflow, jax"):
         runtime.start("cpu")
@@ -67,3 +72,78 @@ def test_a_backend_that_is_loaded_is_not_exchanged(monkeypatch):
 def test_precision_follows_the_device(kind, asked, expected):
     assert runtime.Runtime("tensorflow", kind, ("x",), "test").precision(asked) == expected
     assert runtime.Runtime("tensorflow", kind, ("x",), "test").precision("mixed_float16") == "mixed_float16"
+
+
+@pytest.fixture
+def tpus(monkeypatch):
+    """TensorFlow's way to a TPU with everything behind the resolver replaced: two of this machine's CPUs stand for it.
+
+    Returns (names that there is a TPU under, names that were asked for).
+    """
+    there: set[str] = set()
+    asked: list[str] = []
+
+    def resolve(tpu):
+        asked.append(tpu)
+        if tpu not in there:
+            raise ValueError(f"no cluster {tpu!r}\nmore lines")
+        return tpu
+
+    for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KERAS_BACKEND"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", resolve)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda resolver: None)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: tf.distribute.OneDeviceStrategy("/CPU:0"))
+    return there, asked
+
+
+def local_tpu(monkeypatch):
+    real = tf.config.list_physical_devices
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind=None: ["TPU:0"] if kind == "TPU" else real(kind)
+    )
+
+
+def test_a_local_tpu_comes_first_then_that_of_the_environment(monkeypatch, tpus):
+    there, asked = tpus
+    there |= {"local", "node-1"}
+    local_tpu(monkeypatch)
+    monkeypatch.setenv("TPU_NAME", "node-1")
+    found = runtime.start("tpu")
+    assert (found.backend, found.kind, found.devices, asked) == ("tensorflow", "tpu", ("TPU:0",), ["local"])
+    assert found.why == "TPUStrategy at 'local'"
+    assert found.precision() == "mixed_bfloat16"
+    assert found.resampling == "matmul"
+    with found.scope():
+        assert tf.distribute.has_strategy()
+    there.remove("local")
+    asked.clear()
+    assert runtime.start("tpu").why == "TPUStrategy at 'node-1'"
+    assert asked == ["local", "node-1"]
+
+
+def test_a_tpu_that_is_named_is_the_only_one_that_will_do(monkeypatch, tpus):
+    there, asked = tpus
+    there |= {"local", "node-1"}
+    local_tpu(monkeypatch)
+    monkeypatch.setenv("TPU_NAME", "node-1")
+    with pytest.raises(runtime.DeviceNotFound, match=r"tpu='node-2'\) failed: no cluster 'node-2'\n"):
+        runtime.start("tpu", "tensorflow", tpu="node-2")
+    assert asked == ["node-2"]
+
+
+def test_auto_takes_a_tpu_before_anything_else(monkeypatch, tpus):
+    there, _ = tpus
+    there.add("grpc://10.0.0.2:8470")
+    monkeypatch.setenv("TPU_NAME", "grpc://10.0.0.2:8470")
+    assert runtime.start("auto").kind == "tpu"
+
+
+def test_the_flag_for_the_backend_wins_over_the_environment():
+    code = (
+        "import sys; from absl import flags; from melanoma_tf import runtime; runtime.define_flags(); "
+        "flags.FLAGS(['x', '--strategy=cpu', '--backend=jax']); print(runtime.start_as_asked().backend)"
+    )
+    done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "tensorflow"})
+    assert done.stdout.strip() == "jax", done.stderr[-1000:]

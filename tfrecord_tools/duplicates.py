@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import app, flags
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from tfrecord_tools.pairs import Pair, to_csv
 
@@ -418,10 +419,11 @@ def matches(
         return Match(first, second, _similarity(read(first), read(second), symmetry), symmetry)
 
     best: dict[tuple[int, int], Match] = {}
-    for match in _parallel(judge, candidates(fingerprints, apart), workers):
-        known = best.get(match[:2])
-        if match.similarity >= CONFIRMED and (known is None or match.similarity > known.similarity):
-            best[match[:2]] = match
+    with threadpool_limits(1, "blas"):  # products of small matrices: BLAS's own threads would only fight with ours
+        for match in _parallel(judge, candidates(fingerprints, apart), workers):
+            known = best.get(match[:2])
+            if match.similarity >= CONFIRMED and (known is None or match.similarity > known.similarity):
+                best[match[:2]] = match
     return [best[key] for key in sorted(best)]
 
 

@@ -28,7 +28,7 @@ class BuildSettings:
     split: str = "auto"
     workers: int = 1
     folds: int = 5
-    shards: int = 15
+    shards: int = 30
     seed: int = 0
     fit: str = "crop"
     quality: int = 95

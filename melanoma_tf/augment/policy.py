@@ -142,8 +142,9 @@ class Augment(keras.layers.Layer):
         super().__init__(**kwargs)
         self.policy, self.method, self.resample_dtype = policy, method, resample_dtype
         self.ops = parse(policy)
-        # Keras compiles with XLA where every layer allows it.
-        self.supports_jit = method != "kernel" or not any(isinstance(op, Affine) for op in self.ops)
+        # Keras compiles with XLA where every layer allows it. The kernel is for CPUs, where XLA's convolutions are ten
+        # times slower than TensorFlow's; Keras itself would take them for a CPU beside a GPU.
+        self.supports_jit = method != "kernel"
 
     def call(self, images: Any, seeds: Any, training: bool = False) -> Any:
         if not (training and self.ops):

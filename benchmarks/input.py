@@ -1,0 +1,139 @@
+"""How near is the host's input pipeline to the decoder's own speed? In one run, taking turns, on the same records.
+
+    python benchmarks/input.py --data tfrecords/384 --repeat 5
+
+images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else; this project's
+train_batches; and the pipeline that most notebooks have (shuffled files, parallel map, shuffle, batch, prefetch, tuned
+by tf.data). Batches stay on the host. Each is asked for --images pictures after one batch of warming up; medians. Then
+the memory of the process after one and after several epochs of ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import simplejpeg
+import tensorflow as tf
+from absl import app, flags
+
+from melanoma_tf import data
+from tfrecord_tools import schema
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
+flags.DEFINE_integer("batch_size", 64, "Pictures a batch.", 1)
+flags.DEFINE_integer("images", 4096, "Pictures that each turn is measured on.", 1)
+flags.DEFINE_integer("repeat", 5, "Turns.", 1)
+flags.DEFINE_integer("threads", os.cpu_count() or 1, "Threads that decode.", 1)
+
+
+def limit(dataset: data.DataSet) -> Iterator[int]:
+    """Yields 1 per decoded picture."""
+    jpegs = [
+        schema.parse(record)["image"].numpy() for shard in dataset.train for record in schema.read_records(shard.path)
+    ]
+
+    def decode(jpeg: bytes) -> int:
+        return simplejpeg.decode_jpeg(jpeg, "RGB").shape[2] // 3
+
+    with ThreadPoolExecutor(FLAGS.threads) as threads:
+        while True:
+            # In shares, so that a thread is not handed one picture at a time.
+            yield from itertools.chain.from_iterable(
+                threads.map(
+                    lambda few: [decode(jpeg) for jpeg in few],
+                    [jpegs[start : start + 16] for start in range(0, len(jpegs), 16)],
+                )
+            )
+
+
+def ours(dataset: data.DataSet) -> Iterator[int]:
+    """Yields the number of pictures of each batch, over one epoch after the other."""
+    for epoch in itertools.count():
+        for features, _ in data.train_batches(
+            dataset.train,
+            batch_size=FLAGS.batch_size,
+            image_size=dataset.size,
+            seed=0,
+            epoch=epoch,
+            skip_steps=0,
+            buffer=2048,
+        ):
+            yield features["image"].shape[0]
+
+
+def plain(dataset: data.DataSet) -> Iterator[int]:
+    """As `ours`."""
+
+    def example(serialized: tf.Tensor) -> Any:
+        keys = {"image": tf.io.FixedLenFeature([], tf.string), "target": tf.io.FixedLenFeature([], tf.int64)}
+        parsed = tf.io.parse_single_example(serialized, keys)
+        image = tf.ensure_shape(tf.io.decode_jpeg(parsed["image"], 3), [dataset.size, dataset.size, 3])
+        return image, parsed["target"]
+
+    files = tf.data.Dataset.from_tensor_slices([shard.path for shard in dataset.train]).shuffle(len(dataset.train))
+    records = files.interleave(tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = records.map(example, num_parallel_calls=tf.data.AUTOTUNE).repeat().shuffle(2048)
+    for images, _ in examples.batch(FLAGS.batch_size).prefetch(tf.data.AUTOTUNE):
+        yield images.shape[0]
+
+
+def rate(pictures: Iterator[int]) -> float:
+    """images/s of the next --images pictures."""
+    started, seen = time.perf_counter(), 0
+    while seen < FLAGS.images:
+        seen += next(pictures)
+    return seen / (time.perf_counter() - started)
+
+
+def resident_mb() -> float:
+    """Of this process, now."""
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    dataset = data.open_data(FLAGS.data)
+    ways: dict[str, Callable[[data.DataSet], Iterator[int]]] = {
+        "limit: simplejpeg decodes, nothing else": limit,
+        "this project": ours,
+        "plain tf.data": plain,
+    }
+    print(
+        f"{data.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, {FLAGS.threads} threads, "
+        f"n={FLAGS.repeat} x {FLAGS.images} pictures; {platform.machine()}, {os.cpu_count()} cores, "
+        f"tensorflow {tf.__version__}, simplejpeg {simplejpeg.__version__}\n"
+    )
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(FLAGS.repeat):
+        order = list(ways.items())
+        for name, make in order if turn % 2 == 0 else order[::-1]:
+            pictures = make(dataset)
+            next(pictures)
+            rates[name].append(rate(pictures))
+            pictures.close()  # type: ignore[attr-defined]
+            time.sleep(2)  # what was read ahead is given up
+    most = statistics.median(rates["limit: simplejpeg decodes, nothing else"])
+    print("| pipeline | images/s, median (min to max) | of the limit |\n|---|---|---|")
+    for name, found in rates.items():
+        median = statistics.median(found)
+        print(f"| {name} | {median:.0f} ({min(found):.0f} to {max(found):.0f}) | {median / most:.0%} |")
+    pictures = ours(dataset)
+    for epochs in (1, 4):
+        for _ in range(epochs * data.count(dataset.train) // FLAGS.batch_size):
+            next(pictures)
+        print(f"memory of the process after {epochs} more epoch(s): {resident_mb():.0f} MB")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,239 @@
+"""Can this machine do it? Looks at versions, backends, devices, folders and disk, and says what mends what is wrong.
+
+    python -m melanoma_tf.doctor
+    python -m melanoma_tf.doctor --workdir runs/b3 --backends jax
+
+Each line is a finding: ok, warning or FAILED, and below the last two a remedy. On each backend that is installed a
+process of its own writes weights of EfficientNet-B0, loads them into another and compares what both say of a picture,
+then trains one step on every device that it finds. The exit code is 1 if anything FAILED.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from melanoma_tf import command, runtime
+
+FLAGS = flags.FLAGS
+PACKAGE = "melanoma-tf"
+GB = 1e9
+ROOM, ROOM_AT_LEAST = 5.0, 1.0  # GB: shards of 33,126 pictures at 384 px take 1.5, a run of B3 with two checkpoints 0.4
+PROBE_SECONDS = 900  # the first step compiles: 30 to 90 s on two cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report. remedy: "" where there is nothing to mend."""
+
+    passed: bool
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        grade = ("warning" if self.remedy else "ok") if self.passed else "FAILED"
+        return f"{grade:8}{self.what}" + (f"\n        -> {self.remedy}" if self.remedy else "")
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", "runs", "Folder that runs will write to.")
+    flags.DEFINE_string("out", "tfrecords", "Folder that builds will write to.")
+    flags.DEFINE_multi_enum("backends", [], runtime.BACKENDS[1:], "Which to try; default: those that are installed.")
+    flags.DEFINE_enum("probe", None, runtime.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if FLAGS.probe:
+        print(json.dumps(probe(FLAGS.probe)))
+        return
+    failed = 0
+    for finding in examine(Path(FLAGS.workdir), Path(FLAGS.out), FLAGS.backends):
+        command.say(str(finding))
+        failed += not finding.passed
+    command.say(f"{failed} FAILED" if failed else "all that training needs is there")
+    if failed:
+        sys.exit(1)
+
+
+def examine(workdir: Path, out: Path, backends: list[str]) -> Iterator[Finding]:
+    """All findings, the quick ones first."""
+    yield place()
+    yield from versions()
+    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    for folder, purpose in ((workdir, "runs"), (out, "builds"), (cache, "pretrained weights")):
+        yield writable(folder, purpose)
+    for folder in dict.fromkeys((workdir, out)):
+        yield room(folder)
+    installed = [name for name in runtime.BACKENDS[1:] if importlib.util.find_spec(name)]
+    for name in backends or installed:
+        yield from backend(name)
+
+
+def place() -> Finding:
+    """Where this runs, and its Python."""
+    found = "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "this machine"
+    found = "Colab" if "COLAB_RELEASE_TAG" in os.environ else found
+    version, what = sys.version.split()[0], f"Python on {found}"
+    wanted = importlib.metadata.metadata(PACKAGE)["Requires-Python"] if _is_installed() else ">=3.11,<3.14"
+    passed = SpecifierSet(wanted).contains(version)
+    return Finding(passed, f"{what} {version}", "" if passed else f"use a Python {wanted}")
+
+
+def versions() -> Iterator[Finding]:
+    """Each requirement of the installed package against what there is: the matrix of setup.py, kept in one place."""
+    if not _is_installed():
+        yield Finding(False, f"{PACKAGE} is not installed", "in its repository: pip install -e .")
+        return
+    optional = {"jax"}
+    for text in importlib.metadata.requires(PACKAGE) or []:
+        wanted = Requirement(text)
+        extra = "tpu" if wanted.name in optional else ""
+        if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
+            continue
+        name, asked = wanted.name, f"{wanted.name}{wanted.specifier}"
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # TensorFlow goes by several names.
+            other = next((each for each in importlib.metadata.packages_distributions().get(name, [])), None)
+            version = importlib.metadata.version(other) if other else ""
+        if version:
+            fits = wanted.specifier.contains(version, prereleases=True)
+            yield Finding(fits, f"{name} {version}", "" if fits else f"pip install '{asked}'")
+        elif name in optional:
+            yield Finding(True, f"{name} is not installed (for TPUs and several hosts)")
+        else:
+            yield Finding(False, f"{name} is not installed", f"pip install '{asked}'")
+    if importlib.util.find_spec("tensorflow_addons"):
+        yield Finding(
+            True,
+            "tensorflow-addons is installed; it ended in 2024 and breaks beside Keras 3 as soon as it is imported",
+            "pip uninstall tensorflow-addons; melanoma_tf.addons has its loss and optimizers under their names",
+        )
+
+
+def writable(folder: Path, purpose: str) -> Finding:
+    """Whether a file can be written where `folder` is or will be."""
+    there = _nearest(folder)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding(False, f"{there} cannot be written to: {error.strerror}", f"name another folder for {purpose}")
+    return Finding(True, f"{folder} can be written to ({purpose})")
+
+
+def room(folder: Path) -> Finding:
+    """Free disk where `folder` is or will be."""
+    free = shutil.disk_usage(_nearest(folder)).free / GB
+    remedy = f"free some, or use a folder on another disk: shards at 384 px and a run take up to {ROOM:.0f} GB"
+    return Finding(free >= ROOM_AT_LEAST, f"{free:.1f} GB free at {folder}", "" if free >= ROOM else remedy)
+
+
+def backend(name: str) -> Iterator[Finding]:
+    """What `probe` finds, in a process of its own: a backend is chosen once, and a broken driver takes all with it."""
+    print(f"trying {name}: writes and loads weights, compiles and trains one step ...", file=sys.stderr)
+    module = [sys.executable, "-m", "melanoma_tf.doctor", "--probe", name]
+    try:
+        done = subprocess.run(module, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        yield Finding(False, f"{name}: no answer within {PROBE_SECONDS} s", "look at the driver (nvidia-smi)")
+        return
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Finding(False, f"{name}: {last}", f"python -m melanoma_tf.doctor --probe {name} shows all of it")
+        return
+    yield from judge(name, json.loads(lines[-1]))
+
+
+def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
+    """found: what `probe` returned."""
+    yield Finding(True, f"{name}: {found['runtime']}")
+    again = "this installation computes wrongly: install it anew, or use the other --backend"
+    same = found["weights_difference"] < 1e-5
+    what = f"{name}: weights written and loaded, outputs differ by {found['weights_difference']:.1g}"
+    yield Finding(same, what, "" if same else again)
+    trained = found["changed"] and found["loss"] < 100
+    change = "changed" if found["changed"] else "did not change"
+    what = f"{name}: one step of EfficientNet-B0 at 32 px, loss {found['loss']:.3g}, weights {change}"
+    yield Finding(trained, f"{what}, {found['seconds']:.0f} s", "" if trained else again)
+
+
+def probe(name: str) -> dict[str, Any]:
+    """Weights there and back, and one training step, on all devices that `name` finds."""
+    devices = runtime.start("auto", name)
+    import time
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from melanoma_tf import config as configs
+    from melanoma_tf import fold, weights
+
+    config, batch = configs.default(), 8 * devices.replicas
+    config.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=batch, warmup_epochs=0.0)
+    precision = devices.precision()
+    keras.config.set_dtype_policy(precision)
+    rng = np.random.default_rng(0)
+    images, seeds = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.uint32)
+    picture = images[:1] / np.float32(255)
+    with devices.scope():
+        trainer, classifier = fold.build(config, 0.1, 10, resampling=devices.resampling)
+        other = fold.build_classifier(config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "doctor.weights.h5"))
+        classifier.save_weights(path)
+        weights.load(other, config.model, path)
+    difference = np.abs(np.asarray(other(picture)) - np.asarray(classifier(picture))).max()
+    kernel = trainer.trainable_variables[0]
+    before = keras.ops.convert_to_numpy(kernel)
+    targets = (np.arange(batch) % 2).astype(np.float32)
+    batches = tf.data.Dataset.from_tensors(({"image": images, "seed": seeds}, targets))
+    started = time.perf_counter()
+    loss = trainer.fit(batches, verbose=0, shuffle=False).history["loss"][0]
+    return {
+        "runtime": devices.describe(batch, precision),
+        "weights_difference": float(difference),
+        "loss": float(loss),
+        "changed": bool(np.any(keras.ops.convert_to_numpy(kernel) != before)),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _is_installed() -> bool:
+    return bool(list(importlib.metadata.distributions(name=PACKAGE)))
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first one above it that exists."""
+    folder = folder.resolve()
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
+
+
+def run() -> None:
+    """Console entry point."""
+    command.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    run()
