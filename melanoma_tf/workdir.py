@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,10 @@ def _remove(path: Path) -> None:
 
 def data_sha256(data_path: str) -> str:
     """What identifies a build: the hash of its manifest."""
-    return hashlib.sha256((Path(data_path) / "manifest.json").read_bytes()).hexdigest()
+    import tensorflow as tf  # which knows gs:// too
+
+    with tf.io.gfile.GFile(os.path.join(data_path, "manifest.json"), "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _check_same(before: Workdir, now: Workdir) -> None:

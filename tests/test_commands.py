@@ -116,7 +116,7 @@ def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run
 
 
 def test_which_models_predict_a_shard():
-    shard, test = data.Shard("a", 1, 10, 2), data.Shard("b", -1, 10, -1)
+    shard, test = data.Shard("a", 1, 10, 2, 32), data.Shard("b", -1, 10, -1, 32)
     assert predict.models_for(shard, [0, 1], seen=True) == [1]
     assert predict.models_for(shard, [0], seen=True) == [0]
     assert predict.models_for(shard, [0, 1], seen=False) == [0, 1]

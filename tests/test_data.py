@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from melanoma_tf import data
+from melanoma_tf import data, workdir
 from tfrecord_tools import schema
 
 
@@ -42,6 +42,21 @@ def test_order_is_a_function_of_seed_and_epoch(dataset):
     assert pixels(batches(dataset)) == pixels(batches(dataset))
     for other in (batches(dataset, epoch=1), batches(dataset, seed=1)):
         assert pixels(other) != pixels(batches(dataset))
+
+
+def test_shards_are_read_from_any_file_system_of_tensorflow(shards, dataset):
+    """ram:// stands for gs://: nothing there is a path of this machine."""
+    remote = "ram://build"
+    for file in shards.iterdir():
+        if file.is_file():
+            tf.io.gfile.makedirs(remote)
+            tf.io.gfile.copy(str(file), f"{remote}/{file.name}", overwrite=True)
+    found = data.open_data(remote)
+    assert [shard.path.startswith("ram://") for shard in found.train] == [True] * len(found.train)
+    assert pixels(batches(found)) == pixels(batches(dataset))
+    assert workdir.data_sha256(remote) == workdir.data_sha256(str(shards))
+    with pytest.raises(data.BadData, match="ram://elsewhere holds no manifest.json"):
+        data.open_data("ram://elsewhere")
 
 
 def test_order_does_not_depend_on_tensorflows_global_seed(dataset):

@@ -64,6 +64,25 @@ def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):
         assert {key: getattr(record, key) for key in same} == {key: getattr(small[name], key) for key in same}
 
 
+def test_shards_elsewhere_are_found_and_read_in_parts(tmp_path):
+    """ram:// stands for gs://; worker processes would not see it."""
+    import tensorflow as tf
+
+    records = patients(6)
+    here = shard(tmp_path, *records)
+    there = f"ram://foreign/{here.name}"
+    tf.io.gfile.makedirs("ram://foreign")
+    tf.io.gfile.copy(str(here), there, overwrite=True)
+    assert foreign.find("ram://foreign/*.tfrec") == [there]
+    found = foreign.read_shards([there])
+    for place, record in reversed(list(zip(found.places, records, strict=True))):
+        others = {field.name: "" for field in dataclasses.fields(shards.Source)}
+        source = shards.Source(**{**others, "path": place.path, "part": place.part})
+        assert source.read() == record["image"]
+    with pytest.raises(foreign.ForeignError, match=r"no file matches 'ram://foreign/\*.none'"):
+        foreign.find("ram://foreign/*.none")
+
+
 def test_two_workers_and_a_resumed_build_make_the_same_bytes(tmp_path):
     path = shard(tmp_path, *patients(20))
     build.build(foreign_settings(path, tmp_path / "one"))

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from tfrecord_tools import schema
+from tfrecord_tools import paths, schema
 from tfrecord_tools.channels import Channels, channels_look_swapped
 from tfrecord_tools.dialects import CODED, Dialect, ForeignError, dialect_of, row_of
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
@@ -101,7 +101,7 @@ def read(
 
 
 def read_shards(
-    paths: Iterable[str | os.PathLike[str]],
+    files: Iterable[str | os.PathLike[str]],
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
@@ -115,7 +115,7 @@ def read_shards(
     where: dict[str, str] = {}
     found: dict[str, Channels] = {}
     dialects = set()
-    for path in sorted(os.fspath(path) for path in paths):
+    for path in sorted(os.fspath(file) for file in files):
         sample: list[bytes] = []
         for record in read(path, dialect, columns, codes):
             name = str(record.row["image_name"])
@@ -144,7 +144,11 @@ def read_shards(
 
 def find(pattern: str) -> list[str]:
     """The files that a glob pattern names, sorted; ForeignError if there are none."""
-    found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    if paths.is_remote(pattern):
+        folder, _, name = pattern.rpartition("/")
+        found = sorted(str(path) for path in paths.path(folder).glob(name) if path.is_file())
+    else:
+        found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found
@@ -152,7 +156,7 @@ def find(pattern: str) -> list[str]:
 
 def _check_not_compressed(path: str) -> None:
     try:
-        with open(path, "rb") as file:
+        with paths.path(path).open("rb") as file:
             start = file.read(len(_GZIP))
     except OSError as error:
         raise ForeignError(f"{path}: cannot be read: {error.strerror}") from error

@@ -262,6 +262,18 @@ class _RemoteFile(io.RawIOBase):
     def writable(self) -> bool:
         return self._writing
 
+    def seekable(self) -> bool:
+        return not self._writing
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with _as_os_errors(self._url):
+            self._file.seek(offset, whence)
+            return int(self._file.tell())
+
+    def tell(self) -> int:
+        with _as_os_errors(self._url):
+            return int(self._file.tell())
+
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")
         with _as_os_errors(self._url):
