@@ -18,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -141,9 +142,19 @@ def start(name: str, model: str, batch: str) -> subprocess.Popen[str]:
     own = [f"--contender={name}", f"--models={model}", f"--batches={batch}"]
     command = [sys.executable, __file__, *own, f"--device={FLAGS.device}", f"--steps={FLAGS.steps}"]
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the others need memory too
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    pipe, log = subprocess.PIPE, open(errors_of(name), "w")  # noqa: SIM115  a pipe that nobody reads would fill up
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
+
+
+def errors_of(name: str) -> str:
+    """The file with what a contender says on standard error."""
+    return os.path.join(tempfile.gettempdir(), f"step-{os.getpid()}-{name.replace(', ', '-')}.log")
+
+
+def report_dead(name: str, model: str, batch: str) -> None:
+    with open(errors_of(name)) as log:
+        words = log.read().strip().splitlines() or ["no message"]
+    print(f"{name}, {model}, batch {batch}: not measured: {words[-1][:200]}", flush=True)
 
 
 def answer(process: subprocess.Popen[str]) -> str:
@@ -163,15 +174,17 @@ def measure(names: list[str], model: str, batch: str) -> dict[str, list[float]]:
         if answer(process):
             running[name] = process
         else:
-            assert process.stderr is not None
-            words = process.stderr.read().strip().splitlines() or ["no message"]
-            print(f"{name}, {model}, batch {batch}: not measured: {words[-1][:200]}", flush=True)
+            report_dead(name, model, batch)
     rates: dict[str, list[float]] = {name: [] for name in running}
     for turn in range(FLAGS.repeat):
         for name in list(running)[:: 1 if turn % 2 == 0 else -1]:
             assert running[name].stdin is not None
             print("go", file=running[name].stdin, flush=True)
-            rates[name].append(float(answer(running[name])))
+            if found := answer(running[name]):
+                rates[name].append(float(found))
+            else:
+                report_dead(name, model, batch)
+                del running[name], rates[name]
     for process in running.values():
         process.communicate()
     return rates

@@ -35,11 +35,13 @@ class Progress:
     """Where a run stands.
 
     step: optimizer steps asked for so far, over all epochs, skipped ones included. steps_taken: those that changed the
-    weights, when last looked at; -1 before. history: one row per finished epoch.
+    weights, when last looked at; -1 before. history: one row per finished epoch. streams: on which the order within an
+    epoch depends, see `data.streams`.
     """
 
     step: int = 0
     steps_taken: int = -1
+    streams: int = 8
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
@@ -47,7 +49,8 @@ def newest(folder: Path) -> list[str]:
     """The files in `folder` of the checkpoint that `restore` would load, none if there is no checkpoint."""
     if not _exists(folder):
         return []
-    return [LAST, *(f"{_last(folder).name}/{file}" for file in (WEIGHTS, TRAINING, STATE))]
+    last = _last(folder)
+    return [LAST, *(f"{last.name}/{file}" for file in (WEIGHTS, TRAINING, STATE) if (last / file).is_file())]
 
 
 def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress) -> Path:

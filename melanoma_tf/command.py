@@ -11,6 +11,7 @@ from absl import app, flags
 
 # What a user can cause and mend. Anything else is a defect of ours and keeps its traceback.
 USERS_ERRORS = (ValueError, OSError, RuntimeError)
+leave: Callable[[int], object] = sys.exit  # how a command that failed ends
 
 
 def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
@@ -41,8 +42,8 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
         except USERS_ERRORS as error:
             if os.environ.get("MELANOMA_TRACEBACK"):
                 raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            leave(1)
 
     app.run(guarded, flags_parser=parse)
 

@@ -42,6 +42,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, (least, most) in RANGES.items():
         if not least <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must lie between {least:g} and {most:g}")
+    if config.warmup_epochs >= config.epochs:
+        raise ValueError(
+            f"config.warmup_epochs={config.warmup_epochs} must be fewer than config.epochs={config.epochs}"
+        )
     for name, words in WORDS.items():
         if config[name] not in words:
             raise ValueError(f"config.{name}={config[name]!r} is unknown; there is: {', '.join(words)}")

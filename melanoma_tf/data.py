@@ -81,9 +81,13 @@ def open_data(path: str) -> DataSet:
       BadData: no manifest, an unfinished build, another schema version, or a shard that is missing or of another size.
     """
     file = os.path.join(path, "manifest.json")
-    if not tf.io.gfile.exists(file):
-        raise BadData(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
-    manifest = json.loads(tf.io.gfile.GFile(file).read())
+    try:
+        if not tf.io.gfile.exists(file):
+            raise BadData(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
+        with tf.io.gfile.GFile(file) as opened:
+            manifest = json.loads(opened.read())
+    except tf.errors.OpError as error:
+        raise BadData(f"{file} cannot be read: {error.message}") from error
     if manifest["schema_version"] != schema.SCHEMA_VERSION:
         raise BadData(
             f"{file} has schema version {manifest['schema_version']}, this code reads {schema.SCHEMA_VERSION}"
@@ -159,6 +163,11 @@ def count(shards: Sequence[Shard]) -> int:
     return sum(shard.records for shard in shards)
 
 
+def streams(part: Part) -> int:
+    """How many streams an epoch is read in, on which the order within it depends: READERS, if the hosts divide it."""
+    return math.lcm(READERS, part.hosts)
+
+
 def train_batches(
     shards: Sequence[Shard],
     *,
@@ -180,9 +189,9 @@ def train_batches(
       buffer: records (encoded) among which the next one is drawn; shards are shuffled already when they are written.
     """
     _fix_global_seed()
-    streams = _streams(shards, math.lcm(READERS, part.hosts), part, seed=seed, epoch=epoch, buffer=buffer)
-    turns = tf.data.Dataset.range(len(streams)).repeat()
-    records = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=False)
+    parts = _streams(shards, streams(part), part, seed=seed, epoch=epoch, buffer=buffer)
+    turns = tf.data.Dataset.range(len(parts)).repeat()
+    records = tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
     records = records.with_options(_options())
     decode = _decoder(shards, image_size)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
@@ -209,7 +218,7 @@ def _streams(
     """
     shuffled = [shards[i] for i in np.random.default_rng([seed, epoch]).permutation(len(shards))]
     starts = np.cumsum([0, *(shard.records for shard in shuffled)])
-    total, begin, streams = int(starts[-1]), 0, []
+    total, begin, found = int(starts[-1]), 0, []
     for stream in range(number):
         end = begin + total // number + (stream < total % number)
         if stream % part.hosts == part.host:
@@ -219,7 +228,7 @@ def _streams(
             ]
             paths, (skipped, ends) = [shard.path for shard in shuffled], np.transpose(within)
             shuffle_seed = int(np.random.default_rng([seed, epoch, 1, stream]).integers(2**31))
-            streams.append(
+            found.append(
                 tf.data.Dataset.from_tensor_slices((paths, skipped, ends - skipped))
                 .filter(lambda path, skip, take: take > 0)
                 .flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
@@ -227,7 +236,7 @@ def _streams(
                 .prefetch(_READ_AHEAD)
             )
         begin = end
-    return streams
+    return found
 
 
 def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, part: Part = WHOLE) -> tf.data.Dataset:

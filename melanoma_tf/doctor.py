@@ -51,8 +51,8 @@ class Finding:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("workdir", "runs", "Folder that runs will write to.")
-    flags.DEFINE_string("out", "tfrecords", "Folder that builds will write to.")
+    flags.DEFINE_string("workdir", "runs", "Folder of this machine that runs will write to.")
+    flags.DEFINE_string("out", "tfrecords", "Folder of this machine that builds will write to.")
     flags.DEFINE_multi_enum("backends", [], runtime.BACKENDS[1:], "Which to try; default: those that are installed.")
     flags.DEFINE_enum("probe", None, runtime.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
 
@@ -63,6 +63,9 @@ def main(argv: list[str]) -> None:
         print(json.dumps(probe(FLAGS.probe)))
         return
     failed = 0
+    for name in ("workdir", "out"):
+        if "://" in FLAGS[name].value:
+            raise ValueError(f"--{name} {FLAGS[name].value}: the doctor looks at folders of this machine only")
     for finding in examine(Path(FLAGS.workdir), Path(FLAGS.out), FLAGS.backends):
         command.say(str(finding))
         failed += not finding.passed
@@ -131,6 +134,8 @@ def versions() -> Iterator[Finding]:
 def writable(folder: Path, purpose: str) -> Finding:
     """Whether a file can be written where `folder` is or will be."""
     there = _nearest(folder)
+    if not there.is_dir():
+        return Finding(False, f"{there} is a file", f"name another folder for {purpose}")
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"x")
@@ -225,9 +230,9 @@ def _is_installed() -> bool:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first one above it that exists."""
+    """The folder, or the first one above it that exists; what is there may turn out to be a file."""
     folder = folder.resolve()
-    return next(each for each in (folder, *folder.parents) if each.is_dir())
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def run() -> None:

@@ -56,13 +56,18 @@ def train(
     log.info("%s", describe_xla(trainer))
     with runtime.folder_from_first(checkpoints, saved) as copy:
         progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
+    part = data.Part(runtime.host, runtime.hosts)
+    if progress.step % steps_per_epoch and progress.streams != data.streams(part):
+        raise checkpoint.BadCheckpoint(
+            f"it stopped within an epoch whose order {runtime.hosts} host(s) do not make; go on with as many as before"
+        )
+    progress.streams = data.streams(part)
     if progress.step:
         log.info("fold %d goes on at step %d of %d", fold, progress.step, steps_per_epoch * config.epochs)
 
     # --------------------------------------------------------------- train loop
     # One `fit` per epoch: the order within an epoch is a function of (seed, epoch), so a resumed run can skip into it.
     table = data.read_table(held_out)
-    part = data.Part(runtime.host, runtime.hosts)
     sizes = {"batch_size": config.batch_size, "image_size": config.image_size, "part": part}
     for epoch in range(progress.step // steps_per_epoch, config.epochs):
         skip = progress.step - epoch * steps_per_epoch
@@ -267,9 +272,10 @@ class Keeper(keras.callbacks.Callback):
         if progress.step % every == 0:
             taken = _steps_taken(self.model.optimizer)
             if taken == progress.steps_taken:
+                kept = f"The last good checkpoint is in {self.checkpoints}. " if self.checkpoints else ""
                 raise Diverged(
-                    f"{every} steps in a row, up to step {progress.step}, had gradients that are not finite. The last "
-                    f"good checkpoint is in {self.checkpoints}. Try a lower --config.lr, or --config.precision=float32."
+                    f"{every} steps in a row, up to step {progress.step}, had gradients that are not finite. {kept}"
+                    "Try a lower --config.lr, or --config.precision=float32."
                 )
             progress.steps_taken = taken
         if saves:

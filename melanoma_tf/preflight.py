@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 GB = 1e9
+_LANES = 128  # of a TPU's registers, along which libtpu lays the batch where there are fewer channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Finding:
             f"{self.memory_free / GB:.2f} free\n"
             f"per image: {self.megabytes:.0f} MB moved, {self.gflop:.2f} GFLOP\n"
             f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}"
+            + (f"\n{_LANES} images a chip, or a multiple, move less per image" if self.batch_per_chip % _LANES else "")
         )
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from absl import flags
+
+from melanoma_tf import command
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
 _BROADCAST = 1 << 26  # bytes sent to other hosts at once
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
+_LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
+
+Made = TypeVar("Made")
 
 
 class DeviceNotFound(RuntimeError):  # noqa: N818  it reads as what happened
@@ -72,6 +79,43 @@ class Runtime:
         """The first host's value on every host; anything that JSON can hold."""
         return json.loads(self._bytes_from_first(json.dumps(value).encode())) if self.hosts > 1 else value
 
+    def on_first(self, function: Callable[[], Made]) -> Made | None:
+        """function() on the first host alone, None on others. What a user can mend is raised on all of them."""
+        made, problem = None, ""
+        if self.host == 0:
+            try:
+                made = function()
+            except (ValueError, OSError, RuntimeError) as error:
+                if self.hosts == 1:
+                    raise
+                problem = str(error)
+        if problem := self.from_first(problem):
+            raise RuntimeError(problem)
+        return made
+
+    def check_agreement(self, settings: dict[str, Any]) -> None:
+        """Raises ValueError on every host if one has other settings than the first; names them where they differ."""
+        if self.hosts == 1:
+            return
+        import numpy as np
+        from jax.experimental.multihost_utils import process_allgather
+
+        firsts = self.from_first(settings)
+        mine = json.loads(json.dumps(settings))
+        differing = [
+            f"{key}: {mine[key]} here, {firsts.get(key)} there" for key in mine if mine[key] != firsts.get(key)
+        ]
+        agrees = np.asarray(process_allgather(np.int32(not differing))).ravel()
+        if differing:
+            raise ValueError(f"host {self.host} differs from host 0 in {'; '.join(differing)}")
+        if not agrees.all():
+            others = ", ".join(str(host) for host in np.flatnonzero(agrees == 0))
+            raise ValueError(f"host(s) {others} have other settings or other data than host 0; they say which")
+
+    def wait_for_all(self) -> None:
+        """Returns once every host is here: JAX gives those that end early only a few seconds."""
+        self.from_first(None)
+
     @contextmanager
     def folder_from_first(self, folder: Path | None, names: Sequence[str]) -> Iterator[Path]:
         """The folder on the first host; on others, where it is None, a temporary copy of the files `names` in it."""
@@ -117,9 +161,11 @@ def define_flags(several_hosts: bool = False) -> None:
     flags.DEFINE_enum("backend", "auto", BACKENDS, "Of Keras. auto: KERAS_BACKEND if it is set, else by the devices.")
     flags.DEFINE_string("tpu", None, "Name or grpc:// address of a TPU for TensorFlow; none: local, then TPU_NAME.")
     if several_hosts:
-        flags.DEFINE_string("coordinator", None, "multihost: HOST:PORT of process 0; none: as the cluster tells JAX.")
-        flags.DEFINE_integer("num_processes", None, "multihost: processes in all; none: as the cluster tells JAX.", 1)
-        flags.DEFINE_integer("process_id", None, "multihost: number of this process, from 0; none: likewise.", 0)
+        where = "none: KERAS_DISTRIBUTION_{}, or as the cluster tells JAX."
+        addresses, count, number = (where.format(name) for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+        flags.DEFINE_string("coordinator", None, f"multihost: HOST:PORT of process 0; {addresses}")
+        flags.DEFINE_integer("num_processes", None, f"multihost: processes in all; {count}", 1)
+        flags.DEFINE_integer("process_id", None, f"multihost: number of this process, from 0; {number}", 0)
 
 
 def start_as_asked() -> Runtime:
@@ -156,10 +202,12 @@ def start(
     asked_backend = (os.environ.get("KERAS_BACKEND") or None) if backend == "auto" else backend
     if asked_backend not in (None, *BACKENDS[1:]):
         raise ValueError(f"KERAS_BACKEND={asked_backend!r} is not supported here; there is: tensorflow, jax")
-    if strategy == "auto":
-        return _first_found(asked_backend, tpu)
-    if strategy == "tpu":
+    if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
+        raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
+    if strategy == "tpu" or tpu:
         return _tpu(asked_backend, tpu)
+    if strategy == "auto":
+        return _first_found(asked_backend)
     if strategy == "multihost":
         return _multihost(asked_backend, coordinator, num_processes, process_id)
     backend = _set_backend(asked_backend or "tensorflow")
@@ -168,11 +216,11 @@ def start(
     return _gpus(backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
 
 
-def _first_found(asked_backend: str | None, tpu: str | None) -> Runtime:
+def _first_found(asked_backend: str | None) -> Runtime:
     tried = []
-    for find in (lambda: _tpu(asked_backend, tpu), lambda: _auto_gpus(asked_backend)):
+    for find in (_tpu, _auto_gpus):
         try:
-            return find()
+            return find(asked_backend)
         except DeviceNotFound as error:
             tried.append(str(error).split(":")[0])
     backend = _set_backend(asked_backend or "tensorflow")
@@ -292,13 +340,23 @@ def _multihost(
         return value if value is not None else os.environ.get(f"KERAS_DISTRIBUTION_{variable}")
 
     address = given(coordinator, "JOB_ADDRESSES")
-    numbers = given(num_processes, "NUM_PROCESSES"), given(process_id, "PROCESS_ID")
-    count, number = (None if value is None else int(value) for value in numbers)
+    numbers = {"NUM_PROCESSES": num_processes, "PROCESS_ID": process_id}
+    try:
+        count, number = (None if (n := given(value, name)) is None else int(n) for name, value in numbers.items())
+    except ValueError as error:
+        raise ValueError(f"KERAS_DISTRIBUTION_NUM_PROCESSES and _PROCESS_ID must be whole numbers: {error}") from error
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where the devices are CPUs; others have their own
     try:
         # As keras.distribution.initialize, which cannot say how soon a host counts as dead. (It also shares a seed;
         # a run has its own.)
-        jax.distributed.initialize(address and address.split(",")[0], count, number, heartbeat_timeout_seconds=_SILENCE)
+        jax.distributed.initialize(
+            address and address.split(",")[0],
+            count,
+            number,
+            heartbeat_timeout_seconds=_SILENCE,
+            shutdown_timeout_seconds=_LAST_WAIT,
+        )
     except (RuntimeError, ValueError) as error:
         raise DeviceNotFound(
             f"no other hosts: JAX could not join process {number} of {count} at {address} "
@@ -307,7 +365,12 @@ def _multihost(
         ) from error
     # By host, so that what a host reads lies in a row.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    found = _jax_runtime(devices, devices[0].platform, f"{jax.process_count()} processes, asked for")
+    command.leave = os._exit  # an orderly end would wait for the other hosts, which wait for this one
+    per_host = collections.Counter(device.process_index for device in devices)
+    if len(set(per_host.values())) > 1:
+        counts = ", ".join(f"host {host} has {count}" for host, count in sorted(per_host.items()))
+        raise DeviceNotFound(f"all hosts need as many devices: {counts}")
+    found = _jax_runtime(devices, devices[0].platform, "asked for with --strategy multihost")
     return dataclasses.replace(found, host=jax.process_index(), hosts=jax.process_count())
 
 
@@ -322,12 +385,15 @@ def whole(values: Any) -> Any:
     return keras.distribution.distribute_tensor(values, layout)
 
 
-def _tpu(asked_backend: str | None, name: str | None) -> Runtime:
-    """TPUStrategy where this TensorFlow has TPUs, otherwise Keras on JAX where JAX has them."""
+def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
+    """TPUStrategy where this TensorFlow has TPUs, otherwise Keras on JAX where JAX has them. name: no other will do."""
     looked = []
     for backend, find in (("tensorflow", lambda: _tensorflow_tpu(name)), ("jax", _jax_tpu)):
         if asked_backend not in (None, backend):
             looked.append(f"{backend}: not looked at, {asked_backend} was asked for")
+            continue
+        if name and backend == "jax":
+            looked.append(f"jax: not looked at, --tpu {name} names one to TensorFlow")
             continue
         found = find()
         if isinstance(found, Runtime):
@@ -342,7 +408,7 @@ def _tpu(asked_backend: str | None, name: str | None) -> Runtime:
 
 
 def _tensorflow_tpu(name: str | None) -> Runtime | str:
-    """The runtime, or what stood in the way. name: where given, no other TPU will do."""
+    """The runtime, or what stood in the way."""
     import tensorflow as tf
 
     from_environment = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
@@ -360,7 +426,7 @@ def _tensorflow_tpu(name: str | None) -> Runtime | str:
             tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
             strategy = tf.distribute.TPUStrategy(resolver)
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:  # OSError: no such name on the network
             failed.append(f"TPUClusterResolver(tpu={each!r}) failed: {str(error).splitlines()[0]}")
             continue
         _set_backend("tensorflow")

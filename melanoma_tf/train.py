@@ -44,8 +44,9 @@ def main(argv: list[str]) -> None:
     devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
-    from melanoma_tf import data, evaluate, fold, workdir
+    from melanoma_tf import data, evaluate, fold, model, workdir
 
+    model.backbone(config.model)
     if config.batch_size % devices.replicas:
         raise ValueError(
             f"config.batch_size={config.batch_size} is global; {devices.replicas} replicas do not divide it"
@@ -70,8 +71,10 @@ def main(argv: list[str]) -> None:
     judged, trained = (dataset.path,), tuple(FLAGS.external)
     if FLAGS.validate_external:
         judged, trained = judged + trained, ()
-    first = devices.host == 0  # the host that writes
-    run = workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite) if first else None
+    digests = {path: workdir.data_sha256(path) for path in (*judged, *trained)}
+    devices.check_agreement({"the config": config.to_dict(), "--fold": folds, "the data": list(digests.values())})
+    # On the first host only, which alone writes; None on others.
+    run = devices.on_first(lambda: workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
     finished = devices.from_first(run.finished_folds() if run else [])
     for k in folds:
         if k in finished:
@@ -85,6 +88,7 @@ def main(argv: list[str]) -> None:
     # ------------------------------------------------------------------ figures
     if run:
         command.say(evaluate.report(run.path))
+    devices.wait_for_all()
 
 
 def chosen_folds(asked: str, folds: int) -> list[int]:

@@ -99,6 +99,13 @@ def test_a_backend_that_hangs_is_a_finding(monkeypatch):
     assert "no answer within 900 s" in found.what
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    found = doctor.writable(tmp_path / "runs" / "one", "runs")
+    assert not found.passed
+    assert found.what == f"{tmp_path / 'runs'} is a file"
+
+
 def test_any_failure_is_exit_code_1():
     code = (
         "import sys; sys.argv = ['doctor', '--workdir=/proc/x']; from melanoma_tf import doctor; "

@@ -275,6 +275,18 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
     np.testing.assert_allclose(resumed["logit"], straight["logit"], rtol=1e-4)
 
 
+def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
+    on_cpu, _ = fold.build(tiny.config(), 0.3, 10, resampling="kernel")
+    assert fold.describe_xla(on_cpu) == "XLA: off, on CPUs TensorFlow's own kernels are faster"
+    elsewhere, classifier = fold.build(tiny.config(), 0.3, 10, resampling="gather")
+    elsewhere.jit_compile = True
+    assert fold.describe_xla(elsewhere) == "XLA: on"
+    elsewhere.jit_compile = False
+    assert fold.describe_xla(elsewhere) == "XLA: off, as Keras does under MirroredStrategy"
+    classifier.get_layer("stem_conv").supports_jit = False
+    assert fold.describe_xla(elsewhere) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
+
+
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
     """Three steps of the real EfficientNet-B0 and of its first block, augmentation included, from the same weights."""
     found = {}

@@ -95,3 +95,9 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
     assert 8 < found["gflop"] < 20
     assert 300 < found["megabytes"] < 1000
     assert found["memory_used"] < 6e9
+
+
+@pytest.mark.parametrize(("batch", "hinted"), [(64, True), (128, False), (192, True), (256, False)])
+def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, hinted):
+    found = preflight.Finding("v5e-8", 8, batch, 4e9, 12e9, 12.7, 766.0, 8553.0, "memory", 146.0)
+    assert ("128 images a chip, or a multiple, move less per image" in found.text()) == hinted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.error
+
 import pytest
 import tensorflow as tf
 
@@ -86,7 +88,7 @@ def tpus(monkeypatch):
     def resolve(tpu):
         asked.append(tpu)
         if tpu not in there:
-            raise ValueError(f"no cluster {tpu!r}\nmore lines")
+            raise urllib.error.URLError(f"no cluster {tpu!r}")
         return tpu
 
     for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KERAS_BACKEND"):
@@ -128,9 +130,14 @@ def test_a_tpu_that_is_named_is_the_only_one_that_will_do(monkeypatch, tpus):
     there |= {"local", "node-1"}
     local_tpu(monkeypatch)
     monkeypatch.setenv("TPU_NAME", "node-1")
-    with pytest.raises(runtime.DeviceNotFound, match=r"tpu='node-2'\) failed: no cluster 'node-2'\n"):
-        runtime.start("tpu", "tensorflow", tpu="node-2")
-    assert asked == ["node-2"]
+    monkeypatch.setattr(runtime, "_jax_tpu", lambda: runtime.Runtime("jax", "tpu", ("tpu:0",), "another"))
+    for strategy in ("tpu", "auto"):
+        with pytest.raises(runtime.DeviceNotFound, match=r"tpu='node-2'\) failed: <urlopen error no cluster"):
+            runtime.start(strategy, tpu="node-2")
+    assert asked == ["node-2"] * 2
+    for strategy, backend in (("cpu", "auto"), ("tpu", "jax")):
+        with pytest.raises(ValueError, match="it goes with --strategy tpu or auto and not with JAX"):
+            runtime.start(strategy, backend, tpu="node-2")
 
 
 def test_auto_takes_a_tpu_before_anything_else(monkeypatch, tpus):
