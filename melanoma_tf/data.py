@@ -11,12 +11,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from melanoma_tf.hosts import ALONE, Hosts
 from tfrecord_tools import schema
 
 DECODERS = 8 * (os.cpu_count() or 1)  # pictures asked for at the same time, so that no core waits for the next one
@@ -25,16 +26,6 @@ PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB e
 _GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
 _READ_AHEAD = 16  # encoded records of each reader
-
-
-class Part(NamedTuple):
-    """What one of `hosts` hosts that train together reads: of each batch, every host another equal part."""
-
-    host: int = 0
-    hosts: int = 1
-
-
-WHOLE = Part()
 
 
 class BadData(ValueError):  # noqa: N818  it reads as what happened
@@ -163,9 +154,9 @@ def count(shards: Sequence[Shard]) -> int:
     return sum(shard.records for shard in shards)
 
 
-def streams(part: Part) -> int:
+def streams(hosts: Hosts) -> int:
     """How many streams an epoch is read in, on which the order within it depends: READERS, if the hosts divide it."""
-    return math.lcm(READERS, part.hosts)
+    return math.lcm(READERS, hosts.count)
 
 
 def train_batches(
@@ -177,7 +168,7 @@ def train_batches(
     epoch: int,
     skip_steps: int,
     buffer: int,
-    part: Part = WHOLE,
+    hosts: Hosts = ALONE,
 ) -> tf.data.Dataset:
     """One epoch of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]), without its first `skip_steps` batches.
 
@@ -189,7 +180,7 @@ def train_batches(
       buffer: records (encoded) among which the next one is drawn; shards are shuffled already when they are written.
     """
     _fix_global_seed()
-    parts = _streams(shards, streams(part), part, seed=seed, epoch=epoch, buffer=buffer)
+    parts = _streams(shards, streams(hosts), hosts, seed=seed, epoch=epoch, buffer=buffer)
     turns = tf.data.Dataset.range(len(parts)).repeat()
     records = tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
     records = records.with_options(_options())
@@ -202,14 +193,14 @@ def train_batches(
         return features, tf.cast(record["target"], tf.float32)
 
     # Skipping encoded records costs a read, not a decode.
-    share = batch_size // part.hosts
+    share = batch_size // hosts.count
     examples = records.skip(skip_steps * share).map(example, num_parallel_calls=DECODERS, deterministic=True)
     steps = count(shards) // batch_size - skip_steps
     return _batched(examples, share, steps)
 
 
 def _streams(
-    shards: Sequence[Shard], number: int, part: Part, *, seed: int, epoch: int, buffer: int
+    shards: Sequence[Shard], number: int, hosts: Hosts, *, seed: int, epoch: int, buffer: int
 ) -> list[tf.data.Dataset]:
     """One epoch's records in `number` equally long streams, each shuffled; those of them that this host reads.
 
@@ -221,7 +212,7 @@ def _streams(
     total, begin, found = int(starts[-1]), 0, []
     for stream in range(number):
         end = begin + total // number + (stream < total % number)
-        if stream % part.hosts == part.host:
+        if stream % hosts.count == hosts.index:
             within = [
                 np.clip((begin, end) - start, 0, shard.records)
                 for shard, start in zip(shuffled, starts[:-1], strict=True)
@@ -239,15 +230,16 @@ def _streams(
     return found
 
 
-def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, part: Part = WHOLE) -> tf.data.Dataset:
+def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, hosts: Hosts = ALONE) -> tf.data.Dataset:
     """Every record once, in the order of `read_table`: {"image": u8[B,S,S,3]}.
 
     The last batch is filled up with black images, so that all batches have one shape (TPUs, replicas) and nothing is
     dropped; cut the predictions to `count(shards)`. batch_size: of all hosts together; B is this host's share, the
     rows host * B to (host + 1) * B of each batch.
     """
-    share = batch_size // part.hosts
-    filling, decode = b"", _decoder(shards, image_size)  # that is no record
+    share = batch_size // hosts.count
+    filling = b""  # no record is empty
+    decode = _decoder(shards, image_size)
 
     def example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         black = tf.zeros([image_size, image_size, 3], tf.uint8)
@@ -260,7 +252,7 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, p
 
     records = _read([shard.path for shard in shards])
     records = records.concatenate(tf.data.Dataset.from_tensors(filling).repeat(-count(shards) % batch_size))
-    records = records.batch(share).shard(part.hosts, part.host).unbatch()
+    records = records.batch(share).shard(hosts.count, hosts.index).unbatch()
     examples = records.map(example, num_parallel_calls=DECODERS, deterministic=True)
     return _batched(examples, share, -(-count(shards) // batch_size))
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from melanoma_tf import checkpoint, data, files, inference, losses, metrics, model, schedule, weights
 from melanoma_tf.augment import geometry, policy
+from melanoma_tf.hosts import Hosts
 from melanoma_tf.runtime import Runtime, share_nan
 from melanoma_tf.workdir import HISTORY, WEIGHTS
 
@@ -47,28 +48,23 @@ def train(
     # -------------------------------------------------------------------- model
     keras.utils.set_random_seed(config.seed + fold)
     checkpoints = folder / "checkpoints" if folder else None
-    saved = runtime.from_first(checkpoint.newest(checkpoints) if checkpoints else [])
+    saved = runtime.hosts.from_first(checkpoint.newest(checkpoints) if checkpoints else [])
     with runtime.scope():
         trainer, classifier = build(
             config, positives / images, steps_per_epoch, fresh=not saved, resampling=runtime.resampling
         )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
     log.info("%s", describe_xla(trainer))
-    with runtime.folder_from_first(checkpoints, saved) as copy:
+    with runtime.hosts.folder_from_first(checkpoints, saved) as copy:
         progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
-    part = data.Part(runtime.host, runtime.hosts)
-    if progress.step % steps_per_epoch and progress.streams != data.streams(part):
-        raise checkpoint.BadCheckpoint(
-            f"it stopped within an epoch whose order {runtime.hosts} host(s) do not make; go on with as many as before"
-        )
-    progress.streams = data.streams(part)
+    _check_order(progress, steps_per_epoch, runtime.hosts)
     if progress.step:
         log.info("fold %d goes on at step %d of %d", fold, progress.step, steps_per_epoch * config.epochs)
 
     # --------------------------------------------------------------- train loop
     # One `fit` per epoch: the order within an epoch is a function of (seed, epoch), so a resumed run can skip into it.
     table = data.read_table(held_out)
-    sizes = {"batch_size": config.batch_size, "image_size": config.image_size, "part": part}
+    sizes = {"batch_size": config.batch_size, "image_size": config.image_size, "hosts": runtime.hosts}
     for epoch in range(progress.step // steps_per_epoch, config.epochs):
         skip = progress.step - epoch * steps_per_epoch
         batches = data.train_batches(
@@ -303,6 +299,15 @@ def _sync(model: keras.Model) -> None:
 
 def _steps_taken(optimizer: keras.optimizers.Optimizer) -> int:
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _check_order(progress: checkpoint.Progress, steps_per_epoch: int, hosts: Hosts) -> None:
+    """That a run within an epoch goes on in that epoch's order; notes the order for what follows."""
+    if progress.step % steps_per_epoch and progress.streams != data.streams(hosts):
+        raise checkpoint.BadCheckpoint(
+            f"the run stopped within an epoch in an order that {hosts.count} host(s) do not make; use as many as before"
+        )
+    progress.streams = data.streams(hosts)
 
 
 def _check(dataset: data.DataSet, fold: int, images: int, positives: int, batch_size: int) -> None:

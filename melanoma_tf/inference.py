@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from melanoma_tf import data, runtime
 from melanoma_tf.augment import geometry
+from melanoma_tf.hosts import ALONE, Hosts
 
 SYMMETRIES = 8  # flips and quarter turns of a square
 
@@ -61,14 +62,14 @@ def batch_size(training: int, tta: bool, replicas: int) -> int:
 
 
 def predict_logits(
-    model: keras.Model, shards: Sequence[data.Shard], *, batch_size: int, image_size: int, part: data.Part = data.WHOLE
+    model: keras.Model, shards: Sequence[data.Shard], *, batch_size: int, image_size: int, hosts: Hosts = ALONE
 ) -> NDArray[Any]:
-    """f32[N] logits of every record, in the order of `data.read_table`. part: what this host reads of them.
+    """f32[N] logits of every record, in the order of `data.read_table`. hosts: all take part.
 
     Raises:
       data.BadData: a shard is damaged; the message names it and the record.
     """
-    batches = data.eval_batches(shards, batch_size=batch_size, image_size=image_size, part=part)
+    batches = data.eval_batches(shards, batch_size=batch_size, image_size=image_size, hosts=hosts)
     with data.naming_the_shard(shards):
         return np.asarray(model.predict(batches, verbose=0))[: data.count(shards), 0]
 

@@ -1,31 +1,26 @@
-"""Which backend and which devices: the only file that knows. It chooses before Keras is imported."""
+"""Which backend and which devices: the only file that knows what is here. It chooses before Keras is imported."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import importlib.util
-import json
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 from absl import flags
 
 from melanoma_tf import command
+from melanoma_tf.hosts import ALONE, Hosts
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
-_BROADCAST = 1 << 26  # bytes sent to other hosts at once
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
-
-Made = TypeVar("Made")
 
 
 class DeviceNotFound(RuntimeError):  # noqa: N818  it reads as what happened
@@ -41,8 +36,7 @@ class Runtime:
     devices: tuple[str, ...]  # of all hosts
     why: str
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
-    host: int = 0  # this process's number; the first one alone writes files
-    hosts: int = 1  # processes that train together
+    hosts: Hosts = ALONE
 
     @property
     def replicas(self) -> int:
@@ -75,79 +69,9 @@ class Runtime:
         if distribution is not None:
             keras.distribution.set_distribution(distribution)
 
-    def from_first(self, value: Any) -> Any:
-        """The first host's value on every host; anything that JSON can hold."""
-        return json.loads(self._bytes_from_first(json.dumps(value).encode())) if self.hosts > 1 else value
-
-    def on_first(self, function: Callable[[], Made]) -> Made | None:
-        """function() on the first host alone, None on others. What a user can mend is raised on all of them."""
-        made, problem = None, ""
-        if self.host == 0:
-            try:
-                made = function()
-            except (ValueError, OSError, RuntimeError) as error:
-                if self.hosts == 1:
-                    raise
-                problem = str(error)
-        if problem := self.from_first(problem):
-            raise RuntimeError(problem)
-        return made
-
-    def check_agreement(self, settings: dict[str, Any]) -> None:
-        """Raises ValueError on every host if one has other settings than the first; names them where they differ."""
-        if self.hosts == 1:
-            return
-        import numpy as np
-        from jax.experimental.multihost_utils import process_allgather
-
-        firsts = self.from_first(settings)
-        mine = json.loads(json.dumps(settings))
-        differing = [
-            f"{key}: {mine[key]} here, {firsts.get(key)} there" for key in mine if mine[key] != firsts.get(key)
-        ]
-        agrees = np.asarray(process_allgather(np.int32(not differing))).ravel()
-        if differing:
-            raise ValueError(f"host {self.host} differs from host 0 in {'; '.join(differing)}")
-        if not agrees.all():
-            others = ", ".join(str(host) for host in np.flatnonzero(agrees == 0))
-            raise ValueError(f"host(s) {others} have other settings or other data than host 0; they say which")
-
-    def wait_for_all(self) -> None:
-        """Returns once every host is here: JAX gives those that end early only a few seconds."""
-        self.from_first(None)
-
-    @contextmanager
-    def folder_from_first(self, folder: Path | None, names: Sequence[str]) -> Iterator[Path]:
-        """The folder on the first host; on others, where it is None, a temporary copy of the files `names` in it."""
-        if folder and self.hosts == 1:
-            yield folder
-            return
-        with tempfile.TemporaryDirectory() as temporary:
-            for name in self.from_first(list(names)):
-                data = self._bytes_from_first((folder / name).read_bytes() if folder else b"")
-                copy = Path(temporary, name)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(data)
-            yield folder or Path(temporary)
-
-    @staticmethod
-    def _bytes_from_first(data: bytes) -> bytes:
-        import numpy as np
-        from jax.experimental.multihost_utils import broadcast_one_to_all
-
-        mine = np.frombuffer(data, np.uint8)
-        length = int(broadcast_one_to_all(np.int32(len(mine))))
-        parts = []
-        for start in range(0, length, _BROADCAST):
-            part = np.zeros(min(_BROADCAST, length - start), np.uint8)
-            there = mine[start : start + len(part)]
-            part[: len(there)] = there
-            parts.append(np.asarray(broadcast_one_to_all(part)).tobytes())
-        return b"".join(parts)
-
     def describe(self, batch_size: int, precision: str) -> str:
         """One line for the log: backend, devices, global batch, precision and why they were chosen."""
-        here = f"host {self.host} of {self.hosts}, " if self.hosts > 1 else ""
+        here = f"host {self.hosts.index} of {self.hosts.count}, " if self.hosts.count > 1 else ""
         return (
             f"runtime: {self.backend} on {self.replicas} x {self.kind} ({', '.join(self.devices)}), {here}"
             f"global batch {batch_size} = {self.replicas} x {batch_size // self.replicas}, {precision}; {self.why}"
@@ -262,7 +186,7 @@ def _cpu(backend: str, why: str) -> Runtime:
 
 
 def _gpus(backend: str, every: bool, why: str) -> Runtime:
-    """One GPU, or all of them (`every`). Two virtual CPU devices serve `mirrored` in tests; see `mirrored_on_cpus`."""
+    """One GPU, or all of them (`every`)."""
     if backend == "jax":
         import jax
 
@@ -371,7 +295,7 @@ def _multihost(
         counts = ", ".join(f"host {host} has {count}" for host, count in sorted(per_host.items()))
         raise DeviceNotFound(f"all hosts need as many devices: {counts}")
     found = _jax_runtime(devices, devices[0].platform, "asked for with --strategy multihost")
-    return dataclasses.replace(found, host=jax.process_index(), hosts=jax.process_count())
+    return dataclasses.replace(found, hosts=Hosts(jax.process_index(), jax.process_count()))
 
 
 def whole(values: Any) -> Any:

@@ -72,10 +72,10 @@ def main(argv: list[str]) -> None:
     if FLAGS.validate_external:
         judged, trained = judged + trained, ()
     digests = {path: workdir.data_sha256(path) for path in (*judged, *trained)}
-    devices.check_agreement({"the config": config.to_dict(), "--fold": folds, "the data": list(digests.values())})
+    devices.hosts.check_agreement({"the config": config.to_dict(), "--fold": folds, "the data": list(digests.values())})
     # On the first host only, which alone writes; None on others.
-    run = devices.on_first(lambda: workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
-    finished = devices.from_first(run.finished_folds() if run else [])
+    run = devices.hosts.on_first(lambda: workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
+    finished = devices.hosts.from_first(run.finished_folds() if run else [])
     for k in folds:
         if k in finished:
             command.say(f"fold {k}: finished already")
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     # ------------------------------------------------------------------ figures
     if run:
         command.say(evaluate.report(run.path))
-    devices.wait_for_all()
+    devices.hosts.wait_for_all()
 
 
 def chosen_folds(asked: str, folds: int) -> list[int]:

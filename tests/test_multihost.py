@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from melanoma_tf import data
+from melanoma_tf.hosts import ALONE, Hosts
 from tests import tiny
 from tests.conftest import REPOSITORY, run_command
 
@@ -101,9 +102,9 @@ def test_a_host_that_dies_ends_the_others_and_a_restart_goes_on(settings, tmp_pa
         process.wait()
 
 
-def batches(dataset: data.DataSet, part: data.Part, skip: int = 0) -> list[list[bytes]]:
+def batches(dataset: data.DataSet, part: Hosts, skip: int = 0) -> list[list[bytes]]:
     found = data.train_batches(
-        dataset.others(0), batch_size=8, image_size=32, seed=3, epoch=1, skip_steps=skip, buffer=16, part=part
+        dataset.others(0), batch_size=8, image_size=32, seed=3, epoch=1, skip_steps=skip, buffer=16, hosts=part
     )
     return [[image.tobytes() for image in features["image"]] for features, _ in found.as_numpy_iterator()]
 
@@ -112,8 +113,8 @@ def batches(dataset: data.DataSet, part: data.Part, skip: int = 0) -> list[list[
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shards, hosts, skip):
     dataset = data.open_data(str(shards))
-    parts = [batches(dataset, data.Part(host, hosts), skip) for host in range(hosts)]
-    for whole, *shares in zip(batches(dataset, data.WHOLE, skip), *parts, strict=True):
+    parts = [batches(dataset, Hosts(host, hosts), skip) for host in range(hosts)]
+    for whole, *shares in zip(batches(dataset, ALONE, skip), *parts, strict=True):
         assert [len(share) for share in shares] == [8 // hosts] * hosts
         assert sorted(whole) == sorted(picture for share in shares for picture in share)
 
@@ -122,12 +123,12 @@ def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shard
 def test_hosts_predict_each_record_once_in_order(shards, hosts):
     dataset = data.open_data(str(shards))
 
-    def rows(part: data.Part) -> list[np.ndarray]:
-        found = data.eval_batches(dataset.fold(0), batch_size=8, image_size=32, part=part)
+    def rows(part: Hosts) -> list[np.ndarray]:
+        found = data.eval_batches(dataset.fold(0), batch_size=8, image_size=32, hosts=part)
         return [features["image"] for features in found.as_numpy_iterator()]
 
-    parts = [rows(data.Part(host, hosts)) for host in range(hosts)]
-    for whole, *shares in zip(rows(data.WHOLE), *parts, strict=True):
+    parts = [rows(Hosts(host, hosts)) for host in range(hosts)]
+    for whole, *shares in zip(rows(ALONE), *parts, strict=True):
         np.testing.assert_array_equal(np.concatenate(shares), whole)
 
 
@@ -187,7 +188,7 @@ def test_three_hosts_read_each_picture_once_in_an_order_of_their_own(shards):
                 epoch=1,
                 skip_steps=0,
                 buffer=16,
-                part=data.Part(host, 3),
+                hosts=Hosts(host, 3),
             ).as_numpy_iterator()
             for image in features["image"]
         ]
@@ -196,7 +197,7 @@ def test_three_hosts_read_each_picture_once_in_an_order_of_their_own(shards):
     steps = data.count(dataset.others(0)) // 6
     assert [len(share) for share in shares] == [2 * steps] * 3
     assert len({picture for share in shares for picture in share}) == 6 * steps
-    assert data.streams(data.Part(0, 3)) != data.streams(data.WHOLE) == data.streams(data.Part(1, 4))
+    assert data.streams(Hosts(0, 3)) != data.streams(ALONE) == data.streams(Hosts(1, 4))
 
 
 def test_flags_that_do_not_fit_are_named():
