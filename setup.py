@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 TENSORFLOW = ">=2.18,<2.22"  # the versions tested; Colab and Kaggle have 2.20 (late 2026)
 JAX = "jax>=0.7"
@@ -18,6 +18,17 @@ setup(
     packages=["tfrecord_tools", "melanoma_tf", "melanoma_tf.augment", "melanoma_tf.configs"],
     # configs/ lies at the top of the repository, where people look for it, and inside the package once installed.
     package_dir={"melanoma_tf.configs": "configs"},
+    # The converter's resampler. Where no C compiler is, NumPy gives the same bits in three times the time.
+    ext_modules=[
+        Extension(
+            "tfrecord_tools._resample",
+            ["tfrecord_tools/_resample.c"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
     install_requires=[
         f"tensorflow{TENSORFLOW}",
         "keras>=3.11",  # older ones run code from model files (CVE-2025-8747 and others)

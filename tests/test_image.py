@@ -90,6 +90,41 @@ def test_equals_a_full_decode_and_float_lanczos_on_real_images(monkeypatch):
 
 # ----------------------------------------------------------------------------------------------- resampling
 
+in_c = pytest.mark.skipif(resample._resample is None, reason="no C compiler was there at installation")
+
+
+@in_c
+def test_c_and_numpy_give_the_same_bits(monkeypatch):
+    rng = np.random.default_rng(0)
+    cases = []
+    for number in range(300):
+        height, width, across, down = (int(extent) for extent in rng.integers(1, (200, 200, 150, 150)))
+        shape = (height, width, (1, 3, 4)[number % 3])
+        # Black and white pixels reach the largest sums and the clipping, even ones the halves between two levels.
+        levels = ([0, 255], range(256), range(0, 256, 2))[number % 3]
+        pixels = rng.choice(np.array(levels, np.uint8), size=shape)
+        (left, right), (top, bottom) = (sorted(rng.uniform(0, extent, 2)) for extent in (width, height))
+        box = (left, top, right, bottom) if min(right - left, bottom - top) > 0.5 else (0.0, 0.0, width, height)
+        cases.append((pixels[:, :: 1 - 2 * (number % 2)], box, across, down))  # every other one mirrored, a view
+    found = [resample.resample(*case) for case in cases]
+    monkeypatch.setattr(resample, "_resample", None)
+    for result, case in zip(found, cases, strict=True):
+        np.testing.assert_array_equal(result, resample.resample(*case))
+
+
+@in_c
+@pytest.mark.parametrize("first", [[-1, 0], [0, 3], [2, 1]])
+def test_weights_for_pixels_outside_are_refused(first):
+    """Python makes sound ones only; C checks, because it would read other memory."""
+    ends = (np.array(first, np.int32), np.ones((2, 2), np.float32))
+    sound = (np.array([0, 1], np.int32), np.ones((2, 2), np.float32))
+    pixels, out = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
+    for rows, columns in [(ends, sound), (sound, ends)]:
+        with pytest.raises(ValueError, match="outside the picture"):
+            resample._resample.resample_into(pixels, pixels.shape, rows, columns, out)
+    with pytest.raises(ValueError, match="must be bytes of"):
+        resample._resample.resample_into(pixels, pixels.shape, sound, sound, out[:1])
+
 
 @pytest.mark.parametrize(
     ("height", "width", "box", "to"),
@@ -102,7 +137,10 @@ def test_equals_a_full_decode_and_float_lanczos_on_real_images(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_resampling_is_float_lanczos_but_for_rounding(height, width, box, to, channels):
+@pytest.mark.parametrize("kernel", [pytest.param("c", marks=in_c), "numpy"])
+def test_resampling_is_float_lanczos_but_for_rounding(height, width, box, to, channels, kernel, monkeypatch):
+    if kernel == "numpy":
+        monkeypatch.setattr(resample, "_resample", None)
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
     found = resample.resample(pixels, box, *to)
     exact = np.clip(exact_lanczos(pixels, box, *to), 0, 255)

@@ -1,9 +1,9 @@
 """Antialiased Lanczos resampling of bytes, the same bits on every machine.
 
-Two passes of banded matrix products, down the columns and then along the rows, each a few dozen calls of the BLAS
-that NumPy brings. Pixels and weights are whole numbers small enough that every sum stays below 2**24, where float32
-is exact: so neither the order of the sums, nor fused multiply-adds, nor the number of threads can change a bit, and
-the work is done by the fastest kernels a machine has.
+Two passes, down the columns and then along the rows. Pixels and weights are whole numbers small enough that every sum
+stays below 2**24, where float32 is exact: so neither the order of the sums, nor fused multiply-adds, nor the number of
+threads can change a bit, and the work is done by the fastest kernels a machine has: `_resample.c` where a C compiler
+was there at installation, and a few dozen matrix products of the BLAS that NumPy brings elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+try:
+    from tfrecord_tools import _resample
+except ImportError:  # no C compiler at installation
+    _resample = None  # type: ignore[assignment]
+
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -23,6 +28,16 @@ LOBES = 3  # Lanczos3, as Pillow's LANCZOS
 # so the sums stay below 255 * 2 * 2**15 and 255 * 2**2 * 2**(3 + 11), both below 2**24.
 _FIRST, _BETWEEN, _SECOND = 15, 3, 11
 _BLOCK = 8  # output rows or columns per product: less costs more calls, more costs more products with zero
+
+
+class _Band(NamedTuple):
+    """Output position i is the sum over k of weights[i, k] times input position first[i] + k.
+
+    first: i32[outputs]. weights: f32[outputs, taps], whole numbers over a power of two.
+    """
+
+    first: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
 
 
 class _Block(NamedTuple):
@@ -36,15 +51,23 @@ class _Block(NamedTuple):
 
 
 def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
-    """Resamples the box of an image to width x height: u8[H,W,C] -> u8[height,width,C].
+    """Resamples the box of an image to width x height: u8[H,W,C] -> u8[height,width,C], C 1, 3 or 4.
 
     box: left, top, right, bottom, fractions of pixels allowed, within the image. Lanczos3, widened when shrinking, so
     nothing above the new Nyquist frequency comes back as a pattern. Within one level of the float result.
     """
     left, top, right, bottom = box
+    rows = (pixels.shape[0], top, bottom, height, _FIRST, _BETWEEN - _FIRST)
+    columns = (pixels.shape[1], left, right, width, _SECOND, -_BETWEEN - _SECOND)
+    if _resample is None:
+        return _in_numpy(pixels, _blocks(*rows), _blocks(*columns), width, height)
+    out = np.empty((height, width, pixels.shape[2]), np.uint8)
+    _resample.resample_into(np.ascontiguousarray(pixels), pixels.shape, _band(*rows), _band(*columns), out)
+    return out
+
+
+def _in_numpy(pixels: Pixels, rows: tuple[_Block, ...], columns: tuple[_Block, ...], width: int, height: int) -> Pixels:
     channels = pixels.shape[2]
-    rows = _blocks(pixels.shape[0], top, bottom, height, _FIRST, _BETWEEN - _FIRST)
-    columns = _blocks(pixels.shape[1], left, right, width, _SECOND, -_BETWEEN - _SECOND)
     # From here only the columns that count, so that cropped sides cost nothing.
     x0, x1 = columns[0].start, columns[-1].stop
     # The first pass writes its result turned over: then channels lie outside rows, and both passes are plain products.
@@ -72,22 +95,32 @@ def _round(values: npt.NDArray[np.float32]) -> None:
     np.rint(values, out=values)
 
 
-@functools.lru_cache(maxsize=512)  # two for each size of picture in a data set, 100 KB each
-def _blocks(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> tuple[_Block, ...]:
-    """Weights times 2**(bits + exponent), in blocks of outputs."""
+@functools.lru_cache(maxsize=512)  # two for each size of picture in a data set, 30 KB each
+def _band(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> _Band:
+    """Weights times 2**(bits + exponent), whole before the second; none for positions outside the input."""
     first, weights = lanczos_weights(length, start, stop, outputs)
-    whole = _whole(weights, bits)
+    taps = min(weights.shape[1], length)
+    inside = np.minimum(first, length - taps)
+    # Those that would begin too far on begin earlier instead, with weights of 0 before their own.
+    own = np.arange(taps) - (first - inside)[:, None]
+    moved = np.take_along_axis(_whole(weights, bits), np.maximum(own, 0), axis=1) * (own >= 0)
+    return _Band(inside.astype(np.int32), (moved * 2.0**exponent).astype(np.float32))
+
+
+@functools.lru_cache(maxsize=512)  # 100 KB each
+def _blocks(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> tuple[_Block, ...]:
+    """`_band` in blocks of outputs."""
+    first, weights = _band(length, start, stop, outputs, bits, exponent)
     taps = weights.shape[1]
     blocks = []
     for begin in range(0, outputs, _BLOCK):
         end = min(begin + _BLOCK, outputs)
-        low, high = int(first[begin]), min(int(first[end - 1]) + taps, length)
-        dense = np.zeros((end - begin, int(first[end - 1]) + taps - low), np.float32)
-        for row in range(begin, end):
-            at = int(first[row]) - low
-            dense[row - begin, at : at + taps] = whole[row]
-        scaled = np.ascontiguousarray(dense[:, : high - low].T) * np.float32(2.0**exponent)
-        blocks.append(_Block(begin, end, low, high, scaled))
+        low, high = int(first[begin]), int(first[end - 1]) + taps
+        dense = np.zeros((high - low, end - begin), np.float32)
+        for column in range(end - begin):
+            at = int(first[begin + column]) - low
+            dense[at : at + taps, column] = weights[begin + column]
+        blocks.append(_Block(begin, end, low, high, dense))
     return tuple(blocks)
 
 

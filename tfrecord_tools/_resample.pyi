@@ -1,0 +1,3 @@
+from typing import Any
+
+def resample_into(pixels: Any, shape: tuple[int, ...], rows: Any, columns: Any, out: Any, /) -> None: ...
