@@ -164,6 +164,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
       Preflight: it does not compile, or needs more memory than a chip has.
     """
     import jax
+    import keras
     import numpy as np
 
     from melanoma_tf import fold
@@ -175,12 +176,14 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     runtime.Runtime.forget_models()
     config = config.copy_and_resolve_references()
     config.weights = "none"
-    trainer, _ = fold.build(config, 0.02, 1000, resampling="matmul")
+    resampling = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind).resampling
+    trainer, _ = fold.build(config, 0.02, 1000, resampling=resampling)
     size, images = config.image_size, batch_per_chip * len(devices)
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     trainer._symbolic_build(data_batch=(features, np.zeros(2, np.float32)))
 
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    distribution = keras.distribution.DataParallel(keras.distribution.DeviceMesh((len(devices),), ["batch"], devices))
+    mesh = distribution.device_mesh.backend_mesh
     everywhere, divided = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
 
     def spec(value: Any, sharding: Any, shape: Any = None) -> Any:
@@ -196,7 +199,9 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     try:
         with _progress(f"compiling {config.model} at {size} px for {topology}, {batch_per_chip} images a chip"):
             step = jax.jit(trainer.train_step, donate_argnums=0)
-            compiled = step.lower((trainable, others, optimizer, metrics), (given, target)).compile()
+            with distribution.scope():
+                lowered = step.lower((trainable, others, optimizer, metrics), (given, target))
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise Preflight(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
     seconds = time.perf_counter() - started

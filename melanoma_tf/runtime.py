@@ -20,6 +20,7 @@ from melanoma_tf.hosts import ALONE, Hosts
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
+_SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, too little to hold a large picture
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
 
@@ -37,16 +38,17 @@ class Runtime:
     why: str
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     hosts: Hosts = ALONE
+    generation: str = ""  # of TPUs under JAX, e.g. "TPU v5 lite"
 
     @property
     def replicas(self) -> int:
         return len(self.devices)
 
     @property
-    def resampling(self) -> Literal["gather", "kernel", "matmul"]:
+    def resampling(self) -> Literal["gather", "kernel", "matmul", "shears"]:
         """How augmentation turns pictures, see `augment.geometry.affine`; a TPU pays for each pixel that it gathers."""
         if self.kind == "tpu":
-            return "matmul"
+            return "shears" if self.backend == "jax" and not self.generation.startswith(_SMALL_TPUS) else "matmul"
         return "kernel" if (self.backend, self.kind) == ("tensorflow", "cpu") else "gather"
 
     def precision(self, asked: str = "auto") -> str:
@@ -246,7 +248,7 @@ def _jax_runtime(devices: list[Any], kind: str, why: str) -> Runtime:
         spread = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
         keras.distribution.set_distribution(spread)
         why = f"DataParallel, {why}"
-    return Runtime("jax", kind, names, why)
+    return Runtime("jax", kind, names, why, generation=devices[0].device_kind if kind == "tpu" else "")
 
 
 def _multihost(

@@ -107,6 +107,13 @@ def local_tpu(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("generation", "method"), [("TPU v3", "matmul"), ("TPU v4", "matmul"), ("TPU v5 lite", "shears"), ("", "shears")]
+)
+def test_tpus_with_much_fast_memory_shear_pictures(generation, method):
+    assert runtime.Runtime("jax", "tpu", ("tpu:0",), "test", generation=generation).resampling == method
+
+
 def test_a_local_tpu_comes_first_then_that_of_the_environment(monkeypatch, tpus):
     there, asked = tpus
     there |= {"local", "node-1"}
