@@ -61,6 +61,7 @@ ROWS = {
     "third_place": ("third_place", "shears"),
     "first_place": ("first_place", "shears"),
     "affine by matrix products": (AFFINE, "matmul"),
+    "all four by matrix products": (WHOLE, "matmul"),
     "affine by gather": (AFFINE, "gather"),
     "Keras' RandomRotation alone, on JAX": ("", "keras"),
 }

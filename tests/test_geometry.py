@@ -157,21 +157,15 @@ ANGLES = (2, 5, 15, 30, 40, 44, 46, 60, 89, 135, 170)
 
 @pytest.mark.parametrize("fill", ["reflect", "nearest"])
 def test_passes_and_shears_beside_four_taps_at_every_angle(pictures, fill):
-    """All against a float64 cubic spline, edges included; on real pictures where there are any.
-
-    Shears are better than four taps at every angle. Two passes are up to 35 degrees from a quarter turn; at 45 the rows
-    between the passes lie 1.4 pixels apart, which no kernel makes good: there they lose up to 2 dB.
-    """
-    gained, by_shears = {}, {}
+    """All against a float64 cubic spline, edges included; on real pictures where there are any."""
+    gained: dict[geometry.Method, dict[int, float]] = {"matmul": {}, "shears": {}}
     for angle in ANGLES:
         m = matrix(angle, count=len(pictures))
         expected = np.stack([by_scipy(image, m[0], 3, fill) for image in pictures])
         found = {way: affine(pictures, m, method=way, fill=fill, reach=140) for way in geometry.METHODS}
-        gained[angle] = psnr(found["matmul"], expected) - psnr(found["gather"], expected)
-        by_shears[angle] = psnr(found["shears"], expected) - psnr(found["gather"], expected)
-    assert min(by_shears.values()) > 2, by_shears
-    assert min(gain for angle, gain in gained.items() if abs((angle + 45) % 90 - 45) <= 35) > 0, gained
-    assert min(gained.values()) > -2, gained
+        for method, gains in gained.items():
+            gains[angle] = psnr(found[method], expected) - psnr(found["gather"], expected)
+    assert min(min(gains.values()) for gains in gained.values()) > 2, gained
 
 
 def test_the_whole_map_agrees_too(pictures):
@@ -185,7 +179,7 @@ def test_the_whole_map_agrees_too(pictures):
         gathered = affine(pictures, m)
         for method in ("matmul", "shears"):
             found = affine(pictures, m, method=method, reach=reach)
-            assert psnr(found, expected) > psnr(gathered, expected) - 0.5
+            assert psnr(found, expected) > psnr(gathered, expected)
             assert psnr(found, np.asarray(gathered, np.float64)) > 35
 
 

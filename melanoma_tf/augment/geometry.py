@@ -23,7 +23,8 @@ METHODS: tuple[Method, ...] = ("gather", "kernel", "matmul", "shears")
 
 TRANSPOSE, FLIP_ROWS, FLIP_COLUMNS = 4, 2, 1  # bits of a symmetry; 0 is the identity
 _MOST_ZOOMED_OUT = 2.0  # without aliasing
-_TAPS = 4  # pixels on either side of a coordinate that a kernel so widened reaches
+_TAPS = 8  # pixels, or half ones, on either side of a coordinate that a kernel so widened reaches
+_LOBES = 3  # of the Lanczos kernel that makes half pixels
 
 # --------------------------------------------------------------------------------------------------- symmetries
 
@@ -131,8 +132,8 @@ def affine(
     before TensorFlow 2.21. "matmul" resamples along columns and then along rows (E. Catmull, A. R. Smith, "3-D
     transformations of images in scanline order", 1980), each a batch of matrix products with weights made on the fly
     and after a transposition that keeps the turn within 45 degrees. It weights by the cubic of R. Keys (1981,
-    a = -1/2), which is better than four taps up to 35 degrees from a quarter turn, and worse near 45. "shears" is a
-    kernel for TPUs under JAX, see `shears`: truer than the others at every angle, with the least memory moved.
+    a = -1/2) on columns half a pixel apart. "shears" is a kernel for TPUs under JAX, see `shears`: the least memory
+    moved. Both are truer than four taps at every angle.
 
     Args:
       images: [B,H,W,C], any dtype; H = W for "matmul" and "shears".
@@ -244,38 +245,50 @@ def _matmul(
     m = ops.where(turned[:, None, None], exchanged, matrices)
     (a, b, shift_x), (c, d, shift_y) = ([m[:, i, j][:, None, None] for j in range(3)] for i in range(2))
 
-    # [B,C,V,U]: wider than the image by the columns mirrored or repeated beyond its edges. A constant needs none.
+    # [B,C,V,U]: columns half a pixel apart, also beyond the edges. Of whole columns a turn by 45 degrees would take
+    # samples 1.4 pixels apart, and lose what is finer. A product, because a TPU pays dearly for copying columns.
     if fill == "constant":
-        source, wide = ops.transpose(images - ops.cast(value, dtype), (0, 3, 1, 2)), size
-    else:
-        columns = _columns(size, reach, fill)
-        wide = len(columns)
-        # A product with ones and zeros: exact, and the only way to copy columns that a TPU does not pay for dearly.
-        chosen = ops.convert_to_tensor(columns == np.arange(size)[:, None], dtype=dtype)
-        source = ops.einsum("bvwc,wu->bcvu", images, chosen)
+        images = images - ops.cast(value, dtype)
+    columns = _columns(size, reach, fill)
+    wide = columns.shape[1]
+    source = ops.einsum("bvwc,wu->bcvu", images, ops.convert_to_tensor(columns, dtype=dtype))
 
     # Along the columns: output row y of source column u comes from v. [B,U,Y]
-    u, y = _centred(wide)[None, :, None], _centred(size)[None, None, :]
+    u, y = _centred(wide)[None, :, None] / 2.0, _centred(size)[None, None, :]
     v = (c / a) * u + (d - b * c / a) * y + (shift_y - c * shift_x / a) + (size - 1) / 2
-    step = ops.abs(d - b * c / a) if antialias else None
-    middle = _pass("buyv,bcvu->bcyu", _beyond(v, size, fill), size, source, fill, step, (0, 2, 1), dtype)
+    wider = ops.clip(ops.abs(d - b * c / a), 1.0, _MOST_ZOOMED_OUT) if antialias else None
+    middle = _pass("buyv,bcvu->bcyu", _beyond(v, size, fill), size, source, fill, wider, (0, 2, 1), dtype)
 
     # Along the rows: output column x of row y comes from u. [B,Y,X]
     x, y = _centred(size)[None, None, :], _centred(size)[None, :, None]
-    u = _beyond(a * x + b * y + shift_x + (wide - 1) / 2, wide, fill)
-    out = _pass("byxu,bcyu->bcyx", u, wide, middle, fill, ops.abs(a) if antialias else None, (0, 1, 2), dtype)
+    u = _beyond(2.0 * (a * x + b * y + shift_x) + (wide - 1) / 2, wide, fill)
+    # Half pixels leave room up to a step of one; from two on the kernel is as wide as it would be on whole ones.
+    wider = ops.clip(3.0 * ops.abs(a) - 2.0, 1.0, 2.0 * _MOST_ZOOMED_OUT) if antialias else None
+    out = _pass("byxu,bcyu->bcyx", u, wide, middle, fill, wider, (0, 1, 2), dtype)
     out = ops.transpose(ops.cast(out, "float32"), (0, 2, 3, 1))
     return out + value if fill == "constant" else out
 
 
 def _columns(size: int, reach: float | None, fill: Fill) -> np.ndarray[Any, Any]:
-    """Which column of the image is at each column of the widened one."""
+    """f64[size,U]: the weight of each column of an image in columns half a pixel apart, beyond its edges too.
+
+    Every other one is a column of the image itself, those between are made by Lanczos3.
+    """
     needed = size * 2 / 3 if reach is None else reach
-    room = max(0, min(size, math.ceil(needed - size / 2)))
-    columns = np.arange(-room, size + room)
+    room = max(1, min(size, math.ceil(needed - size / 2)))
+    places = np.arange(-2 * room, 2 * (size + room) - 1) / 2
+    columns = np.arange(-room - _LOBES, size + room + _LOBES)
+    distance = columns[:, None] - places
+    weights = np.sinc(distance) * np.sinc(distance / _LOBES) * (np.abs(distance) < _LOBES)
+    weights /= weights.sum(axis=0)
+    if fill == "constant":
+        return weights[room + _LOBES : room + _LOBES + size]
     if fill == "reflect":
-        columns = np.where(columns < 0, -1 - columns, np.where(columns < size, columns, 2 * size - 1 - columns))
-    return np.clip(columns, 0, size - 1)
+        phase = columns % (2 * size)
+        columns = np.minimum(phase, 2 * size - 1 - phase)
+    found = np.zeros((size, len(places)))
+    np.add.at(found, np.clip(columns, 0, size - 1), weights)
+    return found
 
 
 def _beyond(at: Any, size: int, fill: Fill) -> Any:
@@ -285,18 +298,18 @@ def _beyond(at: Any, size: int, fill: Fill) -> Any:
     return ops.clip(at, 0, size - 1) if fill == "nearest" else at
 
 
-def _pass(equation: str, at: Any, size: int, source: Any, fill: Fill, step: Any, order: Any, dtype: str) -> Any:
+def _pass(equation: str, at: Any, size: int, source: Any, fill: Fill, wider: Any, order: Any, dtype: str) -> Any:
     """Resamples along one axis of `size` pixels, at the places `at`.
 
-    step: pixels from one place to the next, if more than one is not to alias. order: of the places' axes in the output.
+    wider: how much wider the kernel is than it would have to be, so as not to alias. order: of the places' axes in the
+    output.
     """
-    zoomed_out = None if step is None else ops.clip(step, 1.0, _MOST_ZOOMED_OUT)
-    scale: Any = 1.0 if zoomed_out is None else 1.0 / zoomed_out
+    scale: Any = 1.0 if wider is None else 1.0 / wider
     pixels = ops.arange(size, dtype="float32")
-    weights = _keys((at[..., None] - pixels) * (scale if zoomed_out is None else scale[..., None]))
+    weights = _keys((at[..., None] - pixels) * (scale if wider is None else scale[..., None]))
     if fill != "constant":
         # What would fall on pixels beyond an edge falls on the edge.
-        taps = range(1, 3 if zoomed_out is None else _TAPS + 1)
+        taps = range(1, 3 if wider is None else _TAPS + 1)
         before = sum(_keys((at + tap) * scale) for tap in taps)
         behind = sum(_keys((size - 1 + tap - at) * scale) for tap in taps)
         low = at < size / 2
@@ -304,7 +317,7 @@ def _pass(equation: str, at: Any, size: int, source: Any, fill: Fill, step: Any,
         edge = pixels == ops.where(low, 0.0, size - 1.0)[..., None]
         weights += ops.where(edge, ops.cast(beyond, "float32")[..., None], 0.0)
     out = ops.einsum(equation, ops.cast(weights, dtype), source)
-    if zoomed_out is None:
+    if wider is None:
         return out
     # A widened kernel does not add up to one at every place.
     first = ops.floor(at) - at
