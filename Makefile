@@ -53,4 +53,4 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) .venv-addons demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/_resample*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache

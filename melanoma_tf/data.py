@@ -213,15 +213,12 @@ def _streams(
     for stream in range(number):
         end = begin + total // number + (stream < total % number)
         if stream % hosts.count == hosts.index:
-            within = [
-                np.clip((begin, end) - start, 0, shard.records)
-                for shard, start in zip(shuffled, starts[:-1], strict=True)
-            ]
-            paths, (skipped, ends) = [shard.path for shard in shuffled], np.transpose(within)
+            first, after = np.clip(np.subtract.outer((begin, end), starts[:-1]), 0, np.diff(starts))
+            within = np.flatnonzero(after > first)
+            paths = np.array([shuffled[i].path for i in within], dtype=object)
             shuffle_seed = int(np.random.default_rng([seed, epoch, 1, stream]).integers(2**31))
             found.append(
-                tf.data.Dataset.from_tensor_slices((paths, skipped, ends - skipped))
-                .filter(lambda path, skip, take: take > 0)
+                tf.data.Dataset.from_tensor_slices((paths, first[within], (after - first)[within]))
                 .flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
                 .shuffle(-(-buffer // number), seed=shuffle_seed, reshuffle_each_iteration=False)
                 .prefetch(_READ_AHEAD)

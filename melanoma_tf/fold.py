@@ -12,7 +12,7 @@ import ml_collections
 import pandas as pd
 
 from melanoma_tf import checkpoint, data, files, inference, losses, metrics, model, schedule, weights
-from melanoma_tf.augment import geometry, policy
+from melanoma_tf.augment import geometry, policy, shears
 from melanoma_tf.hosts import Hosts
 from melanoma_tf.runtime import Runtime, share_nan
 from melanoma_tf.workdir import HISTORY, WEIGHTS
@@ -114,7 +114,8 @@ def build(
     """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
 
     prior: share of positives among the training pictures, for the head's first bias. fresh: whether to load the
-    pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`.
+    pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
+    pictures too large to be sheared are turned by "matmul".
     """
     classifier = build_classifier(config, prior)
     if fresh:
@@ -123,6 +124,8 @@ def build(
     seed = keras.Input((), dtype="uint32", name="seed")
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
     # rounded: bytes moved are what it waits for.
+    if resampling == "shears" and config.image_size > shears.LARGEST:
+        resampling = "matmul"
     on_tpu = resampling in ("matmul", "shears")
     rounded = keras.config.dtype_policy().compute_dtype if on_tpu else "float32"
     augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")

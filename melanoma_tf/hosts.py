@@ -38,7 +38,7 @@ class Hosts:
             except (ValueError, OSError, RuntimeError) as error:
                 if self.count == 1:
                     raise
-                problem = str(error)
+                problem = str(error) or repr(error)
         if problem := self.from_first(problem):
             raise RuntimeError(problem)
         return made
@@ -75,9 +75,10 @@ class Hosts:
         with tempfile.TemporaryDirectory() as temporary:
             for name in self.from_first(list(names)):
                 data = self._bytes_from_first((folder / name).read_bytes() if folder else b"")
-                copy = Path(temporary, name)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(data)
+                if not folder:
+                    copy = Path(temporary, name)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(data)
             yield folder or Path(temporary)
 
     @staticmethod

@@ -20,7 +20,7 @@ from melanoma_tf.hosts import ALONE, Hosts
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
-_SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, too little to hold a large picture
+_SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, all of which shearing 512 px would take
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
 

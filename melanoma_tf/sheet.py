@@ -57,7 +57,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("draws", 7, "Augmented pictures in each row.", 1)
     flags.DEFINE_integer("size", 192, "Side of the pictures on the sheet, in pixels.", 32)
     flags.DEFINE_integer("seed", 0, "Of the draws.", 0)
-    flags.DEFINE_enum("method", "gather", ["gather", "kernel", "matmul"], "How affine maps are resampled.")
+    methods = ["gather", "kernel", "matmul"]  # TensorFlow's: this command runs on it
+    flags.DEFINE_enum("method", "gather", methods, "How affine maps are resampled.")
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import subprocess
+import sys
+import types
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +52,18 @@ def test_a_missing_package_fails_and_an_optional_one_does_not(monkeypatch):
     assert found["h5py is not installed"].remedy == "pip install 'h5py>=3.10'"
     assert not found["h5py is not installed"].passed
     assert found["jax is not installed (for TPUs and several hosts)"].passed
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [(types.ModuleType("sound"), "resamples in C"), (None, "in NumPy: the same bits, a quarter slower in all")],
+)
+def test_a_converter_without_its_c_is_told(monkeypatch, module, said):
+    monkeypatch.setitem(sys.modules, "tfrecord_tools._resample", module)  # None: importing it fails
+    found = doctor.converter()
+    assert found.passed
+    assert said in found.what
+    assert bool(found.remedy) == (module is None)
 
 
 @pytest.mark.parametrize(("free", "grade"), [(0.5e9, "FAILED"), (3e9, "warning"), (50e9, "ok")])

@@ -122,8 +122,19 @@ def test_weights_for_pixels_outside_are_refused(first):
     for rows, columns in [(ends, sound), (sound, ends)]:
         with pytest.raises(ValueError, match="outside the picture"):
             resample._resample.resample_into(pixels, pixels.shape, rows, columns, out)
-    with pytest.raises(ValueError, match="must be bytes of"):
-        resample._resample.resample_into(pixels, pixels.shape, sound, sound, out[:1])
+    # The last two are sizes whose product is zero in 64 bits.
+    for shape, given in [((4, 4, 3), pixels), ((2**62, 4, 4), b""), ((4, 2**62, 4), b"")]:
+        with pytest.raises(ValueError, match="must be bytes of"):
+            resample._resample.resample_into(given, shape, sound, sound, out[:1])
+
+
+@pytest.mark.parametrize("kernel", [pytest.param("c", marks=in_c), "numpy"])
+@pytest.mark.parametrize("pixels", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 2), np.uint8)])
+def test_other_than_pixels_are_refused(pixels, kernel, monkeypatch):
+    if kernel == "numpy":
+        monkeypatch.setattr(resample, "_resample", None)
+    with pytest.raises(ValueError, match=r"pixels must be u8\[H,W,1, 3 or 4\], got "):
+        resample.resample(pixels, (0, 0, 8, 8), 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from melanoma_tf import preflight
+from melanoma_tf.augment import shears
 from tests import tiny
 from tests.conftest import run_command
 
@@ -30,6 +31,24 @@ def test_the_tiny_model_compiles_for_eight_chips():
     assert found["gflop"] > 3 * 2 * 16 * 16 * 32 * 27 / 1e9
     assert found["images_per_s"] > 1000
     assert "compiling efficientnet-b0 at 32 px for v5e-8, 8 images a chip" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("topology", "size"),
+    [
+        ("v4-8", 300),  # B3's own size
+        ("v5e-1", 528),  # B6's
+        pytest.param("v5e-1", shears.LARGEST, marks=pytest.mark.slow),
+        pytest.param("v5e-1", shears.LARGEST + 32, marks=pytest.mark.slow),
+    ],
+)
+def test_pictures_of_any_size_are_turned_on_a_chip(topology, size):
+    turned = ["--config.augment=affine(rotate=180)", f"--config.image_size={size}", f"--topology={topology}"]
+    done = run_command("-c", TINY, *SMALL, *turned, "--batch=8", "--json", **JAX)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # The small model alone moves 400 MB of a picture of 384 px. Weights of a product that are stored would be another
+    # 1,200, pixels that are gathered 9,800.
+    assert json.loads(done.stdout)["megabytes"] < 1000 * (size / 384) ** 2
 
 
 @pytest.mark.parametrize(

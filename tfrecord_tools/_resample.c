@@ -121,7 +121,9 @@ static PyObject *resample_into(PyObject *module, PyObject *arguments) {
     if (!read_band(&rows_first, &rows_weights, height, &rows) ||
         !read_band(&columns_first, &columns_weights, width, &columns))
         goto done;
-    if ((channels != 1 && channels != 3 && channels != 4) || pixels.len != height * width * channels ||
+    /* Divided, because products may be too large. Neither length is zero: each has a weight. */
+    if ((channels != 1 && channels != 3 && channels != 4) || pixels.len % channels || pixels.len / channels % width ||
+        pixels.len / channels / width != height ||
         out.len != rows.outputs * columns.outputs * channels) {
         PyErr_SetString(PyExc_ValueError, "pixels and result must be bytes of [rows, columns, 1, 3 or 4 channels]");
         goto done;

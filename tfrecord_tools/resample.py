@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 try:
     from tfrecord_tools import _resample
-except ImportError:  # no C compiler at installation
+except ImportError:  # not compiled, for want of a C compiler at installation, or not for this machine
     _resample = None  # type: ignore[assignment]
 
 Pixels = npt.NDArray[np.uint8]
@@ -55,7 +55,11 @@ def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
 
     box: left, top, right, bottom, fractions of pixels allowed, within the image. Lanczos3, widened when shrinking, so
     nothing above the new Nyquist frequency comes back as a pattern. Within one level of the float result.
+
+    Raises ValueError for other pixels.
     """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise ValueError(f"pixels must be u8[H,W,1, 3 or 4], got {pixels.dtype}{list(pixels.shape)}")
     left, top, right, bottom = box
     rows = (pixels.shape[0], top, bottom, height, _FIRST, _BETWEEN - _FIRST)
     columns = (pixels.shape[1], left, right, width, _SECOND, -_BETWEEN - _SECOND)

@@ -22,8 +22,9 @@ FILLS: tuple[Fill, ...] = ("reflect", "nearest", "constant")
 METHODS: tuple[Method, ...] = ("gather", "kernel", "matmul", "shears")
 
 TRANSPOSE, FLIP_ROWS, FLIP_COLUMNS = 4, 2, 1  # bits of a symmetry; 0 is the identity
-_MOST_ZOOMED_OUT = 2.0  # without aliasing
-_TAPS = 8  # pixels, or half ones, on either side of a coordinate that a kernel so widened reaches
+_WIDEST = 4.0  # a kernel that zooms out; in half pixels, so by up to 2 without aliasing
+_TAPS = 8  # pixels, or half ones, on either side of a coordinate that the widest reaches
+_LANES = 128  # of a TPU's vector registers
 _LOBES = 3  # of the Lanczos kernel that makes half pixels
 
 # --------------------------------------------------------------------------------------------------- symmetries
@@ -140,8 +141,9 @@ def affine(
       matrices: f32[B,3,3], see the module.
       fill: what lies beyond the edges: the picture mirrored, its edge, or `value`.
       reach: "matmul" only: pixels from the centre up to which what lies beyond the edges is exact; farther out, in the
-        corners, it is mirrored or repeated once more. None is two thirds of the side.
-      antialias: "matmul" and "shears": zooms out by up to 2 without aliasing.
+        corners and, of pictures zoomed out or shifted far, at the sides, it is mirrored or repeated once more. None is
+        two thirds of the side.
+      antialias: "matmul" and "shears": zooms out by up to 2 with little aliasing.
       dtype: in which "matmul" keeps and multiplies, and to which "shears" rounds the result; bfloat16 halves the memory
         moved and keeps 40 dB of the former.
 
@@ -227,8 +229,9 @@ def _mirror(at: Any, size: int) -> Any:
     return ops.minimum(phase, 2.0 * size - phase) - 0.5
 
 
-def _centred(size: int) -> Any:
-    return ops.arange(size, dtype="float32") - (size - 1) / 2
+def _centred(size: int, multiple: int = 1) -> Any:
+    """Pixels from the centre, and on to the next multiple."""
+    return ops.arange(size + -size % multiple, dtype="float32") - (size - 1) / 2
 
 
 # ------------------------------------------------------------------------------------------------------ matmul
@@ -249,23 +252,28 @@ def _matmul(
     # samples 1.4 pixels apart, and lose what is finer. A product, because a TPU pays dearly for copying columns.
     if fill == "constant":
         images = images - ops.cast(value, dtype)
+    # Zeros fill up registers: of products of other shapes libtpu stores the weights, gigabytes of them.
+    images = ops.pad(images, ((0, 0), (0, -size % _LANES), (0, 0), (0, 0)))
     columns = _columns(size, reach, fill)
     wide = columns.shape[1]
+    columns = np.pad(columns, ((0, 0), (0, -wide % _LANES)))
     source = ops.einsum("bvwc,wu->bcvu", images, ops.convert_to_tensor(columns, dtype=dtype))
 
     # Along the columns: output row y of source column u comes from v. [B,U,Y]
-    u, y = _centred(wide)[None, :, None] / 2.0, _centred(size)[None, None, :]
+    u, y = _centred(wide, _LANES)[None, :, None] / 2.0, _centred(size, _LANES)[None, None, :]
     v = (c / a) * u + (d - b * c / a) * y + (shift_y - c * shift_x / a) + (size - 1) / 2
-    wider = ops.clip(ops.abs(d - b * c / a), 1.0, _MOST_ZOOMED_OUT) if antialias else None
+    along_rows = ops.sqrt(a**2 + c**2)  # how many pixels become one, along the output's rows and along its columns
+    along_columns, cosine = ops.abs(a * d - b * c) / along_rows, ops.abs(a) / along_rows
+    # Half pixels leave room up to a zoom of one; at two the kernel is as wide as it would be on whole ones.
+    wider = ops.clip(1.0 + (along_columns - 1.0) * (2.0 / cosine - 1.0), 1.0, _WIDEST) if antialias else None
     middle = _pass("buyv,bcvu->bcyu", _beyond(v, size, fill), size, source, fill, wider, (0, 2, 1), dtype)
 
     # Along the rows: output column x of row y comes from u. [B,Y,X]
-    x, y = _centred(size)[None, None, :], _centred(size)[None, :, None]
+    x, y = _centred(size, _LANES)[None, None, :], y[:, 0, :, None]
     u = _beyond(2.0 * (a * x + b * y + shift_x) + (wide - 1) / 2, wide, fill)
-    # Half pixels leave room up to a step of one; from two on the kernel is as wide as it would be on whole ones.
-    wider = ops.clip(3.0 * ops.abs(a) - 2.0, 1.0, 2.0 * _MOST_ZOOMED_OUT) if antialias else None
+    wider = ops.clip((3.0 - 2.0 / along_rows) * ops.abs(a), 1.0, _WIDEST) if antialias else None
     out = _pass("byxu,bcyu->bcyx", u, wide, middle, fill, wider, (0, 1, 2), dtype)
-    out = ops.transpose(ops.cast(out, "float32"), (0, 2, 3, 1))
+    out = ops.transpose(ops.cast(out[:, :, :size, :size], "float32"), (0, 2, 3, 1))
     return out + value if fill == "constant" else out
 
 
@@ -305,7 +313,7 @@ def _pass(equation: str, at: Any, size: int, source: Any, fill: Fill, wider: Any
     output.
     """
     scale: Any = 1.0 if wider is None else 1.0 / wider
-    pixels = ops.arange(size, dtype="float32")
+    pixels = ops.arange(size + -size % _LANES, dtype="float32")  # of `source`
     weights = _keys((at[..., None] - pixels) * (scale if wider is None else scale[..., None]))
     if fill != "constant":
         # What would fall on pixels beyond an edge falls on the edge.

@@ -4,8 +4,7 @@ A map is a scaling, a shift and a mirroring (two matrix products with weights ma
 which any rotation falls apart (A. W. Paeth, "A fast algorithm for general raster rotation", 1986), then what zooms out
 (two products again). A shear moves each row by an amount of its own: by whole pixels in steps of 1, 2, 4, ... that are
 taken or not, and by what remains with eight taps. That is what the vector unit is good at, nothing is gathered, and of
-the main memory only the u8 picture is read and the result written. No pass loses resolution, as the two of `geometry`'s
-matrix products do near 45 degrees.
+the main memory only the u8 picture is read and the result written.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from typing import Any
 _TAPS = 8  # of Lanczos4
 _LANES, _SUBLANES = 128, 8  # of a TPU's vector registers
 _ROWS = 64  # sheared at a time
+LARGEST = 768  # pixels: what is twice as large fits no TPU's fast memory, and compiles for minutes
+_FAST_MEMORY = 16 << 20  # bytes that a kernel may use if it does not ask for more
 _MOST_ZOOMED_OUT = 2.0  # without aliasing
 _ZOOMED_OUT_LAST = 1.15  # at least this much, and more where the canvas happens to be larger
 
@@ -30,19 +31,25 @@ def affine(
     On anything but a TPU the kernel is interpreted, which is slow, and meant for tests.
 
     Args:
-      images: [B,S,S,C], any dtype. Under a Keras distribution B must be a multiple of its devices.
-      matrices: f32[B,3,3], see `geometry`; of a shear beyond 10 degrees the corners may show what lies opposite.
+      images: [B,S,S,C], any dtype; S at most LARGEST. Under a Keras distribution B must be a multiple of its devices.
+      matrices: f32[B,3,3], see `geometry`; of a shear beyond 30 degrees the corners may show what lies opposite.
       fill, value: what lies beyond the edges, see `geometry.affine`.
       antialias: zooms out by up to 2 without aliasing.
       dtype: of the result; float32 if None. The arithmetic is float32.
 
     Returns:
       [B,S,S,C] in the scale of `images`; it overshoots by a few percent at sharp edges.
+
+    Raises:
+      ValueError: the images are too large.
     """
     import jax
     import jax.numpy as jnp
     import keras
 
+    size = images.shape[1]
+    if size > LARGEST:
+        raise ValueError(f"images of {size} px; up to {LARGEST} fit a TPU's fast memory: use method 'matmul'")
     kernel = functools.partial(_call, fill=fill, value=value, antialias=antialias, dtype=dtype or jnp.float32)
 
     def local(parameters: Any, planes: Any) -> Any:
@@ -57,7 +64,7 @@ def affine(
         local = jax.shard_map(local, mesh=mesh, in_specs=(divided, divided), out_specs=divided, check_vma=False)
     # Channels first, which costs nothing: so XLA lays pictures out on a TPU.
     planes = jnp.transpose(jnp.asarray(images), (0, 3, 1, 2))
-    return jnp.transpose(local(_parameters(jnp.asarray(matrices), images.shape[1]), planes), (0, 2, 3, 1))
+    return jnp.transpose(local(_parameters(jnp.asarray(matrices), size), planes), (0, 2, 3, 1))
 
 
 def _canvas(size: int) -> int:
@@ -118,6 +125,12 @@ def _call(
     products = 3 * 2 * 2 * width * size * (size + width)
     shears = 3 * width**2 * (2 * _TAPS + width.bit_length())
     halves = [pltpu.VMEM(shape, jnp.bfloat16) for shape in ((2, size, size), (2, width, size), (2, size, width))]
+    # Rows fill up to whole registers; the plane that comes and the one that goes are there twice; the rest is working
+    # room, as measured with libtpu at 384 to 1,024 px.
+    rows = -(-size // _LANES) * _LANES
+    held = 4 * (width**2 + size * rows + width * rows + size * width)
+    held += 2 * size * rows * (planes.dtype.itemsize + result.dtype.itemsize)
+    needed = 7 * held // 4 + (2 << 20)
     return pl.pallas_call(
         functools.partial(_kernel, fill, value, antialias),
         out_shape=result,
@@ -125,7 +138,10 @@ def _call(
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), plane],
         out_specs=plane,
         scratch_shapes=[*halves, pltpu.VMEM((width, width), jnp.float32)],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel"),
+            vmem_limit_bytes=needed if needed > _FAST_MEMORY else None,
+        ),
         # Without it the compiler's analysis would take the kernel for nothing.
         cost_estimate=pl.CostEstimate(
             flops=count * channels * (products + shears),
@@ -162,7 +178,7 @@ def _kernel(
         given[here + i] for i in range(9)
     )
     size, width = image.shape[2], canvas.shape[0]
-    centre = (width - 1) / 2
+    middle, centre = (size - 1) / 2, (width - 1 + size % 2) / 2  # pixel lies on pixel, in odd pictures too
 
     def for_rows(function: Callable[[Any, Any], None]) -> None:
         """function(rows, their distances f32[_ROWS,1] from the centre) for all rows of the canvas."""
@@ -179,14 +195,14 @@ def _kernel(
     _store(plane, source.astype(jnp.float32) - value)
     for begin in range(0, size, _ROWS):
         rows = slice(begin, min(begin + _ROWS, size))
-        from_centre = _along(0, rows.stop - begin) + (begin - (size - 1) / 2)
-        _store(final, _weights(last * from_centre, last, width, "constant", antialias), rows)
+        at = last * (_along(0, rows.stop - begin) + (begin - middle)) + centre
+        _store(final, _weights(at, last, width, "constant", antialias), rows)
 
     def prepare(rows: Any, distances: Any) -> None:
-        _store(tall, _weights(scale_x * distances + shift_x, scale_x, size, fill, antialias), rows)
+        _store(tall, _weights(scale_x * distances + (shift_x + middle), scale_x, size, fill, antialias), rows)
 
     def place(rows: Any, distances: Any) -> None:
-        down = _halves(_weights(scale_y * distances + shift_y, scale_y, size, fill, antialias))
+        down = _halves(_weights(scale_y * distances + (shift_y + middle), scale_y, size, fill, antialias))
         across = tall[0], tall[1]
 
         @pl.when(transposed > 0)
@@ -245,11 +261,10 @@ def _product(a: tuple[Any, Any], b: tuple[Any, Any], axis: int) -> Any:
     return of(a[0], b[0]) + (of(a[0], b[1]) + of(a[1], b[0]))
 
 
-def _weights(from_centre: Any, step: Any, size: int, fill: str, antialias: bool) -> Any:
+def _weights(at: Any, step: Any, size: int, fill: str, antialias: bool) -> Any:
     """f32[N,size]: of each pixel, for places f32[N,1] that lie `step` pixels from one another."""
     import jax.numpy as jnp
 
-    at = from_centre + (size - 1) / 2
     wide = jnp.clip(jnp.abs(step), 1.0, _MOST_ZOOMED_OUT) if antialias else 1.0
     pixels = _along(1, size)
 
