@@ -1,11 +1,13 @@
 """What does augmentation cost? On a TPU by its compiler, on this machine by the clock, beside what others do.
 
-    python benchmarks/augment.py                                  # images/s here
+    python benchmarks/augment.py                                  # images/s of one core
+    python benchmarks/augment.py --device gpu                     # images/s of a GPU, by JAX if KERAS_BACKEND=jax
     python benchmarks/augment.py --tpu v5e-4                      # MB and GFLOP per image; needs libtpu, no TPU
 
-Here: each augmenter makes batches of u8 pictures into floats, single-threaded, taking turns; images/s is the median
-over the turns. All do the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %, left-right flip,
-brightness, contrast, saturation and hue, cutout. What is not installed is named, not measured
+Here: each augmenter makes batches of u8 pictures into floats, taking turns; images/s is the median over the turns. On
+a CPU each has one thread; on a GPU ours and the layers of Keras and keras-cv run there, the pictures' way to it counts,
+and the others stay on the CPU as before. All do the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %,
+left-right flip, brightness, contrast, saturation and hue, cutout. What is not installed is named, not measured
 (pip install '.[bench]'); so is keras-cv, which is no longer developed and in no list of ours.
 
 --tpu: each operation and ready policy is compiled for one TPU chip by libtpu, as the trainer would run it (u8 in,
@@ -34,6 +36,7 @@ flags.DEFINE_integer("size", 384, "Side of the pictures, in pixels.", 32)
 flags.DEFINE_integer("batch", 64, "Pictures at a time.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 flags.DEFINE_string("images", None, "Folder of JPEGs; default: random pixels.")
+flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where, without --tpu.")
 flags.DEFINE_string("tpu", None, "Compile for one chip of this TPU instead, e.g. v5e-4.")
 flags.DEFINE_list("only", [], "Of --tpu: only these rows.")
 flags.DEFINE_string("compile", None, "Used by this script itself: compile one policy and print its figures.")
@@ -140,15 +143,19 @@ def keras_rotation(images: Any, seeds: Any) -> Any:
 
 
 def here() -> None:
-    """The table of images/s, of one thread."""
-    import tensorflow as tf
+    """The table of images/s."""
+    if FLAGS.device == "cpu":
+        import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    from melanoma_tf import runtime
+
+    devices = runtime.start(FLAGS.device)
     images = pictures()
     augmenters: dict[str, Callable[[Any, int], Any]] = {}
     for name, make in (
-        ("ours", ours),
+        ("ours", lambda: ours(devices.resampling)),
         ("Keras layers", keras_layers),
         ("keras-cv layers", keras_cv_layers),
         ("tf.image, picture by picture", tf_image),
@@ -160,18 +167,25 @@ def here() -> None:
             print(f"{name}: not measured, {error}")
     for augment in augmenters.values():
         for turn in range(2):
-            np.asarray(augment(images, turn))
+            wait(augment(images, turn))
     rates: dict[str, list[float]] = {name: [] for name in augmenters}
     for turn in range(FLAGS.repeat):
         for name, augment in augmenters.items():
             started = time.perf_counter()
             for batch in range(BATCHES):
-                np.asarray(augment(images, BATCHES * turn + batch))
+                wait(augment(images, BATCHES * turn + batch))
             rates[name].append(BATCHES * len(images) / (time.perf_counter() - started))
+    on_one_thread = FLAGS.device == "cpu" and devices.backend == "tensorflow"
+    where = "one thread" if on_one_thread else f"{devices.backend} on {', '.join(devices.devices)}"
     machine = platform.processor() or platform.machine()
-    print(f"{machine}, one thread, {FLAGS.size} px, batch {FLAGS.batch}, n = {FLAGS.repeat}")
+    print(f"{machine}, {where}, {FLAGS.size} px, batch {FLAGS.batch}, n = {FLAGS.repeat}")
     for name, found in rates.items():
         print(f"{name:30} {statistics.median(found):8.1f} images/s ({min(found):.1f} to {max(found):.1f})")
+
+
+def wait(batch: Any) -> None:
+    """Until it is there; copying all of it would count as augmentation."""
+    np.asarray(batch[:1, :1, :1])
 
 
 def pictures() -> Any:
@@ -185,13 +199,21 @@ def pictures() -> Any:
     return np.stack([found[i % len(found)] for i in range(FLAGS.batch)])
 
 
-def ours() -> Callable[[Any, int], Any]:
-    import tensorflow as tf
+def ours(method: Any) -> Callable[[Any, int], Any]:
+    import keras
 
     from melanoma_tf.augment import policy
 
-    layer = policy.Augment(WHOLE, method="kernel", dtype="float32")  # as the runtime chooses here
-    augment = tf.function(lambda x, s: layer(x, s, training=True))
+    layer = policy.Augment(WHOLE, method=method, dtype="float32")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        augment = jax.jit(lambda x, s: layer(x, s, training=True))
+    else:
+        import tensorflow as tf
+
+        # As Keras trains: with XLA on a GPU.
+        augment = tf.function(lambda x, s: layer(x, s, training=True), jit_compile=FLAGS.device == "gpu")
     return lambda images, turn: augment(images, np.arange(len(images), dtype=np.uint32) + np.uint32(1000 * turn))
 
 
@@ -217,6 +239,10 @@ def keras_layers() -> Callable[[Any, int], Any]:
 
 def one_after_the_other(layers: list[Any], before: float, after: float) -> Callable[[Any, int], Any]:
     """Layers on floats that are the pictures over `before`; what comes out is divided by `after`."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return by_jax(keras.Sequential(layers), before, after)
     import tensorflow as tf
 
     def augment(images: Any) -> Any:
@@ -229,9 +255,32 @@ def one_after_the_other(layers: list[Any], before: float, after: float) -> Calla
     return lambda images, turn: compiled(images)
 
 
+def by_jax(model: Any, before: float, after: float) -> Callable[[Any, int], Any]:
+    """A model without weights, whose state is that of its generators."""
+    import jax
+
+    model.build((None, FLAGS.size, FLAGS.size, 3))
+    state = [variable.value for variable in model.non_trainable_variables]
+
+    @jax.jit
+    def augment(state: Any, images: Any) -> Any:
+        found, state = model.stateless_call([], state, images.astype("float32") / before, training=True)
+        return found / after, state
+
+    def turned(images: Any, turn: int) -> Any:
+        nonlocal state
+        found, state = augment(state, images)
+        return found
+
+    return turned
+
+
 def keras_cv_layers() -> Callable[[Any, int], Any]:
+    import keras
     import keras_cv
 
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError("its layers are TensorFlow's")
     k = keras_cv.layers
     layers = [
         k.RandomFlip("horizontal"),

@@ -36,7 +36,7 @@ USES = {
     "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
     "melanoma_tf.model": {"melanoma_tf.batch_norm"},  # a layer of the graph
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
-    "melanoma_tf.augment.geometry": {"melanoma_tf.augment.shears"},  # one of its ways
+    "melanoma_tf.augment.geometry": {f"melanoma_tf.augment.{leaf}" for leaf in ("occlusion", "shears")},  # blur; a way
     "melanoma_tf.augment.color": {"melanoma_tf.augment.geometry"},  # matrices
     "melanoma_tf.augment.occlusion": {"melanoma_tf.augment.counter"},
     "melanoma_tf.augment.mixing": {"melanoma_tf.augment.occlusion"},

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from melanoma_tf.augment import shears
+from melanoma_tf.augment import occlusion, shears
 
 Fill = Literal["reflect", "nearest", "constant"]
 Method = Literal["gather", "kernel", "matmul", "shears"]
@@ -22,6 +22,7 @@ FILLS: tuple[Fill, ...] = ("reflect", "nearest", "constant")
 METHODS: tuple[Method, ...] = ("gather", "kernel", "matmul", "shears")
 
 TRANSPOSE, FLIP_ROWS, FLIP_COLUMNS = 4, 2, 1  # bits of a symmetry; 0 is the identity
+_MOST_SHRUNK = 4.0  # in area, without aliasing
 _WIDEST = 4.0  # a kernel that zooms out; in half pixels, so by up to 2 without aliasing
 _TAPS = 8  # pixels, or half ones, on either side of a coordinate that the widest reaches
 _LANES = 128  # of a TPU's vector registers
@@ -143,7 +144,7 @@ def affine(
       reach: "matmul" only: pixels from the centre up to which what lies beyond the edges is exact; farther out, in the
         corners and, of pictures zoomed out or shifted far, at the sides, it is mirrored or repeated once more. None is
         two thirds of the side.
-      antialias: "matmul" and "shears": zooms out by up to 2 with little aliasing.
+      antialias: zooms out by up to 2 with little aliasing: by wider kernels, before "gather" and "kernel" by a blur.
       dtype: in which "matmul" keeps and multiplies, and to which "shears" rounds the result; bfloat16 halves the memory
         moved and keeps 40 dB of the former.
 
@@ -152,10 +153,10 @@ def affine(
     """
     if fill not in FILLS:
         raise ValueError(f"fill {fill!r}; expected one of {', '.join(FILLS)}")
-    if method == "gather":
-        return _gather(images, matrices, fill, value)
-    if method == "kernel":
-        return _kernel(images, matrices, fill, value)
+    if method in ("gather", "kernel"):
+        if antialias:
+            images = _blurred(images, matrices)
+        return (_gather if method == "gather" else _kernel)(images, matrices, fill, value)
     if method not in METHODS:
         raise ValueError(f"method {method!r}; expected one of {', '.join(METHODS)}")
     if images.shape[1] != images.shape[2]:
@@ -169,6 +170,13 @@ def affine(
 
 
 # ------------------------------------------------------------------------------------------------------ gather
+
+
+def _blurred(images: Any, matrices: Any) -> Any:
+    """Images as unsharp as pixels of the output are: a pixel's Gaussian has a standard deviation of half its side."""
+    shrunk = ops.abs(matrices[:, 0, 0] * matrices[:, 1, 1] - matrices[:, 0, 1] * matrices[:, 1, 0])  # in area
+    sigma = ops.sqrt(ops.clip(shrunk, 1.0, _MOST_SHRUNK) - 1.0) / 2.0
+    return occlusion.blur(ops.cast(images, "float32"), sigma, math.sqrt(_MOST_SHRUNK - 1.0) / 2.0)
 
 
 def _gather(images: Any, matrices: Any, fill: Fill, value: float) -> Any:
