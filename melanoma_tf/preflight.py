@@ -133,6 +133,9 @@ def prepare(precision: str) -> None:
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    # It complains about what a machine without TPUs cannot know, whatever is compiled for.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
     import keras

@@ -284,10 +284,12 @@ def _multihost(
             shutdown_timeout_seconds=_LAST_WAIT,
         )
     except (RuntimeError, ValueError) as error:
+        flags_given = {"--coordinator": address, "--num_processes": count, "--process_id": number}
+        told = ", ".join(f"{flag} {value}" for flag, value in flags_given.items() if value is not None) or "nothing"
         raise DeviceNotFound(
-            f"no other hosts: JAX could not join process {number} of {count} at {address} "
-            f"({str(error).splitlines()[0]}). Start every process with the same --coordinator HOST:PORT and "
-            "--num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them by itself."
+            f"no other hosts: JAX, told {told}, found none ({str(error).splitlines()[0]}). Start every process with "
+            "the same --coordinator HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and "
+            "Open MPI JAX finds them by itself."
         ) from error
     # By host, so that what a host reads lies in a row.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
