@@ -348,6 +348,15 @@ def test_labels_are_mixed_as_the_pictures_are(text):
     assert not np.allclose(mixed, targets)
 
 
+def test_pictures_that_are_zoomed_out_show_the_same_by_products():
+    """Also far beyond their edges, where columns have to have been made."""
+    smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
+    images = (np.clip(smooth, 0, 1) * 255).astype(np.uint8)
+    layers = [policy.Augment("affine(rotate=180, zoom=0.5)", way, dtype="float32") for way in ("kernel", "matmul")]
+    by_kernel, by_products = (np.asarray(layer(images, SEEDS, training=True)) for layer in layers)
+    assert np.abs(by_kernel - by_products).max() < 0.03
+
+
 def test_the_other_backend_compiles_them_to_the_same_pictures(tmp_path):
     code = (
         "import sys, jax, numpy as np; from melanoma_tf.augment import policy; d = np.load(sys.argv[1]); "

@@ -98,12 +98,14 @@ def _resample(run: Sequence[Op], images: Any, drawn: Sequence[Any], method: geom
     affine = [op for op in run if isinstance(op, Affine)]
     # What the output shows was last changed by the last operation.
     composed = functools.reduce(geometry.product, maps)
+    zooms_out = any(op.antialias for op in affine)
     return geometry.affine(
         images,
         composed,
         fill=affine[-1].fill,
         method=method,
-        antialias=any(op.antialias for op in affine),
+        reach=1.5 * height if zooms_out else None,  # one more picture on either side
+        antialias=zooms_out,
         dtype=dtype,
     )
 
