@@ -69,10 +69,10 @@ def main(argv: list[str]) -> None:
 
     dataset = data.open_data(FLAGS.data)
     shards = dataset.train or dataset.test
-    count = FLAGS.pictures if FLAGS.policy else 2
+    count = 2 if FLAGS.policy is None else FLAGS.pictures
     batch = next(iter(data.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     pictures = np.asarray(batch["image"])
-    rows = [(FLAGS.policy, i) for i in range(count)] if FLAGS.policy else [(policy, 0) for policy in EVERY]
+    rows = [(policy, 0) for policy in EVERY] if FLAGS.policy is None else [(FLAGS.policy, i) for i in range(count)]
     sheet = render(pictures, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
     sheet.save(Path(FLAGS.out))
     command.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")

@@ -45,8 +45,10 @@ def main(argv: list[str]) -> None:
     import keras
 
     from melanoma_tf import data, evaluate, fold, model, workdir
+    from melanoma_tf.augment import policy
 
     model.backbone(config.model)
+    policy.parse(config.augment)
     if config.batch_size % devices.replicas:
         raise ValueError(
             f"config.batch_size={config.batch_size} is global; {devices.replicas} replicas do not divide it"

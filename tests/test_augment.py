@@ -139,10 +139,14 @@ def test_a_policy_string_gives_its_operations():
             "flip|spin",
             "no op 'spin'; available ops: affine, blur, color, .*; ready policies, each to be named alone: none, light",
         ),
-        ("color(0.1, gloss=2)", r"'color\(0.1, gloss=2\)' does not fit color\(brightness: "),
+        ("color(0.1, gloss=2)", r"'color\(0.1, gloss=2\)' does not fit color\(brightness=0.0, "),
         ("color(brightness=2)", r"color: brightness=2 must lie in \[0, 1.0\]"),
         ("affine(fill='wrap')", "affine: fill='wrap'; expected one of reflect, nearest, constant"),
         ("flip(0.5)", "flip: horizontal=0.5 must be True or False"),
+        ("affine(normal='no')", "affine: normal='no' must be True or False"),
+        ("affine(rotate=1, rotate=2)", r"'affine\(rotate=1, rotate=2\)' is not of the form op or op\(1, key=2\)"),
+        ("affine(zoom=0.9)", r"affine: zoom=0.9 must lie in \[0, 0.75\]"),
+        ("microscope(0.6, 0.4)", "microscope: low=0.6 is more than high=0.4"),
         ("hair(5.5)", r"hair: most=5.5 must be a whole number in \[0, 36\]"),
         ("color(**{'hue': 0.1})", "is not of the form op"),
         ("light|hair", "no op 'light'; .* each to be named alone: none, light"),
@@ -348,11 +352,20 @@ def test_labels_are_mixed_as_the_pictures_are(text):
     assert not np.allclose(mixed, targets)
 
 
-def test_pictures_that_are_zoomed_out_show_the_same_by_products():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "affine(rotate=180, zoom=0.5)",
+        "affine(shift=0.5)",
+        "affine(rotate=180, shear=20, zoom=0.3, shift=0.1)",
+        "affine(rotate=180, zoom=0.1)|flip|affine(shift=0.2)",
+    ],
+)
+def test_pictures_show_the_same_by_products(text):
     """Also far beyond their edges, where columns have to have been made."""
     smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
     images = (np.clip(smooth, 0, 1) * 255).astype(np.uint8)
-    layers = [policy.Augment("affine(rotate=180, zoom=0.5)", way, dtype="float32") for way in ("kernel", "matmul")]
+    layers = [policy.Augment(text, way, dtype="float32") for way in ("kernel", "matmul")]
     by_kernel, by_products = (np.asarray(layer(images, SEEDS, training=True)) for layer in layers)
     assert np.abs(by_kernel - by_products).max() < 0.03
 

@@ -141,9 +141,8 @@ def affine(
       images: [B,H,W,C], any dtype; H = W for "matmul" and "shears".
       matrices: f32[B,3,3], see the module.
       fill: what lies beyond the edges: the picture mirrored, its edge, or `value`.
-      reach: "matmul" only: pixels from the centre up to which what lies beyond the edges is exact; farther out, in the
-        corners and, of pictures zoomed out or shifted far, at the sides, it is mirrored or repeated once more. None is
-        two thirds of the side.
+      reach: "matmul" only: pixels from the centre up to which the input is seen as it is, beyond its edges too; farther
+        out, up to one and a half sides, it is mirrored or repeated once more. None is what any turn shows.
       antialias: zooms out by up to 2 with little aliasing: by wider kernels, before "gather" and "kernel" by a blur.
       dtype: in which "matmul" keeps and multiplies, and to which "shears" rounds the result; bfloat16 halves the memory
         moved and keeps 40 dB of the former.
@@ -237,9 +236,9 @@ def _mirror(at: Any, size: int) -> Any:
     return ops.minimum(phase, 2.0 * size - phase) - 0.5
 
 
-def _centred(size: int, multiple: int = 1) -> Any:
-    """Pixels from the centre, and on to the next multiple."""
-    return ops.arange(size + -size % multiple, dtype="float32") - (size - 1) / 2
+def _centred(size: int, more: int = 0) -> Any:
+    """Pixels from the centre, and more beyond the last."""
+    return ops.arange(size + more, dtype="float32") - (size - 1) / 2
 
 
 # ------------------------------------------------------------------------------------------------------ matmul
@@ -261,14 +260,14 @@ def _matmul(
     if fill == "constant":
         images = images - ops.cast(value, dtype)
     # Zeros fill up registers: of products of other shapes libtpu stores the weights, gigabytes of them.
-    images = ops.pad(images, ((0, 0), (0, -size % _LANES), (0, 0), (0, 0)))
+    images = ops.pad(images, ((0, 0), (0, _missing(size)), (0, 0), (0, 0)))
     columns = _columns(size, reach, fill)
     wide = columns.shape[1]
-    columns = np.pad(columns, ((0, 0), (0, -wide % _LANES)))
+    columns = np.pad(columns, ((0, 0), (0, _missing(wide))))
     source = ops.einsum("bvwc,wu->bcvu", images, ops.convert_to_tensor(columns, dtype=dtype))
 
     # Along the columns: output row y of source column u comes from v. [B,U,Y]
-    u, y = _centred(wide, _LANES)[None, :, None] / 2.0, _centred(size, _LANES)[None, None, :]
+    u, y = _centred(wide, _missing(wide))[None, :, None] / 2.0, _centred(size, _missing(size))[None, None, :]
     v = (c / a) * u + (d - b * c / a) * y + (shift_y - c * shift_x / a) + (size - 1) / 2
     along_rows = ops.sqrt(a**2 + c**2)  # how many pixels become one, along the output's rows and along its columns
     along_columns, cosine = ops.abs(a * d - b * c) / along_rows, ops.abs(a) / along_rows
@@ -277,7 +276,7 @@ def _matmul(
     middle = _pass("buyv,bcvu->bcyu", _beyond(v, size, fill), size, source, fill, wider, (0, 2, 1), dtype)
 
     # Along the rows: output column x of row y comes from u. [B,Y,X]
-    x, y = _centred(size, _LANES)[None, None, :], y[:, 0, :, None]
+    x, y = _centred(size, _missing(size))[None, None, :], y[:, 0, :, None]
     u = _beyond(2.0 * (a * x + b * y + shift_x) + (wide - 1) / 2, wide, fill)
     wider = ops.clip((3.0 - 2.0 / along_rows) * ops.abs(a), 1.0, _WIDEST) if antialias else None
     out = _pass("byxu,bcyu->bcyx", u, wide, middle, fill, wider, (0, 1, 2), dtype)
@@ -285,13 +284,18 @@ def _matmul(
     return out + value if fill == "constant" else out
 
 
+def _missing(size: int) -> int:
+    """Pixels to the next multiple of a register; pictures smaller than one are no burden."""
+    return -size % _LANES if size > _LANES else 0
+
+
 def _columns(size: int, reach: float | None, fill: Fill) -> np.ndarray[Any, Any]:
     """f64[size,U]: the weight of each column of an image in columns half a pixel apart, beyond its edges too.
 
     Every other one is a column of the image itself, those between are made by Lanczos3.
     """
-    needed = size * 2 / 3 if reach is None else reach
-    room = max(1, min(size, math.ceil(needed - size / 2)))
+    needed = size * math.sqrt(0.5) if reach is None else reach
+    room = max(1, min(size, math.ceil(needed - size / 2) + 2))  # the kernel's own reach on top
     places = np.arange(-2 * room, 2 * (size + room) - 1) / 2
     columns = np.arange(-room - _LOBES, size + room + _LOBES)
     distance = columns[:, None] - places
@@ -321,7 +325,7 @@ def _pass(equation: str, at: Any, size: int, source: Any, fill: Fill, wider: Any
     output.
     """
     scale: Any = 1.0 if wider is None else 1.0 / wider
-    pixels = ops.arange(size + -size % _LANES, dtype="float32")  # of `source`
+    pixels = ops.arange(size + _missing(size), dtype="float32")  # of `source`
     weights = _keys((at[..., None] - pixels) * (scale if wider is None else scale[..., None]))
     if fill != "constant":
         # What would fall on pixels beyond an edge falls on the edge.

@@ -125,7 +125,9 @@ class Affine(Op):
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, rotate=180.0, shear=45.0, zoom=0.9, shift=1.0, p=1.0)
+        _check(self, rotate=180.0, shear=45.0, zoom=0.75, shift=1.0, p=1.0)
+        if not isinstance(self.normal, bool):
+            raise ValueError(f"affine: normal={self.normal!r} must be True or False")
         if self.fill not in geometry.FILLS:
             raise ValueError(f"affine: fill={self.fill!r}; expected one of {', '.join(geometry.FILLS)}")
 
@@ -146,9 +148,18 @@ class Affine(Op):
         return geometry.matrix(rotate, shear, zoom_x, zoom_y, shift_x * width, shift_y * height)
 
     @property
-    def antialias(self) -> bool:
-        """Whether it zooms out so far (by 1.4) that aliasing shows."""
-        return self.zoom * (2.0 if self.normal else 1.0) > 0.3
+    def zooms_out(self) -> float:
+        """By how much at most; of normal numbers 95 % are within two standard deviations."""
+        return 1.0 / (1.0 - min(self._widest * self.zoom, 0.75))
+
+    def reach(self, inner: float) -> float:
+        """How far from the centre, in sides, it shows what reaches as far as `inner` in what it makes."""
+        shear = 1.0 + math.tan(math.radians(min(self._widest * self.shear, 60.0)))
+        return inner * shear * self.zooms_out + math.sqrt(2.0) * self._widest * self.shift
+
+    @property
+    def _widest(self) -> float:
+        return 2.0 if self.normal else 1.0
 
 
 # ------------------------------------------------------------------------------------------------------- colour
@@ -313,6 +324,8 @@ class Microscope(Pixels):
 
     def __post_init__(self) -> None:
         _check(self, low=1.0, high=1.0, p=1.0)
+        if self.low > self.high:
+            raise ValueError(f"microscope: low={self.low} is more than high={self.high}")
 
     def draw(self, numbers: counter.Numbers) -> Any:
         return ops.where(numbers.chosen(1, self.p), numbers.uniform(0, self.low, self.high), 2.0)
