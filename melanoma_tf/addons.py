@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from melanoma_tf import losses
-from melanoma_tf.augment import geometry, occlusion
+from melanoma_tf.augment import counter, geometry, occlusion
 
 
 class SigmoidFocalCrossEntropy(losses.SigmoidFocal):
@@ -95,3 +95,17 @@ def cutout(images: Any, mask_size: int | tuple[int, int], offset: Any = (0, 0), 
     place = ops.broadcast_to(ops.reshape(ops.cast(offset, "float32"), (-1, 2)), (ops.shape(images)[0], 2)) + 0.5
     size = ops.ones_like(place[:, 0]) * (sides[0] / min(height, width))
     return occlusion.cutout(images, place[:, 1] / width, place[:, 0] / height, size, constant_values)
+
+
+def random_cutout(images: Any, mask_size: int | tuple[int, int], seeds: Any, constant_values: float = 0.0) -> Any:
+    """`tfa.image.random_cutout` of square masks, which lie wholly inside; those of a policy's `cutout` may be cut off.
+
+    Args:
+      images: [B,H,W,C].
+      mask_size: side in pixels, even, at most that of the images.
+      seeds: u32[B], of each image, instead of one for all.
+    """
+    half = (mask_size if isinstance(mask_size, int) else mask_size[0]) // 2
+    numbers = counter.Numbers(seeds)
+    middles = [half + ops.floor(numbers.uniform(axis) * (images.shape[1 + axis] - 2 * half)) for axis in (0, 1)]
+    return cutout(images, mask_size, ops.stack(middles, axis=1), constant_values)

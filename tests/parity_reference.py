@@ -31,6 +31,7 @@ def main():
         out[f"transform {fill}"] = tfa.image.transform(images, given["transforms"], **options)
         out[f"rotate {fill}"] = tfa.image.rotate(images, given["angles"], **options)
     out["cutout"] = tfa.image.cutout(images, (8, 8), offset=given["offsets"], constant_values=3)
+    out["random cutout"] = tfa.image.random_cutout(tf.ones([int(given["many"]), 20, 20, 1]), (8, 8))
     decay = float(given["weight_decay"])
     adamw = tfa.optimizers.AdamW(weight_decay=decay, learning_rate=float(given["lr"]), epsilon=1e-7)
     out["adamw"], *_ = trained(adamw, given["start"], given["gradients"])

@@ -29,6 +29,7 @@ def given():
         "transforms": near_identity.astype(np.float32),
         "angles": rng.uniform(-4, 4, 6).astype(np.float32),
         "offsets": rng.integers(0, 20, (6, 2)).astype(np.int32),
+        "many": np.int32(2000),
         "start": rng.normal(size=(5, 7)).astype(np.float32),
         "gradients": rng.normal(size=(12, 5, 7)).astype(np.float32),
         "lr": np.float32(0.01),
@@ -74,6 +75,18 @@ def test_transform_and_rotate(given, theirs, fill):
 def test_cutout(given, theirs):
     ours = addons.cutout(given["images"], 8, given["offsets"], constant_values=3.0)
     np.testing.assert_array_equal(ours, theirs["cutout"])
+
+
+def test_random_cutout(given, theirs):
+    count = int(given["many"])
+    seeds = np.random.default_rng().integers(0, 2**32, count, dtype=np.uint32)
+    found = np.asarray(addons.random_cutout(np.ones((count, 20, 20, 1), np.float32), 8, seeds))
+    covered = [np.asarray(pictures)[..., 0] == 0 for pictures in (found, theirs["random cutout"])]
+    for masks in covered:
+        assert set(masks.sum(axis=(1, 2))) == {64}
+    often, expected = (masks.mean(axis=0) for masks in covered)
+    assert np.abs(often - expected).max() < 6 * np.sqrt(2 * 0.25 / count)
+    np.testing.assert_array_equal(often > 0, expected > 0)
 
 
 def test_adamw(given, theirs):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from melanoma_tf import preflight
-from melanoma_tf.augment import shears
+from melanoma_tf.augment import operations, shears
 from tests import tiny
 from tests.conftest import run_command
 
@@ -98,6 +98,24 @@ def test_not_even_eight_is_told(monkeypatch):
     monkeypatch.setattr(preflight, "examine", examine)
     with pytest.raises(preflight.Preflight, match="needs 20 of 16 GB"):
         preflight.find_batch(None, "v5e-8", [], 64)
+
+
+@pytest.mark.slow
+def test_every_operation_and_ready_policy_compiles():
+    code = (
+        "from melanoma_tf import preflight; preflight.prepare('float32'); import jax; from melanoma_tf import sheet; "
+        "from melanoma_tf.augment import policy; "
+        "on = jax.sharding.SingleDeviceSharding(preflight.topology_devices('v5e-1')[0]); "
+        "given = [jax.ShapeDtypeStruct(s, d, sharding=on) for s, d in (((8, 96, 96, 3), 'uint8'), ((8,), 'uint32'))]; "
+        "make = lambda text, way: policy.Augment(text, way, dtype='float32'); ways = ('shears', 'matmul'); "
+        "run = lambda layer: jax.jit(lambda x, s: layer(x, s, training=True), out_shardings=on); "
+        "done = [run(make(text, way)).lower(*given).compile() for text in sheet.EVERY for way in ways]; "
+        "print(len(done), len(sheet.EVERY))"
+    )
+    done = run_command("-c", code, KERAS_BACKEND="jax")
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled, texts = map(int, done.stdout.split())
+    assert compiled == 2 * texts >= 2 * len(operations.OPS)
 
 
 @pytest.mark.slow

@@ -32,11 +32,13 @@ POLICIES = {
     "none": "",
     # Exact symmetries and mild colour: what no lesion minds.
     "light": "flip|quarter_turn|color(0.1, 0.1, 0.1, 0.02)",
-    # C. Deotte, "Triple Stratified KFold with TFRecords" (Kaggle 2020): rotation 180, shear 2, zoom 8 and shift 8, each
-    # times a normal number; left-right flip; hue 0.01, saturation 0.3, contrast 0.2, brightness 0.1. Shift of 384 px.
+    # C. Deotte, kaggle.com/cdeotte/triple-stratified-kfold-with-tfrecords (2020): rotation 180, shear 2, zoom 8 and
+    # shift 8 (of 384 px), each times a normal number; left-right flip; hue 0.01, saturation 0.3, contrast 0.2,
+    # brightness 0.1.
     "deotte": "affine(rotate=180, shear=2, zoom=0.125, shift=0.021, normal=True)|flip(vertical=False)"
     "|color(0.1, 0.2, 0.3, 0.01)",
-    # Third place (Masdevallia, 2020), after their write-up: the same with shear 1.5, zoom 6, shift 6, up to 20 hairs.
+    # Third place (github.com/Masdevallia/3rd-place-kaggle-siim-isic-melanoma-classification, 2020): the same with shear
+    # 1.5, zoom 6, shift 6, up to 20 hairs.
     "third_place": "affine(rotate=180, shear=1.5, zoom=0.167, shift=0.016, normal=True)|flip"
     "|color(0.1, 0.2, 0.3, 0.01)|hair(20, p=0.5)",
     # First place (haqishen et al., 2020, github.com/haqishen/SIIM-ISIC-Melanoma-Classification-1st-Place-Solution,
