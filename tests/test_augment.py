@@ -350,6 +350,9 @@ def test_labels_are_mixed_as_the_pictures_are(text):
     means = np.asarray(layer(images, SEEDS, training=True)).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(means, mixed, atol=1e-5)
     assert not np.allclose(mixed, targets)
+    metadata = np.stack([targets, 1 - targets, 30 * targets], axis=1)
+    expected = np.stack([mixed, 1 - mixed, 30 * mixed], axis=1)
+    np.testing.assert_allclose(layer.labels(metadata, SEEDS, 40, 40), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

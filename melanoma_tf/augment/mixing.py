@@ -34,7 +34,8 @@ def cutmix(images: Any, centre_x: Any, centre_y: Any, size: Any) -> tuple[Any, A
     return ops.where(covered > 0, images, partner(images)), ops.mean(ops.cast(covered, "float32"), axis=(1, 2, 3))
 
 
-def labels(targets: Any, share: Any) -> Any:
-    """f32[B] targets of mixed images, each its own by `share` f32[B]."""
-    targets = ops.cast(targets, "float32")
-    return share * targets + (1.0 - share) * partner(targets)
+def labels(values: Any, share: Any) -> Any:
+    """What belongs to mixed images, targets f32[B] or metadata f32[B,...], each image's own by `share` f32[B]."""
+    values = ops.cast(values, "float32")
+    share = ops.reshape(share, (-1, *(1 for _ in values.shape[1:])))
+    return share * values + (1.0 - share) * partner(values)

@@ -196,7 +196,7 @@ class Augment(keras.layers.Layer):
         return any(isinstance(op, Mixing) for op in self.ops)
 
     def labels(self, targets: Any, seeds: Any, height: int, width: int) -> Any:
-        """The targets f32[B] of what `call` makes of a batch in training."""
+        """The targets f32[B], or metadata f32[B,...], of what `call` makes of a batch in training."""
         for index, op in enumerate(self.ops):
             if isinstance(op, Mixing):
                 drawn = op.draw(counter.Numbers(seeds, index * DRAWS_PER_OP))
