@@ -2,11 +2,11 @@
 
     python benchmarks/input.py --data tfrecords/384 --repeat 5
 
-images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else, each picture where the
-one before was, so that it never leaves the processor's cache; the same into batches, as anything that trains needs
-them; this project's train_batches; and the pipeline that most notebooks have (shuffled files, parallel map, shuffle,
-batch, prefetch, tuned by tf.data). Batches stay on the host. Each is asked for --images pictures after one batch of
-warming up; medians. Then the memory of the process after one and after several epochs of ours.
+images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else, each picture forgotten
+at once; the same into batches, as anything that trains needs them; this project's train_batches; and the pipeline that
+most notebooks have (shuffled files, parallel map, shuffle, batch, prefetch, tuned by tf.data). Batches stay on the
+host. Each is asked for --images pictures after one batch of warming up; medians. Then the memory of the process after
+one and after several epochs of ours.
 """
 
 from __future__ import annotations

@@ -122,10 +122,10 @@ def build(
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     seed = keras.Input((), dtype="uint32", name="seed")
-    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
-    # rounded: bytes moved are what it waits for.
     if resampling == "shears" and config.image_size > shears.LARGEST:
         resampling = "matmul"
+    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
+    # rounded: bytes moved are what it waits for.
     on_tpu = resampling in ("matmul", "shears")
     rounded = keras.config.dtype_policy().compute_dtype if on_tpu else "float32"
     augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")

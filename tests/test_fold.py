@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from melanoma_tf import checkpoint, data, fold, model, runtime
+from melanoma_tf.augment import shears
 from tests import tiny
 from tests.conftest import REPOSITORY, run_command
 
@@ -273,6 +274,12 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
             fold.train(config, dataset, 0, tmp_path / "killed", two)
     resumed = fold.train(config, dataset, 0, tmp_path / "killed", two)
     np.testing.assert_allclose(resumed["logit"], straight["logit"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "method"), [(shears.LARGEST, "shears"), (shears.LARGEST + 32, "matmul")])
+def test_pictures_too_large_to_be_sheared_are_turned_by_products(size, method):
+    trainer, _ = fold.build(tiny.config(image_size=size), 0.3, 10, resampling="shears")
+    assert trainer.get_layer("augment").method == method
 
 
 def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
