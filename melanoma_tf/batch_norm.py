@@ -17,13 +17,24 @@ class BatchNormalization(keras.layers.BatchNormalization):
     variance come from one pass over the inputs, which XLA joins with what makes them; Keras' variance needs the mean
     first, and reads them again. Masks, renormalisation, statistics over all replicas and an axis that
     is not the last are left to Keras.
+
+    borrowed: rows at the upper and lower edge that are normalised but count in no mean, see `strips.py`.
     """
+
+    def __init__(self, borrowed: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.borrowed = tuple(borrowed)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "borrowed": self.borrowed} if any(self.borrowed) else config
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not (training and self.trainable and self._is_plain(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
         inputs = ops.cast(inputs, self.compute_dtype)
-        step = self._fused if keras.backend.backend() == "tensorflow" else self._in_one_pass
+        fused = keras.backend.backend() == "tensorflow" and not any(self.borrowed)
+        step = self._fused if fused else self._in_one_pass
         outputs, mean, variance = step(inputs)
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
@@ -48,8 +59,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """
         shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
         distance = ops.cast(inputs, "float32") - shift
-        mean = ops.mean(distance, (0, 1, 2))
-        variance = ops.maximum(ops.mean(ops.square(distance), (0, 1, 2)) - ops.square(mean), 0.0)
+        counted, share = distance, 1.0
+        if any(self.borrowed):
+            rows, (above, below) = inputs.shape[1], self.borrowed
+            row = ops.reshape(ops.arange(rows), (1, -1, 1, 1))
+            counted = ops.where((row >= above) & (row < rows - below), distance, 0.0)
+            share = (rows - above - below) / rows
+        mean = ops.mean(counted, (0, 1, 2)) / share
+        square = ops.mean(counted * distance, (0, 1, 2)) / share
+        variance = ops.maximum(square - ops.square(mean), 0.0)
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
         outputs = ops.cast(distance * scale + (self.beta - mean * scale), self.compute_dtype)
         return outputs, ops.stop_gradient(mean + shift), ops.stop_gradient(variance)

@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 1000),
     "max_bad_steps": (1, 2**31),
     "shuffle_buffer": (1, 2**31),
+    "strips": (0, 128),
     "warmup_epochs": (0, 10_000),
     "weight_decay": (0, 1000),
 }

@@ -51,7 +51,12 @@ def train(
     saved = runtime.hosts.from_first(checkpoint.newest(checkpoints) if checkpoints else [])
     with runtime.scope():
         trainer, classifier = build(
-            config, positives / images, steps_per_epoch, fresh=not saved, resampling=runtime.resampling
+            config,
+            positives / images,
+            steps_per_epoch,
+            fresh=not saved,
+            resampling=runtime.resampling,
+            strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
         )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
     log.info("%s", describe_xla(trainer))
@@ -110,14 +115,15 @@ def build(
     *,
     fresh: bool = True,
     resampling: geometry.Method = "gather",
+    strips: int = 1,
 ) -> tuple[keras.Model, keras.Model]:
     """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
 
     prior: share of positives among the training pictures, for the head's first bias. fresh: whether to load the
     pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
-    pictures too large to be sheared are turned by "matmul".
+    pictures too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
     """
-    classifier = build_classifier(config, prior)
+    classifier = build_classifier(config, prior, strips)
     if fresh:
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
@@ -142,8 +148,8 @@ def build(
     return trainer, classifier
 
 
-def build_classifier(config: ml_collections.ConfigDict, prior: float | None = None) -> keras.Model:
-    """The classifier that a config describes, with random weights."""
+def build_classifier(config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1) -> keras.Model:
+    """The classifier that a config describes, with random weights. strips: see `model.build_classifier`."""
     return model.build_classifier(
         config.model,
         config.image_size,
@@ -152,6 +158,7 @@ def build_classifier(config: ml_collections.ConfigDict, prior: float | None = No
         prior=prior,
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
+        strips=strips,
     )
 
 

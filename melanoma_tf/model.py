@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from melanoma_tf.batch_norm import BatchNormalization
+from melanoma_tf.strips import Cutter
 
 Channels = tuple[float, float, float]
 
@@ -71,6 +72,7 @@ def build_classifier(
     prior: float | None = None,
     batch_norm_momentum: float | None = None,
     freeze_batch_norm: bool = False,
+    strips: int = 1,
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
@@ -88,6 +90,8 @@ def build_classifier(
             begin by unlearning 50 % (https://arxiv.org/abs/1708.02002, section 3.3). None: bias 0.
         batch_norm_momentum: in [0,1); None keeps the backbone's own (V1 0.99, V2 0.9).
         freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
+        strips: into how many the first blocks cut each picture, with the same numbers and weights: for TPUs that get
+            few pictures each, see `strips.py`.
 
     Raises:
         ValueError: an unknown name or a value out of its range.
@@ -100,7 +104,7 @@ def build_classifier(
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     # In float32 also under mixed precision: bfloat16 has 8 bits of significand, too few for 8-bit images.
     x = keras.layers.Rescaling(list(spec.scale), list(spec.offset), dtype="float32", name="normalise")(image)
-    x = _transplant(published, x, drop_connect, batch_norm_momentum, freeze_batch_norm)
+    x = _transplant(published, x, drop_connect, batch_norm_momentum, freeze_batch_norm, Cutter(published, strips))
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     x = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(x)
     bias = keras.initializers.Constant(math.log(prior / (1 - prior)) if prior is not None else 0.0)
@@ -127,7 +131,12 @@ def _check(
 
 
 def _transplant(
-    published: keras.Model, x: Any, drop_connect: float, batch_norm_momentum: float | None, freeze_batch_norm: bool
+    published: keras.Model,
+    x: Any,
+    drop_connect: float,
+    batch_norm_momentum: float | None,
+    freeze_batch_norm: bool,
+    cutter: Cutter,
 ) -> Any:
     """Rebuild `published` from its stem on, on top of the tensor `x`, and return its features.
 
@@ -152,5 +161,9 @@ def _transplant(
             config["trainable"] = not freeze_batch_norm
         source = layer.input
         inputs = [rebuilt[id(t)] for t in source] if isinstance(source, list) else rebuilt[id(source)]
-        x = rebuilt[id(layer.output)] = layer_class.from_config(config)(inputs)
+        if cutter.covers(layer):
+            x = cutter.rebuild(layer, layer_class, config, inputs)
+        else:
+            x = layer_class.from_config(config)(inputs)
+        rebuilt[id(layer.output)] = x
     return x

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 GB = 1e9
-_LANES = 128  # of a TPU's registers, along which libtpu lays the batch where there are fewer channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +93,14 @@ class Finding:
     def text(self) -> str:
         """For people."""
         total = self.memory_used + self.memory_free
+        wasteful = self.batch_per_chip % runtime.LANES
         return (
             f"{self.topology}: {self.chips} x {self.batch_per_chip} images compile in {self.compile_seconds:.0f} s\n"
             f"memory per chip: {self.memory_used / GB:.2f} of {total / GB:.0f} GB used, "
             f"{self.memory_free / GB:.2f} free\n"
             f"per image: {self.megabytes:.0f} MB moved, {self.gflop:.2f} GFLOP\n"
             f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}"
-            + (f"\n{_LANES} images a chip, or a multiple, move less per image" if self.batch_per_chip % _LANES else "")
+            + (f"\n{runtime.LANES} images a chip, or a multiple, move less per image" if wasteful else "")
         )
 
 
@@ -179,8 +179,9 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     runtime.Runtime.forget_models()
     config = config.copy_and_resolve_references()
     config.weights = "none"
-    resampling = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind).resampling
-    trainer, _ = fold.build(config, 0.02, 1000, resampling=resampling)
+    chips = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
+    strips = chips.strips(config.strips, batch_per_chip)
+    trainer, _ = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
     size, images = config.image_size, batch_per_chip * len(devices)
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     trainer._symbolic_build(data_batch=(features, np.zeros(2, np.float32)))

@@ -20,6 +20,7 @@ from melanoma_tf.hosts import ALONE, Hosts
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
+LANES = 128  # of a TPU's registers, along which the batch is laid where there are fewer channels
 _SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, all of which shearing 512 px would take
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
@@ -50,6 +51,15 @@ class Runtime:
         if self.kind == "tpu":
             return "shears" if self.backend == "jax" and not self.generation.startswith(_SMALL_TPUS) else "matmul"
         return "kernel" if (self.backend, self.kind) == ("tensorflow", "cpu") else "gather"
+
+    def strips(self, asked: int, images: int) -> int:
+        """Into how many strips the first blocks cut each of a device's `images` pictures, see strips.py.
+
+        asked: this many; 0: on a TPU as many, by doubling, as fill its registers, elsewhere one.
+        """
+        if asked or (self.backend, self.kind) != ("jax", "tpu"):
+            return asked or 1
+        return 1 << (LANES // images).bit_length() - 1 if images <= LANES else 1
 
     def precision(self, asked: str = "auto") -> str:
         """Keras dtype policy: bfloat16 on TPUs and GPUs that have it, float16 on older GPUs, float32 on CPU."""

@@ -34,7 +34,7 @@ USES = {
     "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
     "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
-    "melanoma_tf.model": {"melanoma_tf.batch_norm"},  # a layer of the graph
+    "melanoma_tf.model": {"melanoma_tf.batch_norm", "melanoma_tf.strips"},  # layers of the graph
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
     "melanoma_tf.augment.geometry": {f"melanoma_tf.augment.{leaf}" for leaf in ("occlusion", "shears")},  # blur; a way
     "melanoma_tf.augment.color": {"melanoma_tf.augment.geometry"},  # matrices

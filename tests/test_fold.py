@@ -303,10 +303,12 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
         found[backend] = json.loads(done.stdout.splitlines()[-1])
         assert found[backend]["backend"] == backend
     np.testing.assert_allclose(found["jax"]["augmented"], found["tensorflow"]["augmented"], atol=1e-5)
-    for name in ("b0", "first_block"):
+    for name in ("b0", "first_block", "two_blocks"):
         first, _, third = found["tensorflow"][name]
         assert abs(first - third) > 5e-5  # it trains
         np.testing.assert_allclose(found["jax"][name], found["tensorflow"][name], atol=5e-6, err_msg=name)
+    for losses in found.values():
+        np.testing.assert_allclose(losses["two_blocks_in_strips"], losses["two_blocks"], atol=5e-6)
 
 
 def test_sigkill_during_training_loses_nothing_that_was_saved(shards, tmp_path):

@@ -139,3 +139,17 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
 def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, hinted):
     found = preflight.Finding("v5e-8", 8, batch, 4e9, 12e9, 12.7, 766.0, 8553.0, "memory", 146.0)
     assert ("128 images a chip, or a multiple, move less per image" in found.text()) == hinted
+
+
+@pytest.mark.slow
+def test_strips_of_pictures_move_less_where_a_chip_has_few():
+    found = {}
+    for strips in ("1", "0"):
+        code = TINY.replace("model.build", "tiny.LAST_LAYER = 'block3a_project_bn'; model.build", 1)
+        done = run_command(
+            "-c", code, *SMALL, "--config.image_size=128", f"--config.strips={strips}", "--config.augment=flip",
+            "--topology=v5e-1", "--batch=64", "--json", **JAX,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[strips] = json.loads(done.stdout)["megabytes"]
+    assert found["0"] < 0.85 * found["1"]

@@ -24,10 +24,11 @@ features = {"image": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "seed
 target = (np.arange(8) % 2).astype(np.float32)
 
 
-def three_losses(name: str, **changes: Any) -> list[float]:
+def three_losses(name: str, strips: int = 1, **changes: Any) -> list[float]:
     """The losses of three steps on the same batch."""
     keras.utils.set_random_seed(0)
-    trainer, classifier = fold.build(tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes), 0.3, 10)
+    config = tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes)
+    trainer, classifier = fold.build(config, 0.3, 10, strips=strips)
     weights = Path(sys.argv[1]) / f"{name}.weights.h5"
     if weights.exists():
         classifier.load_weights(weights)
@@ -42,6 +43,9 @@ found: dict[str, Any] = {"backend": keras.backend.backend()}
 found["b0"] = three_losses("b0", freeze_batch_norm=True, lr=1e-3)
 model.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 found["first_block"] = three_losses("first_block", lr=1e-3)
+tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end
+found["two_blocks"] = three_losses("two_blocks", lr=1e-3)
+found["two_blocks_in_strips"] = three_losses("two_blocks", strips=2, lr=1e-3)
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()

@@ -22,7 +22,8 @@ TRAIN = (
 def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
     """Stands in for model.build_classifier: the same, cut off after the first block."""
     whole = build_real_classifier(name, image_size, dropout=dropout, **options)
-    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer(LAST_LAYER).output)
+    cut = "join" in [layer.name for layer in whole.layers]  # into strips; these are pictures again where it ends
+    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("join" if cut else LAST_LAYER).output)
     x = keras.layers.Dropout(dropout)(x)
     head = whole.get_layer(model.HEAD)
     logit = keras.layers.Dense(1, bias_initializer=head.bias_initializer, name=model.HEAD)(x)
