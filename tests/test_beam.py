@@ -151,7 +151,7 @@ def test_a_build_whose_worker_was_killed_says_so_and_resumes_to_the_same_bytes(d
         with pytest.raises(beam.BeamError, match=r"a worker process died .* then --resume"):
             build.build(settings(data, out))
     assert (tmp_path / "died").exists()
-    assert not [name for name in os.listdir(out) if name.startswith(beam.JOB_PREFIX)]
+    assert not beam.job_folders(out)
     for path in out.glob("*.tfrec"):
         assert path.read_bytes() == finished[path.name]
     build.build(dataclasses.replace(settings(data, out), resume=True))

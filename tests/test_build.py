@@ -126,9 +126,28 @@ def test_an_existing_build_is_refused_and_overwritten_if_asked(data, tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_folder_with_something_else_is_never_touched(data, tmp_path, changes):
     (tmp_path / "train00-5.tfrec").write_text("not ours")
+    (tmp_path / f".beam-{'0' * 32}").mkdir()  # of a build that runs there, for all that is known
     with pytest.raises(build.BuildError, match="is not empty and holds no build of ours"):
         build.build(settings(data, tmp_path, **changes))
-    assert contents(tmp_path) == {"train00-5.tfrec": b"not ours"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".beam-{'0' * 32}", "train00-5.tfrec"]
+
+
+def test_overwriting_a_complete_build_spares_a_shard_of_someone_else(data, finished, tmp_path):
+    for name, content in contents(finished).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "test00-2.tfrec").write_bytes(b"not ours")
+    build.build(settings(data, tmp_path, overwrite=True))
+    assert contents(tmp_path) == contents(finished) | {"test00-2.tfrec": b"not ours"}
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_an_out_that_is_a_file_is_one_message(data, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    done = subprocess.run(command(data, tmp_path / "file" / below), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 # ------------------------------------------------------------------------------------------ sizes and fit
@@ -429,16 +448,20 @@ def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
     assert contents(tmp_path) == contents(finished)
 
 
-def test_resume_builds_a_damaged_shard_again_and_removes_strays(data, finished, tmp_path):
+@pytest.mark.parametrize("complete", [True, False])
+def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, finished, tmp_path, complete):
     for name, content in contents(finished).items():
         (tmp_path / name).write_bytes(content)
+    dataclasses.replace(shards.Manifest.read(tmp_path), complete=complete).write(tmp_path)
     damaged, gone, *_ = sorted(tmp_path.glob("*.tfrec"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     gone.unlink()
     (tmp_path / "train03-999.tfrec").write_bytes(b"not in the manifest")
     (tmp_path / ".train04.tfrec.123.tmp").write_bytes(b"left by a kill")
     build.build(settings(data, tmp_path, resume=True))
-    assert contents(tmp_path) == contents(finished)
+    # A kill leaves a shard that is not listed only in a build that is not complete.
+    stray = {"train03-999.tfrec": b"not in the manifest"} if complete else {}
+    assert contents(tmp_path) == contents(finished) | stray
 
 
 def test_resume_of_another_build_names_what_differs(data, finished, tmp_path):
@@ -515,6 +538,33 @@ def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, ca
     assert [name in kept for name in sorted(strangers)] == [True, False]
     assert len(kept) == 47
     assert "1 of 48 images are duplicates of others and left out" in capsys.readouterr().out
+
+
+def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
+    pictures = copy_with_links(data, tmp_path / "data")
+    first = min(strangers)
+    (pictures / "jpeg" / "train" / f"{first}.jpg").unlink()
+    listed = pairs_csv(tmp_path, strangers)
+    manifest = build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
+    assert sum(entry.records for entry in manifest.shards) == 47
+    assert not any(entry.quarantined for entry in manifest.shards)
+
+
+def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(data)
+    train, test = (table.read_table(data / f"{kind}.csv", kind == "train") for kind in ("train", "test"))
+    listed = pairs_csv(tmp_path, (train.image_name[0], test.image_name[0]))
+    manifest = build.build(build.BuildSettings(32, out="out", duplicates=listed))
+    left_out = (train["patient"] == train["patient"][0]).sum()
+    assert f"{left_out} training images are left out" in capsys.readouterr().out
+    built = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}
+    assert built == {"train": len(train) - left_out, "test": len(test)}
+
+
+def test_a_list_of_duplicates_of_other_pictures_is_warned_of(data, tmp_path, capsys):
+    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, ("ISIC_x", "ISIC_y"))))
+    assert "none of its 1 pairs is of two images in these tables" in capsys.readouterr().out
 
 
 def test_a_bad_list_of_duplicates_writes_nothing(data, tmp_path):

@@ -288,8 +288,10 @@ def test_a_patient_of_two_sexes_puts_the_codes_in_doubt(tmp_path):
 def test_codes_of_merged_data_are_in_doubt_unless_given(tmp_path):
     path = shard(tmp_path, values(diagnosis=..., source=2))
     (doubt,) = foreign.read_shards([path]).doubts
-    assert doubt.startswith("the codes of sex and site follow the order of a merged table")
-    assert foreign.read_shards([path], codes=dialects.parse_codes("sex=male|female")).doubts == ()
+    assert doubt.startswith("the codes of sex and anatom_site_general_challenge follow the order of a merged table")
+    (doubt,) = foreign.read_shards([path], codes=dialects.parse_codes("sex=male|female")).doubts
+    assert doubt.startswith("the codes of anatom_site_general_challenge follow")
+    assert foreign.read_shards([path], codes=dialects.parse_codes("sex=male|female,anatom_site_general_challenge=")).doubts == ()
 
 
 def test_rows_without_codes_keep_everything_else(tmp_path):

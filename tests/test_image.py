@@ -405,6 +405,18 @@ def test_a_few_bytes_of_padding_before_the_end_do_no_harm():
     assert image.convert(data[:-2] + b"\0\0" + data[-2:], 64, 95) == image.convert(data, 64, 95)
 
 
+def test_padding_before_a_restart_marker_hides_no_damage_behind_it():
+    """libjpeg warns only once, here of the two bytes and not of the half that is missing."""
+    pytest.importorskip("simplejpeg")
+    out = io.BytesIO()
+    picture().save(out, "JPEG", restart_marker_rows=1)
+    data = out.getvalue()
+    at = data.index(b"\xff\xd0")
+    padded = data[:at] + b"\0\0" + data[at:]
+    with pytest.raises(image.ImageRejected, match="damaged: Corrupt JPEG data: 2 extraneous bytes"):
+        image.convert(padded[: len(padded) // 2] + b"\xff\xd9", 64, 95)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -114,7 +114,7 @@ def test_ten_errors_are_listed_and_the_rest_counted(tmp_path):
         ("image_name,sex\nISIC_1,male", "(missing patient_id, age_approx, anatom_site_general_challenge)"),
         (HEADER.replace("patient_id,", "") + "\n" + GOOD.replace("IP_1,", ""), "(missing patient_id)"),
         (HEADER.replace("target", "label") + "\n" + GOOD, "line 1: missing column(s) target"),
-        (HEADER + ",sex\n" + GOOD + ",male", "line 1: column(s) sex stand twice"),
+        (HEADER + ",sex\n" + GOOD + ",male", "line 1: column(s) 'sex' stand twice"),
         (HEADER + '\n"ISIC_1', "not a UTF-8 CSV file"),
     ],
 )

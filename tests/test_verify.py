@@ -7,8 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
+from tests.conftest import run_command
 from tests.test_duplicates import jpeg, textured
-from tfrecord_tools import build, schema, shards, synthetic, verify
+from tfrecord_tools import build, pairs, schema, shards, synthetic, verify
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,29 @@ def test_a_near_duplicate_in_two_folds_is_a_leak(out):
 def test_a_near_duplicate_within_a_fold_is_none(out):
     rewrite(out, "train00", lambda records: [dataclasses.replace(r, image=records[0].image) for r in records])
     assert verify.verify([out]).problems == []
+
+
+def test_all_pairs_are_listed_for_a_build_that_will_fold_anew(out, tmp_path):
+    name = rewrite(out, "train00", lambda records: [dataclasses.replace(r, image=records[0].image) for r in records])
+    done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(tmp_path / "pairs.csv"))
+    assert done.returncode == 0, done.stdout
+    images = {schema.decode(data).image_name for data in schema.read_records(out / name)}
+    listed = pairs.read(tmp_path / "pairs.csv")
+    assert {name for pair in listed for name in pair[:2]} == images
+    assert len(images) > 1
+
+
+def test_a_list_that_cannot_be_written_keeps_the_findings(out):
+    name = rewrite(out, "train03", change_first(sha256=first_record(out, "train00").sha256))
+    done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", "/nonexistent/pairs.csv")
+    assert done.returncode == 1
+    assert f"{name}: record 0: leak: source sha256" in done.stdout
+    assert "error: --pairs /nonexistent/pairs.csv: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_builds_are_verified_by_url(sound):
+    assert verify.verify([f"file://{sound / 'train'}"]).problems == []
 
 
 def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+import pandas as pd
+
 from tfrecord_tools import pairs, schema, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.settings import BuildError
@@ -41,6 +43,15 @@ def read(folders: Sequence[AnyPath]) -> Held:
         except (OSError, schema.SchemaError, schema.CorruptRecord) as error:
             raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
     return Held(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
+
+
+def of(frames: Sequence[pd.DataFrame]) -> Held:
+    """Of tables of `table.read_table`."""
+    images, patients, lesions = (
+        frozenset(name for frame in frames for name in frame[column]) - {""}
+        for column in ("image_name", "patient", "lesion")
+    )
+    return Held(images, patients, lesions)
 
 
 def groups_in(

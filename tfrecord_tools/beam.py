@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shlex
 import sys
 import threading
@@ -33,7 +34,7 @@ from tfrecord_tools import paths
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-JOB_PREFIX = ".beam-"
+_JOB_NAME = re.compile(r"\.beam-[0-9a-f]{32}")
 _DIRECT = "directrunner"  # Beam compares in lower case
 _POLL = 0.25  # seconds between two looks at the results on a disk
 _POLL_REMOTE = 5.0  # the same for object stores, where each look is a request that is billed
@@ -82,7 +83,7 @@ def run(
     pipeline_options = _options(runner, options)
     if not tasks:
         return
-    job = _Job(paths.path(folder) / f"{JOB_PREFIX}{uuid.uuid4().hex}", len(tasks))
+    job = _Job(paths.path(folder) / f".beam-{uuid.uuid4().hex}", len(tasks))
     remove_leftovers(folder)
     job.write_tasks(tasks)
     attempt = functools.partial(_attempt, job=job, function=function, versions=versions, expected=versions())
@@ -111,8 +112,13 @@ def run(
 
 
 def check(runner: str, options: Sequence[str]) -> None:
-    """Raises BeamError if Beam is not installed or does not take these options; starts nothing."""
-    _options(runner, options)
+    """Raises BeamError if Beam is not installed, has no such runner or does not take these options; starts nothing."""
+    given = _options(runner, options)
+    beam = _import_beam()
+    try:
+        beam.Pipeline(runner=runner, options=given)
+    except (ImportError, ValueError) as error:
+        raise BeamError(f"--runner {runner}: {str(error).splitlines()[0]}") from error
 
 
 def remove_leftovers(folder: str) -> None:
@@ -120,8 +126,13 @@ def remove_leftovers(folder: str) -> None:
     base = paths.path(folder)
     if not base.exists():
         return
-    for path in [path for path in base.iterdir() if path.name.startswith(JOB_PREFIX)]:
+    for path in job_folders(base):
         paths.remove_tree(path)
+
+
+def job_folders(folder: paths.AnyPath) -> list[paths.AnyPath]:
+    """Those of builds that are running in this folder, or were killed there."""
+    return [path for path in folder.iterdir() if _JOB_NAME.fullmatch(path.name)]
 
 
 # ------------------------------------------------------------------------------------------- the job folder
@@ -157,7 +168,10 @@ class _Job:
         paths.commit(temporary, self.path(index, kind))
 
     def new_receipts(self, waiting: set[int]) -> list[tuple[int, dict[str, Any]]]:
-        names = {path.name for path in self.folder.iterdir()}
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except FileNotFoundError as error:
+            raise BeamError(f"{self.folder} is gone: another build was started in the same --out") from error
         indices = [index for index in sorted(waiting) if f"{index:05d}.result" in names]
         return [(index, json.loads(self.path(index, "result").read_bytes())) for index in indices]
 

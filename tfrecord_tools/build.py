@@ -32,12 +32,12 @@ import io
 import itertools
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import pandas as pd
 from absl import app, flags
 
 import tfrecord_tools
@@ -93,9 +93,11 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     described = {}
     same = [pair[:2] for pair in pairs.read(settings.duplicates)] if settings.duplicates else []
     held = against.read(settings.others)
+    _check_listed(settings, found, same, held)
+    test = against.of([each.frame for each in found if each.split == "test"])
     for each in found:
         described[each.split] = {"name": each.name, "sha256": each.sha256, "rows": len(each.frame)}
-        tasks += _plan(settings, each, same, held)
+        tasks += _plan(settings, each, same, held, test if each.split == "train" else against.Held())
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
         for size, folder in settings.folders.items()
@@ -159,25 +161,42 @@ def _finish(output: folders.Output) -> shards.Manifest:
 # ----------------------------------------------------------------------------------------------- plan
 
 
+def _check_listed(
+    settings: BuildSettings, found: Sequence[inputs.Input], same: list[tuple[str, str]], held: against.Held
+) -> None:
+    """Warns of a list of duplicates that is of other pictures."""
+    names = held.images.union(*(each.frame["image_name"] for each in found))
+    if same and not any(names.issuperset(pair) for pair in same):
+        print(f"warning: {settings.duplicates}: none of its {len(same)} pairs is of two images in these tables")
+
+
 def _resolved(
-    settings: BuildSettings, frame: pd.DataFrame, same: list[tuple[str, str]], held: against.Held
+    settings: BuildSettings,
+    given: inputs.Input,
+    same: list[tuple[str, str]],
+    held: against.Held,
+    test: against.Held,
 ) -> tuple[list[bool], list[str]]:
-    """Whether each row stays, or is a duplicate or in another build; and the leak group of each.
+    """Whether each row stays, or is a duplicate, in another build or in the test set; and the leak group of each.
 
     Groups are made before anything is dropped: one picture under two patients says that they are one.
     """
-    names, patients, lesions = (frame[column].tolist() for column in ("image_name", "patient", "lesion"))
-    compared = {"target": frame["target"].tolist(), "patient": patients}
-    resolution = pairs.resolve(names, compared, same, settings.on_duplicates)  # type: ignore[arg-type]
+    names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
+    compared = {"target": given.frame["target"].tolist(), "patient": patients}
+    there = inputs.names_with_images(given) if same and settings.on_duplicates == "drop" else None
+    resolution = pairs.resolve(names, compared, same, settings.on_duplicates, there)  # type: ignore[arg-type]
     for found in resolution.contradictions:
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
         print(f"warning: one picture under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
     groups = split.leak_groups(names, patients, lesions, resolution.same)
-    elsewhere = against.groups_in(
-        held, names, patients, lesions, groups, () if settings.on_duplicates == "keep" else same
-    )
+    listed = () if settings.on_duplicates == "keep" else same
+    in_test = against.groups_in(test, names, patients, lesions, groups, listed)
+    if in_test:
+        left_out = sum(group in in_test for group in groups)
+        print(f"{left_out} training images are left out: they, their patient or lesion are in the test set")
+    elsewhere = against.groups_in(held, names, patients, lesions, groups, listed)
     if settings.against:
         left_out = sum(group in elsewhere for group in groups)
         print(
@@ -185,17 +204,20 @@ def _resolved(
         )
         if left_out == len(names):
             raise BuildError(f"--against {settings.against}: nothing is left to build")
-    stays = [
-        name not in resolution.dropped and group not in elsewhere for name, group in zip(names, groups, strict=True)
-    ]
+    gone = elsewhere | in_test
+    stays = [name not in resolution.dropped and group not in gone for name, group in zip(names, groups, strict=True)]
     return stays, groups
 
 
 def _plan(
-    settings: BuildSettings, given: inputs.Input, same: list[tuple[str, str]], held: against.Held
+    settings: BuildSettings,
+    given: inputs.Input,
+    same: list[tuple[str, str]],
+    held: against.Held,
+    test: against.Held,
 ) -> list[shards.ShardTask]:
     """One task per shard that gets any image. same: pairs of image names that show one picture."""
-    stays, leak_groups = _resolved(settings, given.frame, same, held)
+    stays, leak_groups = _resolved(settings, given, same, held, test)
     found = list(itertools.compress(inputs.images_of(given, leak_groups), stays))
     groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
@@ -274,8 +296,8 @@ def _summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -
             f"{folder}: {images} images at {size} x {size}, {_quarantined(manifest)} quarantined, "
             f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
             *(line for _, line in sorted(lines, key=lambda line: (line[0] < 0, line[0]))),
-            f"next: python -m tfrecord_tools.verify {folder}",
-            f"      python -m melanoma_tf.train --data {folder}",
+            f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
+            f"      python -m melanoma_tf.train --data {shlex.quote(str(folder))}",
         ]
     )
 
@@ -342,11 +364,15 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
     start = time.monotonic()
+    settings = BuildSettings(size=())
     try:
         settings = _settings_from_flags()
         manifests = build_sizes(settings)
     except USERS_ERRORS as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        where = error.filename or next(iter(settings.folders.values()))
+        sys.exit(f"error: {where}: {error.strerror or error}; what is finished is kept, go on with --resume")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
     seconds = time.monotonic() - start
@@ -357,8 +383,13 @@ def main(argv: Sequence[str]) -> None:
         listed = next(iter(settings.folders.values())) / QUARANTINE
         sys.exit(
             f"error: {quarantined} image(s) could not be used, see {listed}. The shards hold all "
-            "the others. Mend them and --resume, or pass --allow_quarantine"
+            f"the others{_but_dropped(settings)}. Mend them and --resume, or pass --allow_quarantine"
         )
+
+
+def _but_dropped(settings: BuildSettings) -> str:
+    dropped = settings.duplicates and settings.on_duplicates == "drop"
+    return ", but for the duplicates that were dropped, also of these" if dropped else ""
 
 
 def _settings_from_flags() -> BuildSettings:

@@ -176,6 +176,8 @@ def _number(key: str, value: Any, highest: int) -> int:
         number = float(value)  # of int, float and bytes
     except (TypeError, ValueError):
         number = -2.0
+    if number == MISSING:
+        return MISSING
     if not (0 <= number <= highest and number == int(number)):
         raise ForeignError(f"key {key!r}: {_shown(value)} is not allowed; expected 0 to {highest}, or -1 for missing")
     return int(number)

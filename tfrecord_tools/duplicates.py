@@ -490,10 +490,16 @@ def _named_files(folder: Path, table: str | None) -> list[tuple[str, Path]]:
             reader = csv.DictReader(file)
             if "image_name" not in (reader.fieldnames or ()):
                 raise DuplicatesError(f"{table}: line 1: missing column(s) image_name")
-            listed = sorted({row["image_name"] for row in reader})
+            listed = set()
+            for row in reader:
+                if not row["image_name"]:
+                    raise DuplicatesError(f"{table}: line {reader.line_num}: no image_name")
+                listed.add(row["image_name"])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DuplicatesError(f"{table}: not a UTF-8 CSV file: {error}") from error
     except OSError as error:
         raise DuplicatesError(f"{table}: cannot be read: {error.strerror}") from error
-    return [(name, files.get(name, folder / f"{name}.jpg")) for name in listed]
+    return [(name, files.get(name, folder / f"{name}.jpg")) for name in sorted(listed)]
 
 
 def define_flags() -> None:

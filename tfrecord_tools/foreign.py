@@ -137,8 +137,12 @@ def read_shards(
         raise ForeignError(f"{labelled.sum()} of {len(rows)} records have a target, {name!r} has none; split them")
     names = "+".join(sorted(dialects))
     doubtful = doubts(frame)
-    if "deotte" in dialects and not codes:
-        doubtful.append("the codes of sex and site follow the order of a merged table that is not known here")
+    merged = ("sex", "anatom_site_general_challenge")
+    unknown = [key for key in merged if key not in (codes or {})]
+    if "deotte" in dialects and unknown:
+        doubtful.append(
+            f"the codes of {' and '.join(unknown)} follow the order of a merged table that is not known here"
+        )
     return ForeignShards(names, frame, tuple(places), bool(labelled.all()), tuple(doubtful), found)
 
 
@@ -148,7 +152,7 @@ def find(pattern: str) -> list[str]:
         folder, _, name = pattern.rpartition("/")
         found = sorted(str(path) for path in paths.path(folder).glob(name) if path.is_file())
     else:
-        found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+        found = sorted(path for path in glob.glob(str(paths.path(pattern))) if os.path.isfile(path))
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found

@@ -45,9 +45,9 @@ _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _COLORSPACE = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode -> simplejpeg's
 # What libjpeg warns of when the coded picture itself is damaged, and goes on with grey or shifted blocks.
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
-# It says the same of a few bytes of padding before a marker, which some writers leave and which do no harm. A scan
-# that lost its way leaves hundreds.
-_PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker")
+# It says the same of a few bytes of padding before the end, which some writers leave and which do no harm: a scan that
+# lost its way leaves hundreds. Before any other marker there could be more to come, and it warns only once.
+_PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9")
 # What Pillow raises for bytes that are no sound JPEG.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 

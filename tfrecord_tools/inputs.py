@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Container
 
 import pandas as pd
 
@@ -52,7 +53,9 @@ def find(settings: BuildSettings) -> list[Input]:
     for place in map(paths.path, PLACES):
         found = {kind: (place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")}
         found = {kind: (csv, images) for kind, (csv, images) in found.items() if csv.is_file() and images.is_dir()}
-        if "train" in found:
+        if settings.split != "auto":
+            found = {kind: place for kind, place in found.items() if kind == settings.split}
+        if settings.split in found or "train" in found:
             print(f"found {', '.join(str(csv) for csv, _ in found.values())}")
             return [_table_input(settings, kind, csv, images) for kind, (csv, images) in found.items()]
     looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
@@ -116,6 +119,26 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     return Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
 
 
+def names_with_images(given: Input) -> set[str]:
+    """The image names of the table that have a picture."""
+    names = given.frame["image_name"]
+    if isinstance(given.images, tuple):
+        return set(names)
+    files = _files(given.images)
+    return {name for name in names if _file_of(name, files)}
+
+
+def _files(folder: paths.AnyPath) -> set[str]:
+    try:
+        return {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise BuildError(f"{folder}: {error.strerror}; expected the folder of the images") from error
+
+
+def _file_of(name: str, files: Container[str]) -> str | None:
+    return next((name + extension for extension in _EXTENSIONS if name + extension in files), None)
+
+
 def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
     """Where the image of each row is; BuildError if there is none at all. groups: the leak group of each row."""
     rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
@@ -130,16 +153,12 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
             )
             for row, group, place in zip(rows, groups, given.images, strict=True)
         ]
-    try:
-        names = {path.name for path in given.images.iterdir()}
-    except OSError as error:
-        raise BuildError(f"{given.images}: {error.strerror}; expected the folder of the images") from error
+    files = _files(given.images)
     found = []
     for row, group in zip(rows, groups, strict=True):
-        candidates = [row["image_name"] + extension for extension in _EXTENSIONS]
-        file = next((name for name in candidates if name in names), None)
+        file = _file_of(row["image_name"], files)
         path = None if file is None else str(given.images / file)
-        found.append(shards.Source(file=file or candidates[0], path=path, group=group, **row))
+        found.append(shards.Source(file=file or row["image_name"] + _EXTENSIONS[0], path=path, group=group, **row))
     if all(source.path is None for source in found):
         raise BuildError(
             f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "

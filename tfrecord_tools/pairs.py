@@ -7,11 +7,10 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from tfrecord_tools import schema
+from tfrecord_tools import paths, schema
 
 Mode = Literal["drop", "group", "keep"]
 MODES: tuple[Mode, ...] = ("drop", "group", "keep")
@@ -36,7 +35,7 @@ def read(path: str | os.PathLike[str]) -> list[Pair]:
 
     Raises PairsError naming file, line, column and value.
     """
-    path = Path(path)
+    path = paths.path(path)
     pairs = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -117,14 +116,18 @@ class Resolution:
 
 
 def resolve(
-    names: Sequence[str], columns: Mapping[str, Sequence[object]], pairs: Iterable[tuple[str, str]], mode: Mode
+    names: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+    pairs: Iterable[tuple[str, str]],
+    mode: Mode,
+    usable: Container[str] | None = None,
 ) -> Resolution:
     """Applies --on_duplicates to a table.
 
     columns: those to compare within a set, such as target and patient, one value per name; -1 and "" are missing.
     pairs: of names; those with a name that is not in the table are passed over.
-    mode: "drop" keeps the alphabetically first name of each set, "group" keeps all for one fold, "keep" does nothing
-    but report. Raises ValueError on another mode.
+    mode: "drop" keeps the alphabetically first name of each set, of those that are `usable` if there is one; "group"
+    keeps all for one fold, "keep" does nothing but report. Raises ValueError on another mode.
     """
     if mode not in MODES:
         raise ValueError(f"on_duplicates {mode!r}; expected one of {', '.join(MODES)}")
@@ -137,7 +140,10 @@ def resolve(
             values = tuple(cells[known[name]] for name in each)
             if len({value for value in values if value not in (schema.MISSING, "")}) > 1:
                 contradictions.append(Contradiction(column, each, values))
-    dropped = {name: each[0] for each in sets for name in each[1:]} if mode == "drop" else {}
+    dropped: dict[str, str] = {}
+    for each in sets if mode == "drop" else ():
+        stays = next((name for name in each if usable is None or name in usable), each[0])
+        dropped |= {name: stays for name in each if name != stays}
     kept = [name for name in names if name not in dropped]
     return Resolution(kept, dropped, sets, [] if mode == "keep" else within, contradictions)
 

@@ -14,11 +14,16 @@ QUARANTINE = "quarantine.csv"
 
 @dataclasses.dataclass
 class Output:
-    """One folder of a build. planned: its manifest without shards. finished: the shards that are done, by prefix."""
+    """One folder of a build.
+
+    planned: its manifest without shards. finished: the shards that are done, by prefix. before: the manifest of the
+    build that was there.
+    """
 
     folder: AnyPath
     planned: shards.Manifest
     finished: dict[str, shards.ShardResult] = dataclasses.field(default_factory=dict)
+    before: shards.Manifest | None = None
 
     def add(self, result: shards.ShardResult) -> None:
         """Lists a committed shard in the manifest."""
@@ -31,8 +36,16 @@ class Output:
         return dataclasses.replace(self.planned, shards=tuple(ordered), complete=complete)
 
     def remove_strays(self) -> None:
-        """Removes shards that are in no manifest: left by a kill between commit and manifest, or with an old count."""
-        _remove_strays(self.folder, {result.name for result in self.finished.values()})
+        """Removes our shards that are not in the manifest: with an old count, or made twice by a runner.
+
+        What lay beside a complete build may be anyone's, and stays.
+        """
+        keep = {result.name for result in self.finished.values()}
+        if self.before is None or not self.before.complete:
+            _remove_strays(self.folder, keep)
+            return
+        for name in {result.name for result in self.before.shards} - keep:
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | None:
@@ -42,8 +55,9 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     or one that cannot be resumed because its settings differ; ShardError if its manifest cannot be read.
     """
     folder = output.folder
-    beam.remove_leftovers(str(folder))
-    if not folder.exists() or set(folder.iterdir()) <= set(shards.temporary_files(folder)):
+    if folder.exists() and not folder.is_dir():
+        raise BuildError(f"{folder} is a file; choose another --out")
+    if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
         return None
     if not (folder / shards.MANIFEST).exists():
         raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
@@ -63,18 +77,20 @@ def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> Non
     """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build."""
     folder = output.folder
     folder.mkdir(parents=True, exist_ok=True)
+    beam.remove_leftovers(str(folder))
     for path in shards.temporary_files(folder):
         path.unlink()
     if before is None:
         return
+    output.before = before
+    listed = {result.name for result in before.shards}
+    if not before.complete:
+        _remove_strays(folder, listed)
     if resume:
         output.finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
-        _remove_strays(folder, {result.name for result in before.shards})
         return
-    for name in [QUARANTINE, *(result.name for result in before.shards)]:
+    for name in [QUARANTINE, *listed]:
         (folder / name).unlink(missing_ok=True)
-    if not before.complete:
-        _remove_strays(folder, set())
     (folder / shards.MANIFEST).unlink()  # last, so that a killed --overwrite can be repeated
 
 

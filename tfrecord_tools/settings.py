@@ -88,6 +88,8 @@ def check(settings: BuildSettings) -> None:
     if settings.from_tfrecords is not None:
         if settings.images is not None:
             raise BuildError("--from_tfrecords and --images together; expected one of them")
+        if settings.dialect and settings.columns and settings.csv is None:
+            raise BuildError("--dialect and --columns together, both say what the records hold; expected one of them")
     elif settings.dialect or settings.codes:
         raise BuildError("--dialect and --codes are for --from_tfrecords, which is not given")
     elif (settings.csv is None) != (settings.images is None):

@@ -180,7 +180,7 @@ class _Tally:
             return
         self.records += 1
         self._positives += source.target == 1
-        self._patients.add(source.patient or source.image_name)
+        self._patients |= {source.patient} - {""}
 
     def result(self, task: ShardTask, path: AnyPath) -> ShardResult:
         return ShardResult(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tfrecord_tools import page, schema, shards, survey
+from tfrecord_tools import page, paths, schema, shards, survey
 from tfrecord_tools import pairs as lists
 from tfrecord_tools.page import Html, card, join, note, percent, tag
 from tfrecord_tools.pairs import Pair, PairsError
+from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.survey import Place, Shown, Split, Survey, SurveyError
 from tfrecord_tools.words import CLASSES
 
@@ -210,7 +212,7 @@ def _pair(found: Survey, pair: Pair) -> Html:
 
 
 def make_page(
-    folder: Path, pairs: Sequence[Pair] | None = None, samples: int = 24, limit: int = 40, seed: int = 0
+    folder: AnyPath, pairs: Sequence[Pair] | None = None, samples: int = 24, limit: int = 40, seed: int = 0
 ) -> str:
     """The page of a build, as HTML.
 
@@ -226,7 +228,7 @@ def make_page(
     sections["Quarantine"] = join(quarantine(manifest))
     none = tag("p", "No list of pairs was given; --duplicates pairs.csv shows them side by side.")
     sections["Duplicates"] = none if pairs is None else join(duplicates(found, pairs, limit))
-    title = f"TFRecord build “{folder.resolve().name}”"
+    title = f"TFRecord build “{os.path.basename(os.path.abspath(folder))}”"
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body = [tag("h1", title), tag("nav", links, aria_label="Sections"), _warning(manifest), tiles(found, manifest)]
     for name, content in sections.items():
@@ -306,7 +308,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: --out {out}; expected a name that ends in .html")
     try:
         pairs = None if given.duplicates is None else lists.read(given.duplicates)
-        text = make_page(Path(argv[1]), pairs, given.samples, given.pairs, given.seed)
+        text = make_page(paths.path(argv[1]), pairs, given.samples, given.pairs, given.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         shards.write_whole(out, text)
     except (SurveyError, PairsError, shards.ShardError) as error:

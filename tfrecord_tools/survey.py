@@ -11,12 +11,12 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from tfrecord_tools import image, schema, shards, workers
+from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.words import CLASSES
 
 MISSING_WORD = "(missing)"
@@ -85,7 +85,7 @@ class Survey:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read(folder: Path, manifest: shards.Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
+def read(folder: AnyPath, manifest: shards.Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
     """Reads every record of a build once.
 
     sample: pictures of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
@@ -107,7 +107,7 @@ def read(folder: Path, manifest: shards.Manifest, sample: int, seed: int, names:
     return found
 
 
-def _records(folder: Path, entry: shards.ShardResult) -> Iterator[schema.Record]:
+def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Record]:
     path = folder / entry.name
     try:
         yield from map(schema.decode, schema.read_records(path))

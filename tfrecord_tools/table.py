@@ -114,7 +114,7 @@ def _read(path: PathLike | Sequence[PathLike]) -> _File:
 
 def _read_file(path: Path) -> _File:
     (_, header), *lines = _read_lines(path)
-    twice = sorted({column for column in header if header.count(column) > 1})
+    twice = sorted({repr(column) for column in header if header.count(column) > 1})
     if twice:
         raise TableError(f"{path.name}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
     rows, errors = [], []

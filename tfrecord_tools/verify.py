@@ -5,7 +5,7 @@
 
 A leak is a patient, lesion, group, source file or nearly identical picture in two folds, or in two folders. Builds of
 the same CSV with the same folds at several sizes count as one folder. --noduplicates leaves out the search for nearly
-identical pictures; --pairs lists those found as a CSV that `build --duplicates` takes.
+identical pictures; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
 
@@ -16,13 +16,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools import duplicates, image, pairs, schema, shards
+from tfrecord_tools import duplicates, image, pairs, paths, schema, shards
+from tfrecord_tools.paths import AnyPath
 
+At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
 
 
@@ -53,12 +54,14 @@ class NearDuplicate:
 class Verification:
     """What was read, and the problems found, one line each.
 
-    near_duplicates: the pairs of pictures among them, those of identical files included, for programs.
+    near_duplicates: the pairs of pictures among them, those of identical files included, for programs. pairs: if they
+    were asked for, all nearly identical pictures, those of one fold too.
     """
 
     shards: int = 0
     records: int = 0
     near_duplicates: list[NearDuplicate] = dataclasses.field(default_factory=list)
+    pairs: list[pairs.Pair] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -99,21 +102,23 @@ class _Pictures:
 
     def __init__(self) -> None:
         self._prints: list[duplicates.Fingerprint] = []
-        self._records: list[tuple[tuple[Path, int, int, int], str, Place]] = []
+        self._records: list[tuple[At, str, Place]] = []
         self._hashes: list[bytes] = []
         self._places: dict[Place, int] = {}
 
-    def add(self, picture: Image.Image, sha256: bytes, name: str, place: Place, at: tuple[Path, int, int, int]) -> None:
-        """at: shard, number of the record in it, first byte of its data, length of its data."""
+    def add(self, picture: Image.Image, sha256: bytes, name: str, place: Place, at: At) -> None:
         self._prints.append(duplicates.fingerprint_of(picture))
         self._records.append((at, name, place))
         self._hashes.append(sha256)
         self._places.setdefault(place, len(self._places))
 
-    def problems(self, workers: int) -> Iterator[tuple[str, NearDuplicate]]:
-        """(line, pair) of each near-duplicate in two places; line "" for the same source file, told elsewhere."""
+    def problems(self, workers: int, everywhere: bool) -> Iterator[tuple[str, bool, NearDuplicate]]:
+        """(line, whether in two places, pair) of each near-duplicate; line "" for the same source, told elsewhere.
+
+        everywhere: those within one place too.
+        """
         labels = [self._places[record[-1]] for record in self._records]
-        for match in duplicates.matches(self._prints, self._jpeg, labels, workers):
+        for match in duplicates.matches(self._prints, self._jpeg, None if everywhere else labels, workers):
             first, second = match.first, match.second
             ((path_1, number_1, *_), name_1, place_1) = self._records[first]
             ((path_2, number_2, *_), name_2, place_2) = self._records[second]
@@ -124,7 +129,8 @@ class _Pictures:
                 f"({where_1}), {symmetry}, similarity {match.similarity:.2f}"
             )
             pair = NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry)
-            yield "" if self._hashes[first] == self._hashes[second] else line, pair
+            apart = labels[first] != labels[second]
+            yield line if apart and self._hashes[first] != self._hashes[second] else "", apart, pair
 
     def _jpeg(self, index: int) -> bytes:
         path, _, at, size = self._records[index][0]
@@ -133,17 +139,20 @@ class _Pictures:
             return schema.decode(file.read(size)).image
 
 
-def verify(folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = True, workers: int = 1) -> Verification:
+def verify(
+    folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = True, workers: int = 1, all_pairs: bool = False
+) -> Verification:
     """Checks each folder, and that no two folds or folders share a patient, lesion, group, source file or picture.
 
     near_duplicates: whether to look for nearly identical pictures under two names too. workers: threads for that.
+    all_pairs: list them all, not only those in two places.
     Builds of one CSV at several sizes may hold the same in the same fold, and only there.
     Raises nothing on bad data: every finding is a line in the result's `problems`.
     """
     result, seen = Verification(), _Seen()
     pictures = _Pictures() if near_duplicates else None
     homes: dict[str, str] = {}
-    for folder in map(Path, folders):
+    for folder in map(paths.path, folders):
         try:
             manifest = shards.Manifest.read(folder)
         except shards.ShardError as error:
@@ -152,7 +161,7 @@ def verify(folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = Tr
         if not manifest.complete:
             result.problems.append(f"{folder}: the build is not complete; go on with its --resume")
         listed = {entry.name for entry in manifest.shards}
-        for path in sorted(folder.glob("*.tfrec")):
+        for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
             if path.name not in listed:
                 result.problems.append(f"{path}: not in {shards.MANIFEST}; expected only the shards listed there")
         size = manifest.settings.get("size")
@@ -164,13 +173,17 @@ def verify(folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = Tr
             )
             result.problems += _check_shard(folder, entry, size, seen, result, place, pictures)
     if pictures is not None:
-        for problem, pair in pictures.problems(workers):
+        for problem, apart, found in pictures.problems(workers, all_pairs):
             result.problems += [problem] if problem else []
-            result.near_duplicates.append(pair)
+            if apart:
+                result.near_duplicates.append(found)
+            if all_pairs and found.image_name_1 != found.image_name_2:
+                names = found.image_name_1, found.image_name_2
+                result.pairs.append(pairs.Pair(*names, found.similarity, found.symmetry))
     return result
 
 
-def _origin(folder: Path, manifest: shards.Manifest, split: str) -> str:
+def _origin(folder: AnyPath, manifest: shards.Manifest, split: str) -> str:
     """What is equal for builds of the same table into the same folds, whatever the size of their images."""
     table = manifest.inputs.get(split)
     if not table:
@@ -180,7 +193,7 @@ def _origin(folder: Path, manifest: shards.Manifest, split: str) -> str:
 
 
 def _check_shard(
-    folder: Path,
+    folder: AnyPath,
     entry: shards.ShardResult,
     size: object,
     seen: _Seen,
@@ -192,8 +205,12 @@ def _check_shard(
     if not path.is_file():
         yield f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records"
         return
-    if shards.file_sha256(path) != entry.sha256:
-        yield f"{path}: sha256 differs from {shards.MANIFEST}"
+    try:
+        if shards.file_sha256(path) != entry.sha256:
+            yield f"{path}: sha256 differs from {shards.MANIFEST}"
+    except OSError as error:
+        yield f"{path}: cannot be read: {error.strerror or error}"
+        return
     found, positives, at = 0, 0, 0
     try:
         for index, data in enumerate(schema.read_records(path)):
@@ -249,7 +266,7 @@ def define_flags() -> None:
     """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
     flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems, ...")
     flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
-    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to.")
+    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to, wherever they lie.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
     for field in ("json", "duplicates", "pairs", "workers"):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
@@ -260,10 +277,7 @@ def main(argv: Sequence[str]) -> None:
     folders = argv[1:]
     if not folders:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
-    result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers)
-    if flags.FLAGS.pairs:
-        found = (pairs.Pair(p.image_name_1, p.image_name_2, p.similarity, p.symmetry) for p in result.near_duplicates)
-        Path(flags.FLAGS.pairs).write_text(pairs.to_csv(found), encoding="utf-8")
+    result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers, bool(flags.FLAGS.pairs))
     if flags.FLAGS.json:
         print(json.dumps({"folders": list(folders), **dataclasses.asdict(result)}, indent=1))
     else:
@@ -271,6 +285,11 @@ def main(argv: Sequence[str]) -> None:
             print(problem)
         verdict = f"{len(result.problems)} problem(s)" if result.problems else "all sound, no leak between folds"
         print(f"{', '.join(folders)}: {result.shards} shards, {result.records} records: {verdict}")
+    if flags.FLAGS.pairs:
+        try:
+            shards.write_whole(paths.path(flags.FLAGS.pairs), pairs.to_csv(result.pairs))
+        except OSError as error:
+            sys.exit(f"error: --pairs {flags.FLAGS.pairs}: {error.strerror or error}")
     if result.problems:
         sys.exit(1)
 
