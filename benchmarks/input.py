@@ -38,7 +38,6 @@ flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", req
 flags.DEFINE_integer("batch_size", 64, "Pictures a batch.", 1)
 flags.DEFINE_integer("images", 4096, "Pictures that each turn is measured on.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
-flags.DEFINE_integer("threads", os.cpu_count() or 1, "Threads that decode.", 1)
 
 
 def limit(dataset: data.DataSet, batches: int = 0) -> Iterator[int]:
@@ -55,7 +54,7 @@ def limit(dataset: data.DataSet, batches: int = 0) -> Iterator[int]:
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=room[i % len(room)] if batches else None)
         return len(few)
 
-    with ThreadPoolExecutor(FLAGS.threads) as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         while True:
             yield from threads.map(decode, range(0, len(jpegs), SHARE))
 
@@ -114,7 +113,7 @@ def main(argv: list[str]) -> None:
         "plain tf.data": plain,
     }
     print(
-        f"{data.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, {FLAGS.threads} threads, "
+        f"{data.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, "
         f"n={FLAGS.repeat} x {FLAGS.images} pictures; {platform.machine()}, {os.cpu_count()} cores, "
         f"tensorflow {tf.__version__}, simplejpeg {simplejpeg.__version__}\n"
     )

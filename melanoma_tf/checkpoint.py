@@ -36,12 +36,13 @@ class Progress:
 
     step: optimizer steps asked for so far, over all epochs, skipped ones included. steps_taken: those that changed the
     weights, when last looked at; -1 before. history: one row per finished epoch. streams: on which the order within an
-    epoch depends, see `data.streams`; 0 before it is known.
+    epoch depends, see `data.streams`; 0 before it is known. loss: mean over the steps of the epoch so far.
     """
 
     step: int = 0
     steps_taken: int = -1
     streams: int = 0
+    loss: float = 0.0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 

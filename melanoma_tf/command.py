@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags
 
@@ -46,6 +47,13 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
             leave(1)
 
     app.run(guarded, flags_parser=parse)
+
+
+def local_folder(flag: str, value: str) -> Path:
+    """The folder that a flag names. ValueError if it is a URL, which would become a folder `gs:` here."""
+    if "://" in value:
+        raise ValueError(f"--{flag} {value}: it has to be a folder of this machine; copy it elsewhere afterwards")
+    return Path(value)
 
 
 def say(text: str) -> None:

@@ -79,6 +79,10 @@ def open_data(path: str) -> DataSet:
             manifest = json.loads(opened.read())
     except tf.errors.OpError as error:
         raise BadData(f"{file} cannot be read: {error.message}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadData(f"{file} is damaged: {error}; see tfrecord_tools.verify {path}") from error
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        raise BadData(f"{file} is not of tfrecord_tools.build; --data wants the folder that it wrote")
     if manifest["schema_version"] != schema.SCHEMA_VERSION:
         raise BadData(
             f"{file} has schema version {manifest['schema_version']}, this code reads {schema.SCHEMA_VERSION}"

@@ -32,6 +32,7 @@ from melanoma_tf import command, runtime
 FLAGS = flags.FLAGS
 PACKAGE = "melanoma-tf"
 GB = 1e9
+_DEVICES = Path("/dev")
 ROOM, ROOM_AT_LEAST = 5.0, 1.0  # GB: shards of 33,126 pictures at 384 px take 1.5, a run of B3 with two checkpoints 0.4
 PROBE_SECONDS = 900  # the first step compiles: 30 to 90 s on two cores
 
@@ -63,10 +64,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(probe(FLAGS.probe)))
         return
     failed = 0
-    for name in ("workdir", "out"):
-        if "://" in FLAGS[name].value:
-            raise ValueError(f"--{name} {FLAGS[name].value}: the doctor looks at folders of this machine only")
-    for finding in examine(Path(FLAGS.workdir), Path(FLAGS.out), FLAGS.backends):
+    workdir, out = (command.local_folder(name, FLAGS[name].value) for name in ("workdir", "out"))
+    for finding in examine(workdir, out, FLAGS.backends):
         command.say(str(finding))
         failed += not finding.passed
     command.say(f"{failed} FAILED" if failed else "all that training needs is there")
@@ -184,6 +183,13 @@ def backend(name: str) -> Iterator[Finding]:
 def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
     """found: what `probe` returned."""
     yield Finding(True, f"{name}: {found['runtime']}")
+    gpu = next(_DEVICES.glob("nvidia[0-9]*"), None)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if gpu and found["kind"] == "cpu" and not hidden:
+        install = {"tensorflow": "pip install 'melanoma-tf[gpu]'", "jax": "pip install 'jax[cuda12]'"}[name]
+        remedy = f"{install}, and see whether nvidia-smi lists it"
+        # One backend that sees it is enough, and TensorFlow is the one that is taken on GPUs.
+        yield Finding(name != "tensorflow", f"{name} does not see the NVIDIA GPU of this machine ({gpu})", remedy)
     again = "this installation computes wrongly: install it anew, or use the other --backend"
     same = found["weights_difference"] < 1e-5
     what = f"{name}: weights written and loaded, outputs differ by {found['weights_difference']:.1g}"
@@ -229,6 +235,7 @@ def probe(name: str) -> dict[str, Any]:
     loss = trainer.fit(batches, verbose=0, shuffle=False).history["loss"][0]
     return {
         "runtime": devices.describe(batch, precision),
+        "kind": devices.kind,
         "weights_difference": float(difference),
         "loss": float(loss),
         "changed": bool(np.any(keras.ops.convert_to_numpy(kernel) != before)),

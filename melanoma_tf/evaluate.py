@@ -14,7 +14,7 @@ import pandas as pd
 from absl import flags
 
 from melanoma_tf import command, files, metrics
-from melanoma_tf.workdir import METRICS, OOF, BadWorkdir
+from melanoma_tf.workdir import METRICS, OOF, BadWorkdir, read_predictions
 
 FLAGS = flags.FLAGS
 
@@ -25,7 +25,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    command.say(report(Path(FLAGS.workdir)))
+    command.say(report(command.local_folder("workdir", FLAGS.workdir)))
 
 
 def report(folder: Path) -> str:
@@ -36,7 +36,7 @@ def report(folder: Path) -> str:
     """
     if not (folder / OOF).is_file():
         raise BadWorkdir(f"{folder / OOF} is not there; it is written when melanoma_tf.train has finished a fold")
-    table = pd.read_csv(folder / OOF, dtype={"patient_id": str})
+    table = read_predictions(folder / OOF)
     figures = judge(table)
     files.write_text(folder / METRICS, json.dumps(figures, indent=1) + "\n")
     lines = [

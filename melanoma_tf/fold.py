@@ -75,7 +75,7 @@ def train(
         batches = data.train_batches(
             train_shards, seed=config.seed, epoch=epoch, skip_steps=skip, buffer=config.shuffle_buffer, **sizes
         )
-        keeper = Keeper(config, steps_per_epoch * (epoch + 1), checkpoints, classifier, progress)
+        keeper = Keeper(config, steps_per_epoch * (epoch + 1), checkpoints, classifier, progress, skip)
         trainer.optimizer.reset_scale()
         started = time.perf_counter()
         with data.naming_the_shard(train_shards):
@@ -87,7 +87,7 @@ def train(
         row = {
             "epoch": epoch + 1,
             "step": progress.step,
-            "loss": logs["loss"][-1],
+            "loss": keeper.mean_loss(logs["loss"][-1]),
             "val_auc": metrics.auc(table["target"], logits),
             "skipped_steps": progress.step - _steps_taken(trainer.optimizer),
             "images_per_s": round(images_per_s, 1),
@@ -168,6 +168,8 @@ def describe_xla(trainer: keras.Model) -> str:
         return "XLA: on"
     if trainer.get_layer("augment").method == "kernel":
         return "XLA: off, on CPUs TensorFlow's own kernels are faster"
+    if trainer.get_layer("augment").method in ("matmul", "shears"):
+        return "XLA: on, a TPU runs nothing else"
     classifier = next(layer for layer in trainer.layers if isinstance(layer, keras.Model))
     prevent = [layer.name for layer in (*trainer.layers, *classifier.layers) if not layer.supports_jit]
     if prevent:
@@ -263,15 +265,21 @@ class Keeper(keras.callbacks.Callback):
         checkpoints: Path | None,
         classifier: keras.Model,
         progress: Any,
+        skipped: int,
     ) -> None:
-        """last_step: of the epoch; it is saved by the loop, with the epoch's history. checkpoints: None writes none."""
+        """last_step: of the epoch; it is saved by the loop, with the epoch's history. checkpoints: None writes none.
+
+        skipped: steps of the epoch that an earlier process made.
+        """
         super().__init__()
+        self.skipped, self.made, self.loss_before = skipped, 0, progress.loss
         self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         progress, every = self.progress, self.config.max_bad_steps
         progress.step += 1
+        self.made += 1
         saves = progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step
         # Reading a number from the device waits for it, so not at each step.
         if progress.step % every == 0 or saves:
@@ -286,9 +294,14 @@ class Keeper(keras.callbacks.Callback):
                 )
             progress.steps_taken = taken
         if saves:
+            progress.loss = self.mean_loss(float((logs or {})["loss"]))
             share_statistics(self.classifier)
             if self.checkpoints:
                 checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
+
+    def mean_loss(self, since: float) -> float:
+        """Over the epoch so far. since: over the steps of this process."""
+        return (self.loss_before * self.skipped + since * self.made) / (self.skipped + self.made)
 
 
 def share_statistics(classifier: keras.Model) -> None:

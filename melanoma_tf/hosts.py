@@ -50,10 +50,12 @@ class Hosts:
         import numpy as np
         from jax.experimental.multihost_utils import process_allgather
 
-        firsts = self.from_first(settings)
-        mine = json.loads(json.dumps(settings))
+        mine = _flat(json.loads(json.dumps(settings)))
+        firsts = self.from_first(mine)
         differing = [
-            f"{key}: {mine[key]} here, {firsts.get(key)} there" for key in mine if mine[key] != firsts.get(key)
+            f"{key}: {mine.get(key)} here, {firsts.get(key)} there"
+            for key in sorted(mine.keys() | firsts.keys())
+            if mine.get(key) != firsts.get(key)
         ]
         agrees = np.asarray(process_allgather(np.int32(not differing))).ravel()
         if differing:
@@ -95,6 +97,15 @@ class Hosts:
             part[: len(there)] = there
             parts.append(np.asarray(broadcast_one_to_all(part)).tobytes())
         return b"".join(parts)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"config": {"lr": 1}} as {"config.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = {f"{key}.{name}": each for name, each in _flat(value).items()} if isinstance(value, dict) else {}
+        flat |= inner or {key: value}
+    return flat
 
 
 ALONE = Hosts()

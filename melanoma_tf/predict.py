@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     out = Path(FLAGS.out)
     if not out.resolve().parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.resolve().parent}")
-    run = workdir.open_workdir(Path(FLAGS.workdir))
+    run = workdir.open_workdir(command.local_folder("workdir", FLAGS.workdir))
     dataset = data.open_data(FLAGS.data)
     batch_size = FLAGS.batch_size or inference.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
     if batch_size % devices.replicas:

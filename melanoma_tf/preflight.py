@@ -61,10 +61,12 @@ TOPOLOGIES = {
     "v5e-1": "v5e:1x1",
     "v5e-4": "v5e:2x2",
     "v5e-8": "v5e:2x4",
+    "v5e-16": "v5e:4x4",
     "v5p-8": "v5p:2x2x1",
     "v6e-1": "v6e:1x1",
     "v6e-4": "v6e:2x2",
     "v6e-8": "v6e:2x4",
+    "v6e-16": "v6e:4x4",
 }
 
 
@@ -119,12 +121,17 @@ def main(argv: list[str]) -> None:
     config = FLAGS.config
     configs.check(config)
     prepare(config.precision)
-    devices = topology_devices(FLAGS.topology)
-    batch = FLAGS.batch or max(1, config.batch_size // len(devices))
+    topology = FLAGS.topology.replace("v5litepod-", "v5e-")  # Google Cloud's other name
+    devices = topology_devices(topology)
+    if not FLAGS.batch and config.batch_size % len(devices):
+        raise ValueError(
+            f"config.batch_size={config.batch_size} is global; {len(devices)} chips do not divide it. Or give --batch"
+        )
+    batch = FLAGS.batch or config.batch_size // len(devices)
     if FLAGS.find_batch:
-        finding = find_batch(config, FLAGS.topology, devices, batch)
+        finding = find_batch(config, topology, devices, batch)
     else:
-        finding = examine(config, FLAGS.topology, devices, batch)
+        finding = examine(config, topology, devices, batch)
     command.say(json.dumps(dataclasses.asdict(finding)) if FLAGS.json else finding.text())
 
 
@@ -155,9 +162,14 @@ def topology_devices(name: str) -> list[Any]:
         return list(topologies.get_topology_desc(layout, "tpu", **options).devices)
     except Exception as error:
         raise Preflight(
-            f"--topology {name!r}: {str(error).splitlines()[0]}. Known: {', '.join(TOPOLOGIES)}. "
+            f"--topology {name!r}: {_why(name, error)}. Known: {', '.join(TOPOLOGIES)}, or a layout as v5e:4x4. "
             "It needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
         ) from error
+
+
+def _why(name: str, error: Exception) -> str:
+    """libtpu answers a name that is no layout with the pattern of its layouts."""
+    return str(error).splitlines()[0] if ":" in name else "there is no such topology"
 
 
 def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any], batch_per_chip: int) -> Finding:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import importlib.util
+import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -22,6 +24,7 @@ BACKENDS = ("auto", "tensorflow", "jax")
 _SILENCE = 30  # seconds without a sign of life after which a host counts as dead
 LANES = 128  # of a TPU's registers, along which the batch is laid where there are fewer channels
 _SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, all of which shearing 512 px would take
+_ARRIVAL = 300  # seconds that a host waits for the others to start
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
 
@@ -146,10 +149,9 @@ def start(
         return _first_found(asked_backend)
     if strategy == "multihost":
         return _multihost(asked_backend, coordinator, num_processes, process_id)
-    backend = _set_backend(asked_backend or "tensorflow")
     if strategy == "cpu":
-        return _cpu(backend, "asked for with --strategy cpu")
-    return _gpus(backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
+        return _cpu(_set_backend(asked_backend or "tensorflow"), "asked for with --strategy cpu")
+    return _gpus(asked_backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
 
 
 def _first_found(asked_backend: str | None) -> Runtime:
@@ -164,7 +166,7 @@ def _first_found(asked_backend: str | None) -> Runtime:
 
 
 def _auto_gpus(asked_backend: str | None) -> Runtime:
-    return _gpus(_set_backend(asked_backend or "tensorflow"), every=True, why="found by --strategy auto")
+    return _gpus(asked_backend, every=True, why="found by --strategy auto")
 
 
 def _set_backend(name: str) -> str:
@@ -197,19 +199,34 @@ def _cpu(backend: str, why: str) -> Runtime:
     return Runtime("tensorflow", "cpu", ("CPU:0",), why)
 
 
-def _gpus(backend: str, every: bool, why: str) -> Runtime:
-    """One GPU, or all of them (`every`)."""
-    if backend == "jax":
-        import jax
+def _gpus(asked_backend: str | None, every: bool, why: str) -> Runtime:
+    """One GPU, or all of them (`every`): TensorFlow's, or JAX's where that alone has been installed for GPUs."""
+    if asked_backend == "jax":
+        return _jax_gpus(every, why)
+    try:
+        return _tensorflow_gpus(every, why)
+    except DeviceNotFound:
+        if asked_backend or not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+            raise
+        return _jax_gpus(every, f"{why}, TensorFlow sees none")
 
-        try:
-            devices = jax.devices("gpu")
-        except RuntimeError as error:
-            raise DeviceNotFound(
-                f"no GPU: JAX {jax.__version__} sees none ({str(error).splitlines()[0]}). "
-                "Install a driver and `pip install 'jax[cuda12]'`, or use --strategy cpu."
-            ) from error
-        return _jax_runtime(devices if every else devices[:1], "gpu", why)
+
+def _jax_gpus(every: bool, why: str) -> Runtime:
+    _set_backend("jax")
+    import jax
+
+    try:
+        devices = jax.devices("gpu")
+    except RuntimeError as error:
+        raise DeviceNotFound(
+            f"no GPU: JAX {jax.__version__} sees none ({str(error).splitlines()[0]}). "
+            "Install a driver and `pip install 'jax[cuda12]'`, or use --strategy cpu."
+        ) from error
+    return _jax_runtime(devices if every else devices[:1], "gpu", why)
+
+
+def _tensorflow_gpus(every: bool, why: str) -> Runtime:
+    _set_backend("tensorflow")
     import tensorflow as tf
 
     physical = tf.config.list_physical_devices("GPU")
@@ -283,24 +300,40 @@ def _multihost(
         raise ValueError(f"KERAS_DISTRIBUTION_NUM_PROCESSES and _PROCESS_ID must be whole numbers: {error}") from error
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where the devices are CPUs; others have their own
-    try:
-        # As keras.distribution.initialize, which cannot say how soon a host counts as dead. (It also shares a seed;
-        # a run has its own.)
-        jax.distributed.initialize(
-            address and address.split(",")[0],
-            count,
-            number,
-            heartbeat_timeout_seconds=_SILENCE,
-            shutdown_timeout_seconds=_LAST_WAIT,
+    flags_given = {"--coordinator": address, "--num_processes": count, "--process_id": number}
+    told = ", ".join(f"{flag} {value}" for flag, value in flags_given.items() if value is not None) or "nothing"
+
+    def missing(reason: str) -> str:
+        return (
+            f"no other hosts: JAX, told {told}, found none ({reason}). Start every process with the same --coordinator "
+            "HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them "
+            "by itself."
         )
+
+    def give_up() -> None:
+        print(f"error: {missing(f'waited {_ARRIVAL} s')}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    # As keras.distribution.initialize, which cannot say how soon a host counts as dead. (It also shares a seed;
+    # a run has its own.) Not all of these are in every JAX.
+    patience = {
+        "initialization_timeout": _ARRIVAL + 60,
+        "heartbeat_timeout_seconds": _SILENCE,
+        "shutdown_timeout_seconds": _LAST_WAIT,
+    }
+    takes = inspect.signature(jax.distributed.initialize).parameters
+    # JAX would abort the process, with a stack of its own.
+    watch = threading.Timer(_ARRIVAL, give_up)
+    watch.daemon = True
+    watch.start()
+    command.say(f"multihost: waiting for the other processes, told {told}")
+    try:
+        options = {name: value for name, value in patience.items() if name in takes}
+        jax.distributed.initialize(address and address.split(",")[0], count, number, **options)
     except (RuntimeError, ValueError) as error:
-        flags_given = {"--coordinator": address, "--num_processes": count, "--process_id": number}
-        told = ", ".join(f"{flag} {value}" for flag, value in flags_given.items() if value is not None) or "nothing"
-        raise DeviceNotFound(
-            f"no other hosts: JAX, told {told}, found none ({str(error).splitlines()[0]}). Start every process with "
-            "the same --coordinator HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and "
-            "Open MPI JAX finds them by itself."
-        ) from error
+        raise DeviceNotFound(missing(str(error).splitlines()[0])) from error
+    finally:
+        watch.cancel()
     # By host, so that what a host reads lies in a row.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     command.leave = os._exit  # an orderly end would wait for the other hosts, which wait for this one
@@ -385,6 +418,10 @@ def _jax_tpu() -> Runtime | str:
         devices = jax.devices("tpu")
     except RuntimeError as error:
         return f"JAX {jax.__version__} with libtpu sees none ({str(error).splitlines()[0]})"
+    if jax.process_count() > 1:
+        raise RuntimeError(
+            f"this is one of {jax.process_count()} hosts of a TPU: start the command on each, with --strategy multihost"
+        )
     _set_backend("jax")
     return _jax_runtime(devices, "tpu", f"JAX {jax.__version__} has TPUs, TensorFlow has none")
 

@@ -10,8 +10,10 @@ where it was. Any setting of the config can be given on the command line: --conf
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -39,6 +41,8 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     config = FLAGS.config
     configs.check(config)
+    name = Path(flags.FLAGS["config"].config_filename).stem
+    folder = command.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
 
     # ------------------------------------------------------------------ devices
     devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
@@ -47,6 +51,7 @@ def main(argv: list[str]) -> None:
     from melanoma_tf import data, evaluate, fold, model, workdir
     from melanoma_tf.augment import policy
 
+    devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
     model.backbone(config.model)
     policy.parse(config.augment)
     if config.batch_size % devices.replicas:
@@ -68,13 +73,11 @@ def main(argv: list[str]) -> None:
         command.say(f"data: records of {dataset.size} px are resampled to {config.image_size} px on the host")
 
     # -------------------------------------------------------------------- folds
-    name = Path(flags.FLAGS["config"].config_filename).stem
-    folder = Path(FLAGS.workdir or f"runs/{name}")
     judged, trained = (dataset.path,), tuple(FLAGS.external)
     if FLAGS.validate_external:
         judged, trained = judged + trained, ()
     digests = {path: workdir.data_sha256(path) for path in (*judged, *trained)}
-    devices.hosts.check_agreement({"the config": config.to_dict(), "--fold": folds, "the data": list(digests.values())})
+    devices.hosts.check_agreement({"the data": list(digests.values())})
     # On the first host only, which alone writes; None on others.
     run = devices.hosts.on_first(lambda: workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
     finished = devices.hosts.from_first(run.finished_folds() if run else [])
@@ -82,7 +85,8 @@ def main(argv: list[str]) -> None:
         if k in finished:
             command.say(f"fold {k}: finished already")
             continue
-        predictions = fold.train(config, dataset, k, run.fold(k) if run else None, devices)
+        with naming_memory(config.batch_size):
+            predictions = fold.train(config, dataset, k, run.fold(k) if run else None, devices)
         if run:
             run.finish(k, predictions)
         devices.forget_models()
@@ -93,11 +97,25 @@ def main(argv: list[str]) -> None:
     devices.hosts.wait_for_all()
 
 
+@contextlib.contextmanager
+def naming_memory(batch_size: int) -> Iterator[None]:
+    """Tells of a device that is out of memory what can be done; backends say it in their own long ways."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+            raise RuntimeError(
+                f"a batch of {batch_size} needs more memory than the devices have; try a lower --config.batch_size, "
+                f"--config.image_size or a smaller --config.model ({str(error).strip().splitlines()[0][:200]})"
+            ) from error
+        raise
+
+
 def chosen_folds(asked: str, folds: int) -> list[int]:
     """[0, ..., folds - 1] for "all", else the one fold that was named. ValueError if there is no such fold."""
     if asked == "all":
         return list(range(folds))
-    if not asked.isdigit() or int(asked) >= folds:
+    if not asked.isdecimal() or int(asked) >= folds:
         raise ValueError(f"--fold {asked!r} is not among the folds of this data: 0 to {folds - 1}, or all")
     return [int(asked)]
 

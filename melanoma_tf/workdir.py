@@ -48,12 +48,13 @@ class Workdir:
 
     def finished_folds(self) -> list[int]:
         """Folds with final weights and predictions, ascending."""
-        return sorted(int(p.parent.name.removeprefix("fold")) for p in self.path.glob(f"fold*/{OOF}"))
+        names = (path.parent.name.removeprefix("fold") for path in self.path.glob(f"fold*/{OOF}"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def finish(self, fold: int, predictions: pd.DataFrame) -> None:
         """Writes a fold's predictions, which marks it as finished, and the run's together."""
         files.write_text(self.fold(fold) / OOF, predictions.to_csv(index=False))
-        tables = [pd.read_csv(self.fold(f) / OOF, dtype={"patient_id": str}) for f in self.finished_folds()]
+        tables = [read_predictions(self.fold(f) / OOF) for f in self.finished_folds()]
         files.write_text(self.path / OOF, pd.concat(tables).to_csv(index=False))
 
 
@@ -74,7 +75,7 @@ def claim(
     if (path / RUN).is_file():
         if overwrite:
             _remove(path)
-        elif any(path.glob("fold*/checkpoints/LAST")):
+        elif any(path.glob("fold*/checkpoints/LAST")) or any(path.glob(f"fold*/{OOF}")):
             _check_same(open_workdir(path), workdir)
             return workdir
         # else it never came to a first checkpoint, so there is nothing to go on with and nothing to lose
@@ -97,6 +98,13 @@ def open_workdir(path: Path) -> Workdir:
     run = json.loads((path / RUN).read_text(encoding="utf-8"))
     config = configs.restore(run["config"], path / RUN)
     return Workdir(path, config, tuple(run["data_sha256"]), tuple(run["external_sha256"]))
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """An oof.csv. Names stay as they are, 007 and NA too; a patient that is not known is NaN."""
+    texts = dict.fromkeys(("image_name", "patient_id", "source"), str)
+    missing = {column: [""] for column in ("patient_id", "logit", "probability")}
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
 
 
 def _remove(path: Path) -> None:

@@ -70,6 +70,21 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run
     assert "--overwrite" in done.stderr
 
 
+def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
+    before = workdir.open_workdir(folder)
+    folds = before.finished_folds()
+    other = before.config.copy_and_resolve_references()
+    other.lr = 0.5
+    stored = json.loads((folder / "run.json").read_text())
+    with pytest.raises(workdir.BadWorkdir, match="differs in lr: 0.002 then, 0.5 now"):
+        workdir.claim(folder, other, [], overwrite=False)
+    assert json.loads((folder / "run.json").read_text()) == stored
+    shutil.copytree(folder / "fold0", folder / "fold0_old")
+    assert before.finished_folds() == folds
+
+
 def test_evaluate_judges_a_run_again(run):
     folder, trained = run
     done = run_command("-m", "melanoma_tf.evaluate", "--workdir", str(folder))
@@ -137,6 +152,8 @@ def test_which_models_predict_a_shard():
         (["--config.precision=float17"], "config.precision='float17' is unknown; there is: auto, float32"),
         (["--config.optimizer=sgdx"], "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
         (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
+        (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: it has to be a folder of this machine"),
+        (["--fold", "²"], "--fold '²' is not among the folds of this data"),
     ],
 )
 def test_train_names_what_is_wrong(shards, tmp_path, args, message):
@@ -229,6 +246,18 @@ def test_predict_and_evaluate_want_a_run(tmp_path, shards):
         evaluate.report(tmp_path)
 
 
+def test_names_of_pictures_stay_as_they_are(tmp_path):
+    run = workdir.Workdir(tmp_path, tiny.config(), ())
+    names = ["00022", "NA", "1e5", "7"]
+    table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
+    run.fold(0).mkdir()
+    run.finish(0, table.assign(target=[1, 0, 1, 0], logit=[2.0, 1.0, 0.5, -1.0], probability=0.5))
+    read = workdir.read_predictions(tmp_path / "oof.csv")
+    assert read["image_name"].tolist() == names
+    assert read["patient_id"].fillna("?").tolist() == ["007", "?", "NA", "08"]
+    assert "held out: 4 images of 4 patients, 2 malignant" in evaluate.report(tmp_path)
+
+
 def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
     table = {"image_name": list("abcd"), "patient_id": ["p", "p", "q", "r"], "fold": 0, "target": [1, 1, 0, 0]}
     frame = pd.DataFrame({**table, "source": "here", "logit": [2.0, 0.0, 1.0, -1.0]})
@@ -242,6 +271,20 @@ def test_each_source_has_its_auc_where_there_are_several():
     table = {"image_name": list("abcdefg"), "patient_id": list("abcdefg"), "fold": 0, "target": [1, 1, 0, 0, 1, 0, 0]}
     table |= {"source": ["one"] * 4 + ["two"] * 2 + ["only benign"], "logit": [2.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0]}
     assert evaluate.judge(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
+
+
+def test_a_device_without_enough_memory_is_told_with_what_to_try():
+    import tensorflow as tf
+
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ):
+        told = r"a batch of 64 needs more memory .* a lower --config.batch_size"
+        with pytest.raises(RuntimeError, match=told), train.naming_memory(64):
+            raise error
+    with pytest.raises(KeyError), train.naming_memory(64):
+        raise KeyError("x")
 
 
 def test_folds_asked_for():

@@ -157,6 +157,10 @@ def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     with pytest.raises(data.BadData, match="schema version 99"):
         data.open_data(str(folder))
+    for text, reason in (('{"name": "a web app"}', "is not of tfrecord_tools.build"), ('{"sche', "is damaged: ")):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(data.BadData, match=f"manifest.json {reason}"):
+            data.open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / manifest["shards"][0]["name"]).unlink()
     with pytest.raises(data.BadData, match=f"{manifest['shards'][0]['name']} is missing or not of"):

@@ -14,7 +14,7 @@ import pytest
 from melanoma_tf import doctor
 from tests.conftest import run_command
 
-SOUND = {"runtime": "here", "weights_difference": 0.0, "loss": 0.2, "changed": True, "seconds": 1.0}
+SOUND = {"runtime": "here", "kind": "cpu", "weights_difference": 0.0, "loss": 0.2, "changed": True, "seconds": 1.0}
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
@@ -93,6 +93,19 @@ def test_wrong_results_fail(change, failed):
     found = [finding for finding in doctor.judge("jax", SOUND | change) if not finding.passed]
     assert [any(part in finding.what for part in failed) for finding in found] == [True] * len(failed)
     assert all("--backend" in finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind", "failed"), [("tensorflow", "cpu", True), ("jax", "cpu", False), ("tensorflow", "gpu", False)]
+)
+def test_a_gpu_that_training_would_not_use_is_told(monkeypatch, tmp_path, backend, kind, failed):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(doctor, "_DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    findings = [str(finding) for finding in doctor.judge(backend, SOUND | {"kind": kind})]
+    told = [finding for finding in findings if "does not see the NVIDIA GPU" in finding]
+    assert len(told) == (kind == "cpu")
+    assert any(finding.startswith("FAILED") for finding in findings) == failed
 
 
 def test_a_backend_that_crashes_is_a_finding_with_its_last_words(monkeypatch):

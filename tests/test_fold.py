@@ -10,6 +10,7 @@ import sys
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from melanoma_tf import checkpoint, data, fold, model, runtime
@@ -95,6 +96,8 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, tmp_path, monke
     assert last == f"step-{at_step:08d}\n"
     resumed = fold.train(config, dataset, 0, tmp_path / "killed", ONE_CPU)
     np.testing.assert_array_equal(resumed["logit"], straight["logit"])
+    killed, whole = (pd.read_csv(tmp_path / run / "history.csv")["loss"] for run in ("killed", "straight"))
+    np.testing.assert_allclose(killed, whole, rtol=1e-5)
 
 
 def weights_of(classifier):
@@ -289,6 +292,9 @@ def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
     elsewhere.jit_compile = True
     assert fold.describe_xla(elsewhere) == "XLA: on"
     elsewhere.jit_compile = False
+    on_tpu, _ = fold.build(tiny.config(), 0.3, 10, resampling="matmul")
+    on_tpu.jit_compile = False  # as Keras has it under TPUStrategy
+    assert fold.describe_xla(on_tpu) == "XLA: on, a TPU runs nothing else"
     assert fold.describe_xla(elsewhere) == "XLA: off, as Keras does under MirroredStrategy"
     classifier.get_layer("stem_conv").supports_jit = False
     assert fold.describe_xla(elsewhere) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"

@@ -135,10 +135,13 @@ def test_hosts_predict_each_record_once_in_order(shards, hosts):
 @pytest.mark.parametrize(
     ("changes", "messages"),
     [
-        (["--config.lr=1e-5"], ["have other settings or other data", "differs from host 0 in the config: "]),
+        (
+            ["--config.lr=1e-5"],
+            ["have other settings or other data", "differs from host 0 in config.lr: 1e-05 here, 0.003 there"],
+        ),
         (
             ["--fold=1"],
-            ["have other settings or other data", "host 1 differs from host 0 in --fold: [1] here, [0] there"],
+            ["have other settings or other data", "host 1 differs from host 0 in --fold: 1 here, 0 there"],
         ),
     ],
 )

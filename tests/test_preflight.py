@@ -54,7 +54,8 @@ def test_pictures_of_any_size_are_turned_on_a_chip(topology, size):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--topology=v9-8"], "--topology 'v9-8': "),
+        (["--topology=v9-8"], "--topology 'v9-8': there is no such topology. Known: v3-8, "),
+        (["--topology=v5litepod-8", "--config.batch_size=100"], "config.batch_size=100 is global; 8 chips do not"),
         (["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: "),
     ],
 )
@@ -72,7 +73,7 @@ def test_every_topology_that_is_named_is_known_to_libtpu():
     )
     done = run_command("-c", code)
     assert "TPU_" not in done.stderr  # libtpu complaining about a machine without TPUs
-    assert done.stdout.split() == ["8", "8", "1", "4", "8", "4", "1", "4", "8"], done.stderr[-2000:]
+    assert done.stdout.split() == ["8", "8", "1", "4", "8", "16", "4", "1", "4", "8", "16"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("fits", [8, 9, 100, 333])

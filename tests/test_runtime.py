@@ -52,6 +52,42 @@ def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
     assert done.stdout.split() == ["2", "jax", *["DataParallel", "mixed_bfloat16"] * 2], done.stderr[-1000:]
 
 
+def test_hosts_that_do_not_come_are_one_message():
+    code = (
+        "from melanoma_tf import runtime; runtime._ARRIVAL = 3; "
+        "runtime.start('multihost', 'auto', None, 'localhost:1', 2, 1)"
+    )
+    done = run_command("-c", code, **NO_ACCELERATOR, KERAS_BACKEND="")
+    assert done.returncode == 1
+    told = "told --coordinator localhost:1, --num_processes 2, --process_id 1"
+    assert f"multihost: waiting for the other processes, {told}" in done.stdout
+    assert f"error: no other hosts: JAX, {told}, found none (waited 3 s)" in done.stderr
+
+
+def test_one_host_of_a_tpu_with_several_is_refused(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(jax, "devices", lambda kind: ["TPU"] * 16)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(
+        RuntimeError, match="one of 2 hosts of a TPU: start the command on each, with --strategy multih"
+    ):
+        runtime.start("tpu", "jax")
+
+
+def test_gpus_that_jax_alone_sees_are_used(monkeypatch):
+    """With everything replaced that would need them; the backend of this process is not."""
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name == "jax_cuda12_plugin")
+    monkeypatch.setattr(runtime, "_jax_gpus", lambda every, why: runtime.Runtime("jax", "gpu", ("gpu:0",), why))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
+    assert runtime.start("gpu").why == "asked for with --strategy gpu, TensorFlow sees none"
+    monkeypatch.delenv("KERAS_BACKEND")  # which TensorFlow has been tried with
+    assert runtime.start("auto").backend == "jax"
+    with pytest.raises(runtime.DeviceNotFound, match="no GPU: TensorFlow"):
+        runtime.start("gpu", "tensorflow")
+
+
 def test_an_unknown_strategy_or_backend_says_what_there_is(monkeypatch):
     with pytest.raises(
         ValueError, match="--strategy 'tpus' is unknown; there is: auto, cpu, gpu, mirrored, multihost, tpu"
