@@ -311,6 +311,15 @@ def test_an_unknown_runner_is_named(tmp_path):
 
 
 @needs_beam
+def test_an_unknown_runner_costs_no_build_that_is_there(data, tmp_path):
+    build.build(settings(data, tmp_path))
+    before = contents(tmp_path)
+    with pytest.raises(beam.BeamError, match="--runner NoSuchRunner: .* Valid values are"):
+        build.build(settings(data, tmp_path, overwrite=True, runner="NoSuchRunner"))
+    assert contents(tmp_path) == before
+
+
+@needs_beam
 def test_a_worker_with_other_versions_refuses(tmp_path):
     with pytest.raises(beam.BeamError, match=r"a worker has pid [0-9]+ instead of [0-9]+, which may change the bytes"):
         list(run(three_images, [1, 2], tmp_path, PROCESSES, versions=versions_of_each_process))

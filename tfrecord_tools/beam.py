@@ -113,10 +113,11 @@ def run(
 
 def check(runner: str, options: Sequence[str]) -> None:
     """Raises BeamError if Beam is not installed, has no such runner or does not take these options; starts nothing."""
-    given = _options(runner, options)
-    beam = _import_beam()
+    _options(runner, options)
+    from apache_beam.runners import create_runner
+
     try:
-        beam.Pipeline(runner=runner, options=given)
+        create_runner(runner)
     except (ImportError, ValueError) as error:
         raise BeamError(f"--runner {runner}: {str(error).splitlines()[0]}") from error
 
