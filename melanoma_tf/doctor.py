@@ -188,8 +188,9 @@ def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
     if gpu and found["kind"] == "cpu" and not hidden:
         install = {"tensorflow": "pip install 'melanoma-tf[gpu]'", "jax": "pip install 'jax[cuda12]'"}[name]
         remedy = f"{install}, and see whether nvidia-smi lists it"
-        # One backend that sees it is enough, and TensorFlow is the one that is taken on GPUs.
-        yield Finding(name != "tensorflow", f"{name} does not see the NVIDIA GPU of this machine ({gpu})", remedy)
+        # Training takes JAX where that alone has been installed for GPUs, see runtime.py.
+        wanted = (name == "jax") == runtime.jax_is_for_gpus()
+        yield Finding(not wanted, f"{name} does not see the NVIDIA GPU of this machine ({gpu})", remedy)
     again = "this installation computes wrongly: install it anew, or use the other --backend"
     same = found["weights_difference"] < 1e-5
     what = f"{name}: weights written and loaded, outputs differ by {found['weights_difference']:.1g}"

@@ -59,7 +59,7 @@ def train(
             strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
         )
         quick, thorough = (inference.predictor(classifier, tta=tta) for tta in (False, config.tta))
-    log.info("%s", describe_xla(trainer))
+    log.info("%s; %s", describe_xla(trainer), model.describe_strips(classifier))
     with runtime.hosts.folder_from_first(checkpoints, saved) as copy:
         progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
     _check_order(progress, steps_per_epoch, runtime.hosts)
@@ -272,7 +272,8 @@ class Keeper(keras.callbacks.Callback):
         skipped: steps of the epoch that an earlier process made.
         """
         super().__init__()
-        self.skipped, self.made, self.loss_before = skipped, 0, progress.loss
+        self.skipped, self.made = skipped, 0
+        self.loss_before = progress.loss if skipped else 0.0  # that of another epoch may not even be finite
         self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
 

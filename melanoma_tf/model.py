@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from melanoma_tf.batch_norm import BatchNormalization
-from melanoma_tf.strips import Cutter
+from melanoma_tf.strips import Cut, Cutter
 
 Channels = tuple[float, float, float]
 
@@ -91,7 +91,7 @@ def build_classifier(
         batch_norm_momentum: in [0,1); None keeps the backbone's own (V1 0.99, V2 0.9).
         freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
         strips: into how many the first blocks cut each picture, with the same numbers and weights: for TPUs that get
-            few pictures each, see `strips.py`.
+            few pictures each, see `strips.py`. Fewer, by halving, where no block's rows can be divided so.
 
     Raises:
         ValueError: an unknown name or a value out of its range.
@@ -110,6 +110,12 @@ def build_classifier(
     bias = keras.initializers.Constant(math.log(prior / (1 - prior)) if prior is not None else 0.0)
     logit = keras.layers.Dense(1, bias_initializer=bias, dtype="float32", name=HEAD)(x)
     return keras.Model(image, logit, name=name)
+
+
+def describe_strips(classifier: keras.Model) -> str:
+    """Whether the first blocks see pictures whole or in strips."""
+    cut = next((layer for layer in classifier.layers if isinstance(layer, Cut)), None)
+    return f"the first blocks see each picture in {cut.strips} strips" if cut else "pictures are seen whole"
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -169,7 +169,7 @@ def topology_devices(name: str) -> list[Any]:
 
 def _why(name: str, error: Exception) -> str:
     """libtpu answers a name that is no layout with the pattern of its layouts."""
-    return str(error).splitlines()[0] if ":" in name else "there is no such topology"
+    return str(error).splitlines()[0] if ":" in name or name in TOPOLOGIES else "there is no such topology"
 
 
 def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any], batch_per_chip: int) -> Finding:
@@ -182,7 +182,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     import keras
     import numpy as np
 
-    from melanoma_tf import fold
+    from melanoma_tf import fold, model
 
     kind = topology.split(":")[0].split("-")[0]
     if kind not in CHIPS:
@@ -193,7 +193,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     config.weights = "none"
     chips = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
     strips = chips.strips(config.strips, batch_per_chip)
-    trainer, _ = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
+    trainer, classifier = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
     size, images = config.image_size, batch_per_chip * len(devices)
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     trainer._symbolic_build(data_batch=(features, np.zeros(2, np.float32)))
@@ -213,7 +213,8 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
 
     started = time.perf_counter()
     try:
-        with _progress(f"compiling {config.model} at {size} px for {topology}, {batch_per_chip} images a chip"):
+        what = f"compiling {config.model} at {size} px for {topology}, {batch_per_chip} images a chip"
+        with _progress(f"{what}; {model.describe_strips(classifier)}"):
             step = jax.jit(trainer.train_step, donate_argnums=0)
             with distribution.scope():
                 lowered = step.lower((trainable, others, optimizer, metrics), (given, target))

@@ -205,10 +205,18 @@ def _gpus(asked_backend: str | None, every: bool, why: str) -> Runtime:
         return _jax_gpus(every, why)
     try:
         return _tensorflow_gpus(every, why)
-    except DeviceNotFound:
-        if asked_backend or not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+    except DeviceNotFound as error:
+        if asked_backend or not jax_is_for_gpus():
             raise
-        return _jax_gpus(every, f"{why}, TensorFlow sees none")
+        try:
+            return _jax_gpus(every, f"{why}, TensorFlow sees none")
+        except DeviceNotFound as other:
+            raise DeviceNotFound(f"{error}\n{other}") from other
+
+
+def jax_is_for_gpus() -> bool:
+    """Whether JAX has been installed with what it needs for NVIDIA's GPUs."""
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def _jax_gpus(every: bool, why: str) -> Runtime:
@@ -420,7 +428,8 @@ def _jax_tpu() -> Runtime | str:
         return f"JAX {jax.__version__} with libtpu sees none ({str(error).splitlines()[0]})"
     if jax.process_count() > 1:
         raise RuntimeError(
-            f"this is one of {jax.process_count()} hosts of a TPU: start the command on each, with --strategy multihost"
+            f"this is one of {jax.process_count()} hosts of a TPU: start melanoma_tf.train on each, with --strategy "
+            "multihost; everything else wants a TPU of one host"
         )
     _set_backend("jax")
     return _jax_runtime(devices, "tpu", f"JAX {jax.__version__} has TPUs, TensorFlow has none")

@@ -42,9 +42,12 @@ def blocks_to_cut(published: keras.Model, strips: int) -> list[str]:
 class Cutter:
     """Rebuilds the layers of those blocks for strips; they hold the same weights under the same names."""
 
-    def __init__(self, published: keras.Model, strips: int) -> None:
-        self.strips = strips
-        self._blocks = blocks_to_cut(published, strips)
+    def __init__(self, published: keras.Model, most: int) -> None:
+        """most: strips; half of them, and so on, if no block can be cut into so many."""
+        self.strips = most
+        while self.strips > 1 and not blocks_to_cut(published, self.strips):
+            self.strips //= 2
+        self._blocks = blocks_to_cut(published, self.strips)
         layers = {layer.name: layer for layer in published.layers if self.covers(layer)}
         self._last = next(reversed(layers), None)
         # Rows are borrowed before a block widens its tensors, and go through what lies between as the own ones do. The

@@ -76,11 +76,9 @@ def test_the_manifest_counts_what_is_there(data, finished):
     assert manifest.complete
     assert {entry.name for entry in manifest.shards} == {path.name for path in finished.glob("*.tfrec")}
     assert sum(entry.positives or 0 for entry in manifest.shards) == 12
-    assert manifest.inputs["train"] == {
-        "name": "train.csv",
-        "sha256": shards.file_sha256(data / "train.csv"),
-        "rows": 48,
-    }
+    inputs = dict(manifest.inputs["train"])
+    assert len(inputs.pop("plan")) == 64
+    assert inputs == {"name": "train.csv", "sha256": shards.file_sha256(data / "train.csv"), "rows": 48}
     text = (finished / "manifest.json").read_text()
     assert str(data) not in text
     assert str(finished) not in text
@@ -457,9 +455,12 @@ def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, 
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     gone.unlink()
     (tmp_path / "train03-999.tfrec").write_bytes(b"not in the manifest")
+    (tmp_path / "train99-1.tfrec").write_bytes(b"of another build: this one has 24 shards")
     (tmp_path / ".train04.tfrec.123.tmp").write_bytes(b"left by a kill")
     build.build(settings(data, tmp_path, resume=True))
     # A kill leaves a shard that is not listed only in a build that is not complete.
+    assert (tmp_path / "train99-1.tfrec").exists()
+    (tmp_path / "train99-1.tfrec").unlink()
     stray = {"train03-999.tfrec": b"not in the manifest"} if complete else {}
     assert contents(tmp_path) == contents(finished) | stray
 
@@ -548,6 +549,10 @@ def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
     manifest = build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
     assert sum(entry.records for entry in manifest.shards) == 47
     assert not any(entry.quarantined for entry in manifest.shards)
+    # With the picture back the other one goes, and shards made before could not be kept beside new ones.
+    (pictures / "jpeg" / "train" / f"{first}.jpg").symlink_to(data / "jpeg" / "train" / f"{first}.jpg")
+    with pytest.raises(build.BuildError, match="what differs:\n  train CSV plan: "):
+        build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
 
 
 def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):

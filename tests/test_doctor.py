@@ -96,9 +96,17 @@ def test_wrong_results_fail(change, failed):
 
 
 @pytest.mark.parametrize(
-    ("backend", "kind", "failed"), [("tensorflow", "cpu", True), ("jax", "cpu", False), ("tensorflow", "gpu", False)]
+    ("backend", "kind", "for_jax", "failed"),
+    [
+        ("tensorflow", "cpu", False, True),
+        ("tensorflow", "cpu", True, False),  # JAX would be taken
+        ("jax", "cpu", False, False),
+        ("jax", "cpu", True, True),
+        ("tensorflow", "gpu", False, False),
+    ],
 )
-def test_a_gpu_that_training_would_not_use_is_told(monkeypatch, tmp_path, backend, kind, failed):
+def test_a_gpu_that_training_would_not_use_is_told(monkeypatch, tmp_path, backend, kind, for_jax, failed):
+    monkeypatch.setattr(doctor.runtime, "jax_is_for_gpus", lambda: for_jax)
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(doctor, "_DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

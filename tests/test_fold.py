@@ -100,6 +100,17 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, tmp_path, monke
     np.testing.assert_allclose(killed, whole, rtol=1e-5)
 
 
+def test_a_loss_that_was_not_finite_stays_in_its_epoch():
+    progress = checkpoint.Progress(step=10, loss=float("nan"))
+    keeper = fold.Keeper(tiny.config(), 20, None, None, progress, skipped=0)
+    keeper.made = 4
+    assert keeper.mean_loss(0.5) == 0.5
+    progress.loss = 1.0
+    resumed = fold.Keeper(tiny.config(), 20, None, None, progress, skipped=6)
+    resumed.made = 4
+    assert resumed.mean_loss(0.5) == pytest.approx((6 * 1.0 + 4 * 0.5) / 10)
+
+
 def weights_of(classifier):
     return [np.copy(w) for w in classifier.get_weights()]
 

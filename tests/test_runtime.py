@@ -70,7 +70,7 @@ def test_one_host_of_a_tpu_with_several_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(
-        RuntimeError, match="one of 2 hosts of a TPU: start the command on each, with --strategy multih"
+        RuntimeError, match="one of 2 hosts of a TPU: start melanoma_tf.train on each, with --strategy m"
     ):
         runtime.start("tpu", "jax")
 
@@ -86,6 +86,14 @@ def test_gpus_that_jax_alone_sees_are_used(monkeypatch):
     assert runtime.start("auto").backend == "jax"
     with pytest.raises(runtime.DeviceNotFound, match="no GPU: TensorFlow"):
         runtime.start("gpu", "tensorflow")
+
+    def none(every, why):
+        raise runtime.DeviceNotFound("no GPU: JAX sees none")
+
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(runtime, "_jax_gpus", none)
+    with pytest.raises(runtime.DeviceNotFound, match=r"no GPU: TensorFlow(.|\n)*no GPU: JAX"):
+        runtime.start("gpu")
 
 
 def test_an_unknown_strategy_or_backend_says_what_there_is(monkeypatch):

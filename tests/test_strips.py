@@ -80,6 +80,19 @@ def test_strips_give_the_numbers_of_whole_pictures(name, size, count):
         assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "asked", "said"),
+    [
+        (64, 1, "pictures are seen whole"),
+        (64, 2, "the first blocks see each picture in 2 strips"),
+        (64, 128, "the first blocks see each picture in 4 strips"),  # of 8 rows behind the stem, and 2 borrowed
+        (63, 8, "pictures are seen whole"),
+    ],
+)
+def test_fewer_strips_are_cut_where_rows_are_few(size, asked, said):
+    assert model.describe_strips(model.build_classifier(V1, size, strips=asked)) == said
+
+
 def test_mixed_precision_stays_within_its_own_noise():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

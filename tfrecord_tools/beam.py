@@ -118,7 +118,7 @@ def check(runner: str, options: Sequence[str]) -> None:
 
     try:
         create_runner(runner)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, AttributeError, TypeError) as error:
         raise BeamError(f"--runner {runner}: {str(error).splitlines()[0]}") from error
 
 

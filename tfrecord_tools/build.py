@@ -28,6 +28,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
 import os
@@ -96,8 +97,14 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     _check_listed(settings, found, same, held)
     test = against.of([each.frame for each in found if each.split == "test"])
     for each in found:
-        described[each.split] = {"name": each.name, "sha256": each.sha256, "rows": len(each.frame)}
-        tasks += _plan(settings, each, same, held, test if each.split == "train" else against.Held())
+        planned = _plan(settings, each, same, held, test if each.split == "train" else against.Held())
+        described[each.split] = {
+            "name": each.name,
+            "sha256": each.sha256,
+            "rows": len(each.frame),
+            "plan": _digest(planned),
+        }
+        tasks += planned
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
         for size, folder in settings.folders.items()
@@ -228,7 +235,7 @@ def _plan(
         members.setdefault(assigned[index], []).append(found[index])
     return [
         shards.ShardTask(
-            prefix=f"{given.split}{shard:02d}",
+            prefix=shards.prefix(given.split, shard),
             split=given.split,
             fold=split.fold_of(shard, folds) if given.split == "train" else -1,
             folders=tuple(map(str, settings.folders.values())),
@@ -238,6 +245,14 @@ def _plan(
         )
         for shard, chosen in sorted(members.items())
     ]
+
+
+def _digest(tasks: Sequence[shards.ShardTask]) -> str:
+    """SHA-256 of which image goes where: what makes shards of two runs fit together, whatever it came of."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update("\n".join([task.prefix, *(source.image_name for source in task.sources), ""]).encode())
+    return digest.hexdigest()
 
 
 def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], image.ConvertedSizes]:
@@ -364,14 +379,13 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
     start = time.monotonic()
-    settings = BuildSettings(size=())
     try:
         settings = _settings_from_flags()
         manifests = build_sizes(settings)
     except USERS_ERRORS as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        where = error.filename or next(iter(settings.folders.values()))
+        where = error.filename or flags.FLAGS.out or "tfrecords"
         sys.exit(f"error: {where}: {error.strerror or error}; what is finished is kept, go on with --resume")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")

@@ -42,7 +42,7 @@ class Output:
         """
         keep = {result.name for result in self.finished.values()}
         if self.before is None or not self.before.complete:
-            _remove_strays(self.folder, keep)
+            _remove_strays(self.folder, keep, _prefixes(self.planned))
             return
         for name in {result.name for result in self.before.shards} - keep:
             (self.folder / name).unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> Non
     output.before = before
     listed = {result.name for result in before.shards}
     if not before.complete:
-        _remove_strays(folder, listed)
+        _remove_strays(folder, listed, _prefixes(before))
     if resume:
         output.finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
         return
@@ -127,8 +127,14 @@ def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
     return same and not result.quarantined
 
 
-def _remove_strays(folder: AnyPath, keep: set[str]) -> None:
-    """Removes shards that are in no manifest: left by a kill between commit and manifest, or with an old count."""
+def _prefixes(manifest: shards.Manifest) -> set[str]:
+    """Of all shards that a build can make."""
+    return {shards.prefix(split, number) for split in manifest.inputs for number in range(manifest.settings["shards"])}
+
+
+def _remove_strays(folder: AnyPath, keep: set[str], prefixes: set[str]) -> None:
+    """Removes a build's shards that are in no manifest: left by a kill between commit and manifest."""
     for path in folder.iterdir():
-        if shards.SHARD_NAME.fullmatch(path.name) and path.name not in keep:
+        name = shards.SHARD_NAME.fullmatch(path.name)
+        if name and name[1] in prefixes and path.name not in keep:
             path.unlink()

@@ -166,6 +166,11 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
         raise ShardError(f"{where}: shard {task.prefix} does not read back as written: {error.reason}") from error
 
 
+def prefix(split: str, number: int) -> str:
+    """What the names of a shard begin with, whatever it holds; `SHARD_NAME` finds it again."""
+    return f"{split}{number:02d}"
+
+
 class _Tally:
     """Counts what goes into a shard."""
 
