@@ -312,7 +312,7 @@ def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
 
 
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
-    """Three steps of the real EfficientNet-B0 and of its first block, augmentation included, from the same weights."""
+    """Three steps of the real EfficientNet-B0 and of its first two blocks, augmentation included, from the same weights."""
     found = {}
     for backend in ("tensorflow", "jax"):
         done = run_command("-m", "tests.three_steps", str(tmp_path), KERAS_BACKEND=backend)
@@ -320,7 +320,7 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
         found[backend] = json.loads(done.stdout.splitlines()[-1])
         assert found[backend]["backend"] == backend
     np.testing.assert_allclose(found["jax"]["augmented"], found["tensorflow"]["augmented"], atol=1e-5)
-    for name in ("b0", "first_block", "two_blocks"):
+    for name in ("b0", "two_blocks"):
         first, _, third = found["tensorflow"][name]
         assert abs(first - third) > 5e-5  # it trains
         np.testing.assert_allclose(found["jax"][name], found["tensorflow"][name], atol=5e-6, err_msg=name)

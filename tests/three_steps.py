@@ -42,7 +42,6 @@ found: dict[str, Any] = {"backend": keras.backend.backend()}
 # Batch norm frozen: over eight pictures of one pixel, as in the last blocks, its statistics would blow up last digits.
 found["b0"] = three_losses("b0", freeze_batch_norm=True, lr=1e-3)
 model.build_classifier = tiny.build_classifier  # type: ignore[assignment]
-found["first_block"] = three_losses("first_block", lr=1e-3)
 tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end
 found["two_blocks"] = three_losses("two_blocks", lr=1e-3)
 found["two_blocks_in_strips"] = three_losses("two_blocks", strips=2, lr=1e-3)
