@@ -312,7 +312,7 @@ def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
 
 
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
-    """Three steps of the real EfficientNet-B0 and of its first two blocks, augmentation included, from the same weights."""
+    """Three steps of EfficientNet-B0 and of its first two blocks, augmentation included, from the same weights."""
     found = {}
     for backend in ("tensorflow", "jax"):
         done = run_command("-m", "tests.three_steps", str(tmp_path), KERAS_BACKEND=backend)
