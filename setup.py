@@ -56,7 +56,7 @@ setup(
         ],
         # What benchmarks/build.py and benchmarks/augment.py measure beside ours.
         "bench": [
-            "albumentations>=2.0",
+            "albumentations>=1.4,<2",  # what img2dataset allows
             "img2dataset>=1.47",
             "opencv-python-headless>=4.12",
             "pyvips[binary]>=3.0",
@@ -65,6 +65,7 @@ setup(
             JAX,
             # Compiles for TPUs, which are not needed; wheels for Linux on x86 only.
             f"{JAX.replace('jax', 'jax[tpu]')}; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "apache-beam>=2.60",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "mypy>=1.13",

@@ -22,6 +22,8 @@ from tfrecord_tools import beam, build, shards
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed; pip install '.[beam]'"
 )
+# Beam's threads end with an error where a test kills their worker.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import os
 import random
 import resource
@@ -337,7 +338,9 @@ def test_finding_nothing_says_what_was_looked_for_and_what_to_do(tmp_path):
 
 def interrupt(data, out, signal_number):
     """Starts a build and signals it once the manifest lists a shard; returns its standard error."""
-    process = subprocess.Popen(command(data, out), stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background of a shell ignore SIGINT, and so would what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command(data, out), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 30
     while not list(out.glob("train*.tfrec")) and time.monotonic() < deadline:
         time.sleep(0.001)
