@@ -17,7 +17,7 @@ PYTHON311 := $(shell command -v python3.11)
 
 setup: $(STAMP)
 
-$(STAMP): setup.py tfrecord_tools/_resample.c
+$(STAMP): setup.py $(wildcard tfrecord_tools/*.[ch])
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +53,4 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/_resample*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,16 +18,18 @@ setup(
     packages=["tfrecord_tools", "melanoma_tf", "melanoma_tf.augment", "melanoma_tf.configs"],
     # configs/ lies at the top of the repository, where people look for it, and inside the package once installed.
     package_dir={"melanoma_tf.configs": "configs"},
-    # The converter's resampler. Where no C compiler is, NumPy gives the same bits in three times the time.
+    # The converter's quick parts. Where no C compiler is, libjpeg-turbo and NumPy give the same bits more slowly.
     ext_modules=[
         Extension(
-            "tfrecord_tools._resample",
-            ["tfrecord_tools/_resample.c"],
+            f"tfrecord_tools.{name}",
+            [f"tfrecord_tools/{name}.c"],
+            depends=[str(header) for header in sorted(Path("tfrecord_tools").glob("_*.h"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,
         )
+        for name in ("_jpeg", "_resample")
     ],
     install_requires=[
         f"tensorflow{TENSORFLOW}",

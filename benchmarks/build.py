@@ -88,9 +88,12 @@ def pillow_jpeg(picture: Image.Image) -> bytes:
 def ours(size: int) -> Converter:
     def pixels(data: bytes) -> Pixels:
         opened = image._open(data)
-        reduction = image._reduction(*opened.size, size, "crop")
         width, height = opened.size
-        return image._fit(image._decode_reduced(data, opened, reduction), width, height, reduction, size, "crop")
+        reduction = image._reduction(width, height, size, "crop")
+        decoded = image._decode_reduced(
+            data, opened, reduction, image._needed(width, height, reduction, (size,), "crop")
+        )
+        return image._fit(decoded, width, height, reduction, size, "crop")
 
     return Converter(lambda data: image.convert(data, size, QUALITY).jpeg, pixels)
 

@@ -208,9 +208,9 @@ def test_several_sizes_come_from_one_decoding(monkeypatch):
     calls = []
     real = image._decode_reduced
 
-    def counting(data, opened, reduction):
+    def counting(data, opened, reduction, needed):
         calls.append(reduction)
-        return real(data, opened, reduction)
+        return real(data, opened, reduction, needed)
 
     monkeypatch.setattr(image, "_decode_reduced", counting)
     data = jpeg(picture(1300, 1100))
@@ -264,7 +264,8 @@ def test_every_subsampling_of_the_source_gives_pillows_pixels(factor):
     frame = data.index(b"\xff\xc0")
     assert data[frame + 11] == factor
     for reduction in (1, 2, 4):
-        fast = image._decode_reduced(data, image._open(data), reduction)
+        whole = (0, 0, 640 // reduction, 480 // reduction)
+        fast = image._decode_reduced(data, image._open(data), reduction, whole)
         opened = image._open(data)
         opened.draft(None, (640 // reduction, 480 // reduction))
         assert np.array_equal(fast, np.asarray(opened))
@@ -272,11 +273,12 @@ def test_every_subsampling_of_the_source_gives_pillows_pixels(factor):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_without_simplejpeg_the_bytes_are_the_same(monkeypatch, mode, options):
+def test_without_any_of_the_decoders_the_bytes_are_the_same(monkeypatch, mode, options):
     data = jpeg(picture(1300, 1000).convert(mode), **options)
-    fast = image.convert(data, 96, 95)
-    monkeypatch.setattr(image, "simplejpeg", None)
-    assert image.convert(data, 96, 95) == fast
+    fastest = image.convert(data, 96, 95)
+    for decoder in ("_jpeg", "simplejpeg"):
+        monkeypatch.setattr(image, decoder, None)
+        assert image.convert(data, 96, 95) == fastest
 
 
 # --------------------------------------------------------------------------------------- unusual pictures

@@ -9,22 +9,17 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "_processor.h"
+
 #if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__)
 #error "nearest() needs float arithmetic that rounds to float32; without this module NumPy does the work"
 #endif
 
-#if defined(__GNUC__) && !defined(__clang__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default"))) /* chosen when it is loaded */
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-
-enum { ROWS = 16, STRIP = 64 }; /* output rows made together; values of a row that are summed in registers */
+enum {
+    ROWS = 16,         /* output rows made together */
+    STRIP = 64,        /* values of a row that are summed in registers */
+    AHEAD = 3 * STRIP, /* values of a row that are fetched before they are needed */
+};
 
 /* The weights of each of `outputs` positions for `taps` input positions from first[output] on. */
 typedef struct {
@@ -74,9 +69,10 @@ static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize
             const uint8_t *row = pixels + first[0] * stride + x;
             float strip[ROWS][STRIP] = {{0}};
             for (Py_ssize_t k = 0; k < taken; k++, row += stride)
-                if (wide == STRIP)
+                if (wide == STRIP) {
+                    SOON(row + AHEAD); /* no processor foresees steps from row to row */
                     for (int i = 0; i < STRIP; i++) widened[k * STRIP + i] = row[i];
-                else
+                } else
                     for (int i = 0; i < wide; i++) widened[k * STRIP + i] = row[i];
             for (Py_ssize_t y = 0; y < count; y++)
                 weigh(widened + (first[y] - first[0]) * STRIP, rows.weights + (top + y) * rows.taps, rows.taps, STRIP,

@@ -4,8 +4,10 @@ The header is read first (format, size limit), then the JPEG is decoded at 1/8, 
 is the smallest that leaves at least twice the target, and Lanczos resamples the exact box from there: close to a full
 decode at a fraction of its time and memory. Colour management and rotation work on the small result.
 
-simplejpeg (libjpeg-turbo) decodes what nearly all pictures are, and unlike Pillow says when the coded data is damaged.
-Pillow reads the header, decodes the rest, and encodes. Where both decode, they give the same pixels to the bit.
+Pillow reads the header and encodes. `_jpeg.c`, where a C compiler was there at installation, decodes what cameras
+write: whole baseline files, and of those what lies in the box. What it declines simplejpeg (libjpeg-turbo) decodes,
+which unlike Pillow says when the coded data is damaged, and Pillow the rest. Where several decode, they give the same
+pixels to the bit.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ import numpy as np
 from PIL import Image, ImageCms, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tfrecord_tools.resample import Box, Pixels, resample
+from tfrecord_tools.resample import Box, Pixels, reach, resample
 
+try:
+    from tfrecord_tools import _jpeg
+except ImportError:  # not compiled, for want of a C compiler at installation, or not for this machine
+    _jpeg = None  # type: ignore[assignment]
 try:
     import simplejpeg
 except ImportError:  # no wheel for this platform: Pillow does all of it, a little slower and blind to damage
@@ -121,7 +127,7 @@ def convert_sizes(
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         reduction = _reduction(width, height, decode_for or max(sizes), fit)
-        pixels = _decode_reduced(data, image, reduction)
+        pixels = _decode_reduced(data, image, reduction, _needed(width, height, reduction, tuple(sizes), fit))
     except _DECODE_ERRORS as error:
         if isinstance(error, ImageRejected):
             raise
@@ -144,12 +150,28 @@ def _reduction(width: int, height: int, size: int, fit: str) -> int:
     return next((factor for factor in (8, 4, 2) if extent >= 2 * size * factor), 1)
 
 
-def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int) -> Pixels:
+@functools.lru_cache(maxsize=256)  # a data set has few sizes of pictures
+def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit: str) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the pixels at 1/reduction that `_fit` reads for these sizes."""
+    columns, rows = -(-width // reduction), -(-height // reduction)
+    if fit != "crop":
+        return 0, 0, columns, rows
+    box = _centre_square(width, height, reduction)
+    left, top, right, bottom = zip(*(reach(columns, rows, box, size, size) for size in sizes), strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
+def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: tuple[int, int, int, int]) -> Pixels:
     """The picture at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
 
+    needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
     Raises ImageRejected if the coded picture is damaged, any of _DECODE_ERRORS if it cannot be decoded.
     """
     width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
+    if _jpeg and image.mode == "RGB":
+        pixels = np.empty((height, width, 3), np.uint8)
+        if _jpeg.decode_into(data, reduction, needed, pixels):
+            return pixels
     if simplejpeg and image.mode in _COLORSPACE:
         try:
             colorspace = _COLORSPACE[image.mode]

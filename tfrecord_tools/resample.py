@@ -70,6 +70,15 @@ def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
     return out
 
 
+def reach(width: int, height: int, box: Box, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the whole pixels of a width x height image that `resample` reads for this box."""
+    left, top, right, bottom = box
+    rows = _band(height, top, bottom, to_height, _FIRST, _BETWEEN - _FIRST)
+    columns = _band(width, left, right, to_width, _SECOND, -_BETWEEN - _SECOND)
+    ends = (int(band.first[-1]) + band.weights.shape[1] for band in (columns, rows))
+    return int(columns.first[0]), int(rows.first[0]), *ends
+
+
 def _in_numpy(pixels: Pixels, rows: tuple[_Block, ...], columns: tuple[_Block, ...], width: int, height: int) -> Pixels:
     channels = pixels.shape[2]
     # From here only the columns that count, so that cropped sides cost nothing.

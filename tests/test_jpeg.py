@@ -1,0 +1,315 @@
+"""The decoder in C against libjpeg-turbo, which simplejpeg brings: the same samples to the bit, or none."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import sysconfig
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from tests.conftest import REPOSITORY
+from tests.test_fuzz import mutated
+from tfrecord_tools import image
+
+jpeg = pytest.importorskip("tfrecord_tools._jpeg", reason="no C compiler was there at installation")
+simplejpeg = pytest.importorskip("simplejpeg")
+
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+
+
+def noise(height, width, seed=0, smooth=0):
+    """u8[H,W,3] of the full range: the more it is smoothed, the fewer coefficients."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    if not smooth:
+        return pixels
+    small = Image.fromarray(pixels).resize((max(1, width // smooth), max(1, height // smooth)))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(pixels, **options):
+    ImageFile.MAXBLOCK = 1 << 20  # bytes; noise with `optimize` needs more than Pillow takes by itself
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def size_of(data, reduction):
+    """(height, width) at 1/reduction."""
+    width, height = Image.open(io.BytesIO(data)).size
+    return -(-height // reduction), -(-width // reduction)
+
+
+def decoded(data, reduction=1, needed=None, size=None):
+    """u8[H,W,3], zero outside of `needed`, or None."""
+    height, width = size or size_of(data, reduction)
+    out = np.zeros((height, width, 3), np.uint8)
+    return out if jpeg.decode_into(data, reduction, needed or (0, 0, width, height), out) else None
+
+
+def libjpeg(data, reduction=1):
+    """Raises ValueError if anything is wrong with the file."""
+    height, width = size_of(data, reduction)
+    found = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    assert found.shape == (height, width, 3)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- what it decodes
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_samples_are_those_of_libjpeg(subsampling, reduction):
+    rng = random.Random(reduction)
+    for seed in range(60):
+        # 600 px are more than two groups of 16 MCUs; up to 32 px make less than three columns of chroma at 1/8.
+        height, width = rng.randint(1, 150), rng.randint(33, 600)
+        options = {
+            "quality": rng.choice([1, 30, 75, 95, 100]),
+            "optimize": rng.random() < 0.5,
+            "restart_marker_blocks": rng.choice([0, 0, 1, 5]),
+        }
+        data = encoded(noise(height, width, seed, rng.choice([0, 2, 9])), subsampling=subsampling, **options)
+        found = decoded(data, reduction)
+        # Noise at quality 1 has coefficients that no picture has.
+        if found is None:
+            assert options["quality"] == 1
+        else:
+            np.testing.assert_array_equal(found, libjpeg(data, reduction), err_msg=f"{width} x {height}, {options}")
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_a_part_is_what_it_is_in_the_whole_and_nothing_else_is_touched(subsampling, reduction):
+    rng = random.Random(reduction)
+    data = encoded(noise(130, 700, smooth=2), subsampling=subsampling, quality=90)
+    whole = decoded(data, reduction)
+    height, width = whole.shape[:2]
+    for _ in range(150):
+        left, top = rng.randrange(width), rng.randrange(height)
+        right, bottom = rng.randint(left + 1, width), rng.randint(top + 1, height)
+        expected = np.zeros_like(whole)
+        expected[top:bottom, left:right] = whole[top:bottom, left:right]
+        np.testing.assert_array_equal(decoded(data, reduction, (left, top, right, bottom)), expected)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (128, 128, 128)])
+def test_a_plain_grey_comes_from_one_coefficient(colour):
+    """128 + DC * step / 8 in the luma, and nothing in the chroma (T.81, A.3.3)."""
+    data = encoded(np.full((40, 50, 3), colour, np.uint8), quality=100)  # all steps are 1
+    for reduction in (1, 2, 4, 8):
+        assert (decoded(data, reduction) == colour).all()
+
+
+@pytest.mark.parametrize("every", [1, pytest.param(11, marks=pytest.mark.slow)])
+def test_real_pictures_are_decoded_as_libjpeg_does(every, real_data):
+    paths = sorted((real_data / "isic_archive_fullres" / "jpeg").iterdir())[:: 12 // every]
+    for path in paths:
+        data = path.read_bytes()
+        for reduction in (1, 2, 4, 8):
+            found = decoded(data, reduction)
+            if found is not None:
+                np.testing.assert_array_equal(found, libjpeg(data, reduction), err_msg=path.name)
+        assert found is not None or b"\xff\xc2" in data, f"{path.name} is declined, and not progressive"
+
+
+# ------------------------------------------------------------------------------------------- what it leaves alone
+
+
+def with_sampling(name):
+    return simplejpeg.encode_jpeg(noise(64, 64, smooth=4), 90, "RGB", name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("progressive", encoded(noise(64, 64), progressive=True)),
+        ("grey", encoded(noise(64, 64)[..., 0])),
+        ("RGB that was not made YCbCr", encoded(noise(64, 64), keep_rgb=True)),
+        ("CMYK", simplejpeg.encode_jpeg(np.zeros((64, 64, 4), np.uint8), 90, "CMYK", "444")),
+        ("4:4:0", with_sampling("440")),
+        ("4:1:1", with_sampling("411")),
+        ("two columns of chroma", encoded(noise(16, 4), subsampling="4:2:0")),
+        ("JFIF of a version to come", encoded(noise(64, 64)).replace(b"JFIF\0\1", b"JFIF\0\2")),
+        (
+            "a table with differences of 12 bits",
+            encoded(noise(64, 64)).replace(bytes(range(12)), bytes([*range(11), 12])),
+        ),
+        ("nothing", b""),
+        ("a beginning", b"\xff\xd8"),
+        ("no segment", b"\xff\xd8\xff\xd9"),
+    ],
+)
+def test_other_kinds_are_declined(kind, data):
+    assert decoded(data, size=(64, 64)) is None, kind
+
+
+def test_the_kinds_above_are_declined_for_what_sets_them_apart():
+    assert decoded(encoded(noise(64, 64))) is not None
+    assert bytes(range(12)) in encoded(noise(64, 64))
+
+
+def test_sizes_that_are_not_the_files_are_declined():
+    data = encoded(noise(64, 48))
+    out = np.zeros((64, 48, 3), np.uint8)
+    assert jpeg.decode_into(data, 1, (0, 0, 48, 64), out)
+    for needed in [(-1, 0, 48, 64), (0, -1, 48, 64), (0, 0, 49, 64), (0, 0, 48, 65), (9, 9, 9, 20), (9, 9, 20, 9)]:
+        assert not jpeg.decode_into(data, 1, needed, out)
+    assert not jpeg.decode_into(data, 1, (0, 0, 48, 64), out[:-1])
+    assert not jpeg.decode_into(data, 2, (0, 0, 24, 32), out)
+    for reduction in (0, 3, 16, -1):
+        with pytest.raises(ValueError, match=f"reduction must be 1, 2, 4 or 8, got {reduction}"):
+            jpeg.decode_into(data, reduction, (0, 0, 48, 64), out)
+
+
+def test_a_truncated_file_is_declined_wherever_it_ends():
+    data = encoded(noise(40, 60, smooth=3), restart_marker_blocks=3)
+    assert decoded(data) is not None
+    for length in range(len(data) - 2):
+        cut = data[:length]
+        assert decoded(cut, size=(40, 60)) is None
+        assert decoded(cut + b"\xff\xd9", size=(40, 60)) is None or length >= len(data) - 3
+        # Also where the rows that are looked at are whole.
+        assert not jpeg.decode_into(cut, 1, (0, 0, 60, 8), np.zeros((40, 60, 3), np.uint8))
+
+
+def test_a_restart_marker_too_few_too_many_or_out_of_order_is_declined():
+    data = encoded(noise(40, 60, smooth=3), restart_marker_blocks=3)
+    first, second = data.index(b"\xff\xd0"), data.index(b"\xff\xd1")
+    for changed in (
+        data[:first] + data[second:],
+        data[:second] + data[first:],
+        data[:first] + b"\xff\xd2" + data[first + 2 :],
+    ):
+        assert decoded(changed) is None
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_coefficients_too_large_for_a_picture_are_declined_or_as_libjpeg_has_them(reduction):
+    """Larger steps make larger coefficients; where 16 bits no longer hold their sums, implementations differ."""
+    rng, declined, same = random.Random(reduction), 0, 0
+    for seed in range(150):
+        data = bytearray(
+            encoded(noise(48, 64, seed, rng.choice([0, 2, 8])), quality=95, subsampling=rng.choice(list(SUBSAMPLINGS)))
+        )
+        at = data.index(b"\xff\xdb") + 5
+        most = rng.choice([8, 30, 100, 255])
+        for step in range(64):
+            data[at + step] = min(255, data[at + step] * rng.randint(1, most))
+        found = decoded(bytes(data), reduction)
+        declined += found is None
+        if found is not None:
+            same += 1
+            np.testing.assert_array_equal(found, libjpeg(bytes(data), reduction))
+    assert declined > 20
+    assert same > 20
+
+
+# -------------------------------------------------------------------------------------------------- damaged files
+
+
+def sources():
+    for number, subsampling in enumerate(SUBSAMPLINGS):
+        for restart in (0, 4):
+            pixels = noise(40, 90, number, smooth=3)
+            yield encoded(pixels, subsampling=subsampling, quality=85, restart_marker_blocks=restart)
+
+
+def check_damaged(count, seed):
+    """Returns how many damaged files were decoded and how many declined."""
+    rng, originals = random.Random(seed), list(sources())
+    found = {False: 0, True: 0}
+    for index in range(count):
+        data = mutated(rng.choice(originals), rng)
+        try:
+            height, width = size_of(data, 1)
+        except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+            height, width = 40, 90
+        if height * width > 1_000_000:
+            continue
+        reduction = rng.choice([1, 2, 4, 8])
+        ours = decoded(data, reduction, size=(-(-height // reduction), -(-width // reduction)))
+        found[ours is not None] += 1
+        if ours is not None:  # then libjpeg finds nothing to complain about, and the same picture
+            np.testing.assert_array_equal(ours, libjpeg(data, reduction), err_msg=f"mutation {index}")
+    return found[True], found[False]
+
+
+def test_1000_damaged_files_are_declined_or_sound_to_libjpeg():
+    sound, declined = check_damaged(1000, seed=1)
+    assert sound > 30
+    assert declined > 300
+
+
+SANITIZED = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("tfrecord_tools._jpeg", sys.argv[1])
+sys.modules["tfrecord_tools._jpeg"] = importlib.util.module_from_spec(spec)
+from tests import test_jpeg
+assert test_jpeg.jpeg.__file__ == sys.argv[1]
+print(test_jpeg.check_damaged(20_000, seed=int(sys.argv[2])))
+for reduction in (1, 2, 4, 8):
+    test_jpeg.test_coefficients_too_large_for_a_picture_are_declined_or_as_libjpeg_has_them(reduction)
+    for subsampling in test_jpeg.SUBSAMPLINGS:
+        test_jpeg.test_samples_are_those_of_libjpeg(subsampling, reduction)
+        test_jpeg.test_a_part_is_what_it_is_in_the_whole_and_nothing_else_is_touched(subsampling, reduction)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the sanitizers are loaded as on Linux")
+def test_20000_damaged_files_make_no_sanitizer_complain(tmp_path):
+    """Memory and undefined behaviour, watched by gcc's AddressSanitizer and UndefinedBehaviorSanitizer."""
+    built = tmp_path / "_jpeg.abi3.so"
+    include = sysconfig.get_paths()["include"]
+    flags = ["-O1", "-g", "-shared", "-fPIC", "-DPy_LIMITED_API=0x030B0000", f"-I{include}"]
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = REPOSITORY / "tfrecord_tools" / "_jpeg.c"
+    subprocess.run(["gcc", *flags, *checks, str(source), "-o", str(built)], check=True)
+    runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(built), "2"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    sound, declined = map(int, done.stdout.strip("()\n").split(","))
+    assert sound > 600
+    assert declined > 6000
+
+
+# ----------------------------------------------------------------------------------------------- in the converter
+
+
+def test_the_converter_gives_the_same_bytes_without_it(monkeypatch):
+    cases = [
+        (encoded(noise(height, width, smooth=3), subsampling=subsampling, quality=90), fit)
+        for height, width in [(300, 500), (701, 333), (90, 1300)]
+        for subsampling in SUBSAMPLINGS
+        for fit in image.FITS
+    ]
+    fast = [image.convert_sizes(data, (48, 32), 95, fit=fit) for data, fit in cases]
+    monkeypatch.setattr(image, "_jpeg", None)
+    assert [image.convert_sizes(data, (48, 32), 95, fit=fit) for data, fit in cases] == fast
+
+
+@pytest.mark.parametrize("fit", image.FITS)
+def test_the_converter_reads_no_pixel_that_it_says_it_does_not_need(fit):
+    for width, height, sizes in [(500, 300, (32,)), (300, 500, (48, 32)), (1301, 99, (128,)), (64, 64, (200, 16))]:
+        reduction = image._reduction(width, height, max(sizes), fit)
+        left, top, right, bottom = image._needed(width, height, reduction, sizes, fit)
+        pixels, other = (noise(-(-height // reduction), -(-width // reduction), seed) for seed in (0, 1))
+        other[top:bottom, left:right] = pixels[top:bottom, left:right]
+        for size in sizes:
+            expected = image._fit(pixels, width, height, reduction, size, fit)
+            np.testing.assert_array_equal(image._fit(other, width, height, reduction, size, fit), expected)

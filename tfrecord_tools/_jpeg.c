@@ -1,0 +1,441 @@
+/* Baseline JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, the wanted part of it only: what cameras write and nothing else.
+
+   Gives the samples that libjpeg-turbo gives with its accurate inverse DCT and its fancy upsampling, or nothing: files
+   of another kind, and files that are damaged in any way that can be seen, image.py gives to libjpeg-turbo. It is faster
+   for what it leaves out (what is cropped away) and for taking two codes at once; see benchmarks/README.md. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "samples are put together in words; without this module libjpeg-turbo does all of the work"
+#endif
+
+#include "_processor.h"
+#include "_jpeg_huffman.h"
+#include "_jpeg_idct.h"
+
+enum { BLOCK = 65 * LANES }; /* coefficients of LANES blocks, and a place for what goes nowhere */
+
+/* across, down: blocks in an MCU. n: samples of a block in each direction. width, height: samples of the whole picture.
+   ring: the samples of two rows of MCUs, `stride` apart, from the first wanted MCU on. */
+typedef struct {
+    int across, down, steps, dc, ac, n, predicted;
+    Py_ssize_t width, height, stride;
+    uint8_t *ring;
+    int16_t coefficients[4 * BLOCK];
+} Component;
+
+/* One of the blocks of an MCU. alone: only its first coefficient counts. lanes: where its coefficients go. */
+typedef struct {
+    const Huffman *dc, *ac;
+    int *predicted, alone;
+    int16_t *lanes[LANES];
+} Block;
+
+typedef struct {
+    /* what was asked; in samples of the result */
+    int reduction;
+    Py_ssize_t left, top, right, bottom;
+    uint8_t *out;
+    /* what the headers say */
+    int width, height, interval, jfif, adobe; /* interval: MCUs between restart markers; adobe: its transform, -1: none */
+    int has_steps[4];
+    int16_t steps[4][64]; /* [8][8] */
+    Huffman dc[4], ac[4];
+    Component components[3];
+    int blocks_in_mcu;
+    Block blocks[6];
+    /* the coded data */
+    const uint8_t *next, *end;
+    uint8_t *unstuffed;
+    Bits bits;
+    int marker; /* behind the bits */
+    Py_ssize_t first_mcu, last_mcu; /* the wanted ones of a row, last_mcu exclusive */
+    uint16_t *sums;      /* one row of chroma */
+    uint8_t *chroma[2];  /* upsampled rows */
+} Picture;
+
+static Py_ssize_t divide_up(Py_ssize_t value, Py_ssize_t by) { return (value + by - 1) / by; }
+
+/* ------------------------------------------------------------------------------------------------------- headers */
+
+static int read_quantization(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    for (; at < end; at += 65) {
+        if (end - at < 65 || at[0] > 3) return 0; /* 16 is a table of 16 bits */
+        for (int i = 0; i < 64; i++)
+            if (!(picture->steps[at[0]][zigzag[i]] = at[1 + i])) return 0;
+        picture->has_steps[at[0]] = 1;
+    }
+    return 1;
+}
+
+static int read_huffman(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    while (at < end) {
+        if (end - at < 17 || (at[0] & ~0x13)) return 0;
+        int count = 0;
+        for (int i = 1; i <= 16; i++) count += at[i];
+        if (end - at < 17 + count) return 0;
+        Huffman *table = (at[0] >> 4 ? picture->ac : picture->dc) + (at[0] & 3);
+        if (!build_huffman(table, at + 1, at + 17, at[0] >> 4)) return 0;
+        at += 17 + count;
+    }
+    return 1;
+}
+
+/* ids: of the components, in their order. */
+static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end, uint8_t *ids) {
+    if (end - at != 15 || at[0] != 8 || at[5] != 3 || picture->width) return 0; /* 8 bits, three components */
+    picture->height = at[1] << 8 | at[2];
+    picture->width = at[3] << 8 | at[4];
+    if (!picture->height || !picture->width) return 0;
+    for (int i = 0; i < 3; i++) {
+        Component *component = &picture->components[i];
+        ids[i] = at[6 + 3 * i];
+        component->across = at[7 + 3 * i] >> 4;
+        component->down = at[7 + 3 * i] & 15;
+        component->steps = at[8 + 3 * i];
+        if (component->steps > 3 || (i && (component->across != 1 || component->down != 1))) return 0;
+    }
+    int across = picture->components[0].across, down = picture->components[0].down;
+    return (across == 1 && down == 1) || (across == 2 && (down == 1 || down == 2));
+}
+
+static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end, const uint8_t *ids) {
+    if (end - at != 10 || at[0] != 3 || at[7] != 0 || at[8] != 63 || at[9] != 0 || !picture->width) return 0;
+    for (int i = 0; i < 3; i++) {
+        Component *component = &picture->components[i];
+        component->dc = at[2 + 2 * i] >> 4;
+        component->ac = at[2 + 2 * i] & 15;
+        if (at[1 + 2 * i] != ids[i] || component->dc > 3 || component->ac > 3) return 0;
+        if (!picture->dc[component->dc].defined || !picture->ac[component->ac].defined) return 0;
+        if (!picture->has_steps[component->steps]) return 0;
+    }
+    /* YCbCr, as libjpeg guesses it. */
+    if (picture->jfif || picture->adobe == 1) return 1;
+    return picture->adobe < 0 && ids[0] == 1 && ids[1] == 2 && ids[2] == 3;
+}
+
+/* Everything before the coded data. Returns 0 unless it is a picture of the one kind that is decoded here. */
+static int read_headers(Picture *picture) {
+    uint8_t ids[3] = {0};
+    if (picture->end - picture->next < 2 || picture->next[0] != 0xff || picture->next[1] != 0xd8) return 0;
+    picture->next += 2;
+    picture->adobe = -1;
+    for (;;) {
+        const uint8_t *at = picture->next;
+        if (picture->end - at < 4 || at[0] != 0xff) return 0;
+        int marker = at[1], length = at[2] << 8 | at[3], sound = 1;
+        if (length < 2 || picture->end - at < 2 + length) return 0;
+        const uint8_t *end = at + 2 + length;
+        picture->next = end;
+        at += 4;
+        switch (marker) {
+        case 0xc0: sound = read_frame(picture, at, end, ids); break;
+        case 0xc4: sound = read_huffman(picture, at, end); break;
+        case 0xda: return read_scan(picture, at, end, ids);
+        case 0xdb: sound = read_quantization(picture, at, end); break;
+        case 0xdd:
+            sound = length == 4;
+            if (sound) picture->interval = at[0] << 8 | at[1];
+            break;
+        case 0xe0:
+            if (length >= 16 && !memcmp(at, "JFIF", 5)) picture->jfif = sound = at[5] == 1; /* its version */
+            break;
+        case 0xee:
+            if (length >= 14 && !memcmp(at, "Adobe", 5)) picture->adobe = at[11];
+            break;
+        default: sound = (marker > 0xe0 && marker < 0xf0) || marker == 0xfe; /* APPn and comments */
+        }
+        if (!sound) return 0;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------- coded data */
+
+/* Takes the bytes up to the next marker, 0xff 0x00 as 0xff. */
+static int next_segment(Picture *picture) {
+    uint8_t *to = picture->unstuffed;
+    for (;;) {
+        const uint8_t *at = picture->next, *found = memchr(at, 0xff, (size_t)(picture->end - at));
+        if (!found || picture->end - found < 2) return 0;
+        memcpy(to, at, (size_t)(found - at));
+        to += found - at;
+        picture->next = found + 2;
+        if ((picture->marker = found[1]) != 0) break;
+        *to++ = 0xff;
+    }
+    memset(to, 0, PADDING);
+    picture->bits = (Bits){picture->unstuffed, picture->unstuffed, to, 0, 0};
+    for (int i = 0; i < 3; i++) picture->components[i].predicted = 0;
+    return 1;
+}
+
+/* All is taken but the bits that fill the last byte. */
+static int segment_is_done(const Picture *picture) {
+    int64_t left = 8 * (int64_t)(picture->bits.end - picture->bits.start) - bits_taken(&picture->bits);
+    return left >= 0 && left < 8;
+}
+
+/* One MCU into lane `lane`, or nowhere. */
+INLINE int take_mcu(Picture *picture, const uint16_t *places, int wanted, int lane) {
+    Bits bits = picture->bits;
+    for (int i = 0; i < picture->blocks_in_mcu; i++) {
+        Block *block = &picture->blocks[i];
+        int16_t *coefficients = block->lanes[lane];
+        int found;
+        if (wanted && !block->alone)
+            found = take_block(&bits, block->dc, block->ac, block->predicted, 1, places, coefficients);
+        else
+            found = take_block(&bits, block->dc, block->ac, block->predicted, 0, places, coefficients);
+        if (!found) return 0;
+        if (wanted) coefficients[0] = (int16_t)*block->predicted;
+    }
+    picture->bits = bits;
+    return 1;
+}
+
+/* The samples of LANES MCUs, of which the first is number `mcu` of the wanted ones of row `row`. */
+FOR_EACH_PROCESSOR
+static int finish_mcus(Component *component, const int16_t *steps, Py_ssize_t row, Py_ssize_t mcu) {
+    int n = component->n, sound = 1;
+    for (int v = 0; v < component->down; v++)
+        for (int h = 0; h < component->across; h++) {
+            int16_t *coefficients = component->coefficients + (v * component->across + h) * BLOCK;
+            uint8_t *samples = component->ring + (row % 2 * component->down + v) * n * component->stride +
+                               (mcu * component->across + h * LANES) * n;
+            switch (n) {
+            case 1: sound &= inverse_dct_1(coefficients, steps[0], samples); break;
+            case 2: sound &= inverse_dct(coefficients, steps, 2, samples, (size_t)component->stride); break;
+            case 4: sound &= inverse_dct(coefficients, steps, 4, samples, (size_t)component->stride); break;
+            case 8: sound &= inverse_dct(coefficients, steps, 8, samples, (size_t)component->stride); break;
+            }
+        }
+    return sound;
+}
+
+/* --------------------------------------------------------------------------------------------- upsampling, colour */
+
+/* What is upsampled, before it is: a row, or three parts of it and one of the row beside it. */
+FOR_EACH_PROCESSOR
+static void sum_rows(const uint8_t *restrict row, const uint8_t *restrict beside, Py_ssize_t count,
+                     uint16_t *restrict sums) {
+    if (beside)
+        for (Py_ssize_t i = 0; i < count; i++) sums[i] = (uint16_t)(3 * row[i] + beside[i]);
+    else
+        for (Py_ssize_t i = 0; i < count; i++) sums[i] = row[i];
+}
+
+/* Twice as many samples: three parts of the nearer and one of the further of the sums. sums: count + 2, one more on either
+   side. out: 2 * count. */
+FOR_EACH_PROCESSOR
+static void double_row(const uint16_t *restrict sums, Py_ssize_t count, int shift, uint8_t *restrict out) {
+    int left = shift == 2 ? 1 : 8, right = shift == 2 ? 2 : 7;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        out[2 * i] = (uint8_t)((3 * sums[i + 1] + sums[i] + left) >> shift);
+        out[2 * i + 1] = (uint8_t)((3 * sums[i + 1] + sums[i + 2] + right) >> shift);
+    }
+}
+
+/* JFIF's YCbCr -> RGB with constants of 16 bits. */
+FOR_EACH_PROCESSOR
+static void to_rgb(const uint8_t *restrict luma, const uint8_t *restrict blue, const uint8_t *restrict red,
+                   Py_ssize_t count, uint8_t *restrict out) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int32_t y = luma[i], cb = blue[i] - 128, cr = red[i] - 128;
+        int32_t r = y + ((91881 * cr + 32768) >> 16);
+        int32_t g = y + ((-22554 * cb - 46802 * cr + 32768) >> 16);
+        int32_t b = y + ((116130 * cb + 32768) >> 16);
+        out[3 * i] = (uint8_t)(r < 0 ? 0 : r > 255 ? 255 : r);
+        out[3 * i + 1] = (uint8_t)(g < 0 ? 0 : g > 255 ? 255 : g);
+        out[3 * i + 2] = (uint8_t)(b < 0 ? 0 : b > 255 ? 255 : b);
+    }
+}
+
+/* Row y of the picture, whose samples begin with the first wanted MCU. */
+static const uint8_t *sample_row(const Component *component, Py_ssize_t y) {
+    return component->ring + y % (2 * component->down * component->n) * component->stride;
+}
+
+/* The samples left..right of chroma in row y, as many as of luma. */
+static const uint8_t *chroma_row(Picture *picture, int which, Py_ssize_t y) {
+    const Component *component = &picture->components[1 + which], *luma = &picture->components[0];
+    Py_ssize_t origin = picture->first_mcu * component->n; /* the column at which its rows begin */
+    if (component->n == luma->across * luma->n) return sample_row(component, y) + picture->left - origin;
+    Py_ssize_t first = picture->left / 2, count = (picture->right + 1) / 2 - first;
+    uint8_t *out = picture->chroma[which];
+    int rows_too = component->n < luma->down * luma->n;
+    Py_ssize_t near = rows_too ? y / 2 : y, far = y % 2 ? near + 1 : near - 1;
+    far = far < 0 ? 0 : far >= component->height ? component->height - 1 : far;
+    const uint8_t *row = sample_row(component, near), *beside = sample_row(component, far);
+    if (component->n == 1) /* fancy upsampling is for more than a sample of a block */
+        for (Py_ssize_t i = 0; i < count; i++) out[2 * i] = out[2 * i + 1] = row[first - origin + i];
+    else {
+        /* One sample more on either side; at the picture's edge the last once more. */
+        uint16_t *sums = picture->sums;
+        Py_ssize_t from = first ? first - 1 : 0, to = first + count < component->width ? first + count + 1 : component->width;
+        sum_rows(row + from - origin, rows_too ? beside + from - origin : NULL, to - from, sums + !first);
+        if (!first) sums[0] = sums[1];
+        if (to < first + count + 1) sums[count + 1] = sums[count];
+        double_row(sums, count, rows_too ? 4 : 2, out);
+    }
+    return out + picture->left % 2;
+}
+
+static void write_rows(Picture *picture, Py_ssize_t first, Py_ssize_t last) {
+    const Component *luma = &picture->components[0];
+    for (Py_ssize_t y = first; y < last; y++) {
+        const uint8_t *samples = sample_row(luma, y) + picture->left - picture->first_mcu * luma->across * luma->n;
+        const uint8_t *blue = chroma_row(picture, 0, y), *red = chroma_row(picture, 1, y);
+        to_rgb(samples, blue, red, picture->right - picture->left, picture->out + (y * luma->width + picture->left) * 3);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- all of it */
+
+/* number: of the component's blocks in an MCU, row by row. */
+static void add_block(Picture *picture, Component *component, int number) {
+    Block *block = &picture->blocks[picture->blocks_in_mcu++];
+    block->dc = &picture->dc[component->dc];
+    block->ac = &picture->ac[component->ac];
+    block->predicted = &component->predicted;
+    block->alone = component->n == 1;
+    for (int lane = 0; lane < LANES; lane++) {
+        int row = number / component->across, column = lane * component->across + number % component->across;
+        block->lanes[lane] =
+            component->coefficients + (row * component->across + column / LANES) * BLOCK + column % LANES;
+    }
+}
+
+/* The sizes of everything, from the headers. */
+static void lay_out(Picture *picture) {
+    Component *luma = &picture->components[0];
+    int n = 8 / picture->reduction;
+    for (int c = 0; c < 3; c++) {
+        Component *component = &picture->components[c];
+        /* As libjpeg: chroma of half the size in both directions gets a larger inverse DCT instead of upsampling. */
+        component->n = c && luma->across == 2 && luma->down == 2 && n < 8 ? 2 * n : n;
+        component->width = divide_up((Py_ssize_t)picture->width * component->across * component->n, 8 * luma->across);
+        component->height = divide_up((Py_ssize_t)picture->height * component->down * component->n, 8 * luma->down);
+    }
+    Py_ssize_t mcu = (Py_ssize_t)luma->across * n, count = divide_up(picture->width, 8 * luma->across);
+    /* One more on either side, for upsampling. */
+    picture->first_mcu = picture->left / mcu > 0 ? picture->left / mcu - 1 : 0;
+    picture->last_mcu = divide_up(picture->right, mcu) < count ? divide_up(picture->right, mcu) + 1 : count;
+    for (int c = 0; c < 3; c++) {
+        Component *component = &picture->components[c];
+        component->stride =
+            divide_up(picture->last_mcu - picture->first_mcu, LANES) * LANES * component->across * component->n;
+        for (int i = 0; i < component->down * component->across; i++) add_block(picture, component, i);
+    }
+}
+
+static int allocate(Picture *picture) {
+    picture->unstuffed = malloc((size_t)(picture->end - picture->next) + PADDING);
+    int sound = picture->unstuffed != NULL;
+    size_t columns = (size_t)picture->components[0].stride + 2;
+    sound &= (picture->sums = malloc(columns * sizeof *picture->sums)) != NULL;
+    for (int i = 0; i < 2; i++) sound &= (picture->chroma[i] = malloc(columns)) != NULL;
+    for (int c = 0; c < 3; c++) {
+        Component *component = &picture->components[c];
+        component->ring = malloc((size_t)(2 * component->down * component->n) * (size_t)component->stride);
+        sound &= component->ring != NULL;
+    }
+    return sound;
+}
+
+static int decode_scan(Picture *picture) {
+    const Component *luma = &picture->components[0], *chroma = &picture->components[1];
+    Py_ssize_t across = divide_up(picture->width, 8 * luma->across), down = divide_up(picture->height, 8 * luma->down);
+    Py_ssize_t rows = (Py_ssize_t)luma->down * luma->n; /* of samples in an MCU */
+    /* The last row of an MCU waits for the chroma of the row below. */
+    Py_ssize_t waiting = chroma->n < rows ? 1 : 0, written = picture->top, restart = 0, done = 0;
+    uint16_t places[POSITIONS];
+    for (int i = 0; i < POSITIONS; i++) places[i] = (uint16_t)((i < 64 ? zigzag[i] : 64) * LANES);
+    if (!next_segment(picture)) return 0;
+    for (Py_ssize_t y = 0; y < down; y++) {
+        int wanted_row = (y + 2) * rows > picture->top && (y - 1) * rows < picture->bottom;
+        int lane = 0;
+        for (Py_ssize_t x = 0; x < across; x++) {
+            if (picture->interval && done == picture->interval) {
+                if (!segment_is_done(picture) || picture->marker != 0xd0 + restart % 8 || !next_segment(picture)) return 0;
+                restart++;
+                done = 0;
+            }
+            done++;
+            int wanted = wanted_row && x >= picture->first_mcu && x < picture->last_mcu;
+            if (!take_mcu(picture, places, wanted, lane)) return 0;
+            if (!wanted) continue;
+            if (++lane == LANES || x == picture->last_mcu - 1) {
+                Py_ssize_t first = x - picture->first_mcu - lane + 1;
+                for (int c = 0; c < 3; c++) {
+                    Component *component = &picture->components[c];
+                    if (!finish_mcus(component, picture->steps[component->steps], y, first)) return 0;
+                }
+                lane = 0;
+            }
+        }
+        Py_ssize_t ready = y == down - 1 ? luma->height : (y + 1) * rows - waiting;
+        ready = ready < picture->bottom ? ready : picture->bottom;
+        if (wanted_row && ready > written) {
+            write_rows(picture, written, ready);
+            written = ready;
+        }
+    }
+    return segment_is_done(picture) && picture->marker == 0xd9;
+}
+
+static int decode(Picture *picture, Py_ssize_t out_length) {
+    if (!read_headers(picture)) return 0;
+    lay_out(picture);
+    const Component *luma = &picture->components[0];
+    if (out_length != luma->width * luma->height * 3 || picture->components[1].width < 3 || picture->left < 0 ||
+        picture->left >= picture->right || picture->right > luma->width || picture->top < 0 ||
+        picture->top >= picture->bottom || picture->bottom > luma->height)
+        return 0;
+    return allocate(picture) && decode_scan(picture);
+}
+
+static PyObject *decode_into(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer data, out;
+    int found = 0;
+    Picture *picture = calloc(1, sizeof *picture);
+    if (!picture) return PyErr_NoMemory();
+    if (!PyArg_ParseTuple(arguments, "y*i(nnnn)w*", &data, &picture->reduction, &picture->left, &picture->top,
+                          &picture->right, &picture->bottom, &out)) {
+        free(picture);
+        return NULL;
+    }
+    picture->out = out.buf;
+    picture->next = data.buf;
+    picture->end = picture->next + data.len;
+    int reduction = picture->reduction;
+    if (reduction == 1 || reduction == 2 || reduction == 4 || reduction == 8) {
+        Py_BEGIN_ALLOW_THREADS
+        found = decode(picture, out.len);
+        Py_END_ALLOW_THREADS
+    } else
+        PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
+    free(picture->unstuffed);
+    free(picture->sums);
+    for (int i = 0; i < 2; i++) free(picture->chroma[i]);
+    for (int c = 0; c < 3; c++) free(picture->components[c].ring);
+    free(picture);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&out);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(found);
+}
+
+static PyMethodDef methods[] = {
+    {"decode_into", decode_into, METH_VARARGS,
+     "decode_into(data, reduction, (left, top, right, bottom), out) -> whether it is decoded; out: u8[rows, columns, 3]"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_jpeg", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__jpeg(void) { return PyModule_Create(&definition); }

@@ -1,0 +1,3 @@
+from typing import Any
+
+def decode_into(data: bytes, reduction: int, needed: tuple[int, int, int, int], out: Any, /) -> bool: ...
