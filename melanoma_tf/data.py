@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from melanoma_tf import decoder
 from melanoma_tf.hosts import ALONE, Hosts
 from tfrecord_tools import schema
 
-DECODERS = 8 * (os.cpu_count() or 1)  # pictures asked for at the same time, so that no core waits for the next one
-_BATCHERS = 2  # batches put together at the same time: copying one takes a core a tenth of the time of decoding it
+_BATCHERS = 2  # batches decoded at the same time, so that no core waits for the last picture of one
 PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
 _GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
@@ -188,19 +188,20 @@ def train_batches(
     turns = tf.data.Dataset.range(len(parts)).repeat()
     records = tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
     records = records.with_options(_options())
-    decode = _decoder(shards, image_size)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
-    def example(serialized: tf.Tensor) -> Any:
+    def examples(serialized: tf.Tensor) -> Any:
         record = schema.parse(serialized, ("image", "image_name", "target"))
-        features = {"image": decode(record["image"], image_size), "seed": _seed(record["image_name"], epoch_seed)}
+        features = {
+            "image": decoder.of_size(image_size).graph(record["image"]),
+            "seed": _seed(record["image_name"], epoch_seed),
+        }
         return features, tf.cast(record["target"], tf.float32)
 
     # Skipping encoded records costs a read, not a decode.
     share = batch_size // hosts.count
-    examples = records.skip(skip_steps * share).map(example, num_parallel_calls=DECODERS, deterministic=True)
-    steps = count(shards) // batch_size - skip_steps
-    return _batched(examples, share, steps)
+    batches = records.skip(skip_steps * share).batch(share, drop_remainder=True)
+    return _decoded(batches, examples, count(shards) // batch_size - skip_steps)
 
 
 def _streams(
@@ -240,22 +241,18 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, h
     """
     share = batch_size // hosts.count
     filling = b""  # no record is empty
-    decode = _decoder(shards, image_size)
 
-    def example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        black = tf.zeros([image_size, image_size, 3], tf.uint8)
-        is_filling = tf.equal(serialized, filling)
-        return {
-            "image": tf.cond(
-                is_filling, lambda: black, lambda: decode(schema.parse(serialized, ["image"])["image"], image_size)
-            )
-        }
+    def examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        records = tf.boolean_mask(serialized, tf.not_equal(serialized, filling))
+        images = decoder.of_size(image_size).graph(schema.parse(records, ["image"])["image"])
+        missing = share - tf.shape(records)[0]
+        images = tf.cond(missing > 0, lambda: tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), lambda: images)
+        return {"image": tf.ensure_shape(images, [share, image_size, image_size, 3])}
 
     records = _read([shard.path for shard in shards])
     records = records.concatenate(tf.data.Dataset.from_tensors(filling).repeat(-count(shards) % batch_size))
-    records = records.batch(share).shard(hosts.count, hosts.index).unbatch()
-    examples = records.map(example, num_parallel_calls=DECODERS, deterministic=True)
-    return _batched(examples, share, -(-count(shards) // batch_size))
+    batches = records.batch(share).shard(hosts.count, hosts.index)
+    return _decoded(batches, examples, -(-count(shards) // batch_size))
 
 
 def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
@@ -323,36 +320,11 @@ def _fix_global_seed() -> None:
         tf.random.set_seed(_GLOBAL_SEED)
 
 
-def _batched(examples: tf.data.Dataset, batch_size: int, steps: int) -> tf.data.Dataset:
+def _decoded(batches: tf.data.Dataset, examples: Callable[[tf.Tensor], Any], steps: int) -> tf.data.Dataset:
+    """`examples` of so many batches of serialized records."""
+    decoded = batches.take(steps).map(examples, num_parallel_calls=_BATCHERS, deterministic=True)
     # Keras asks how many steps there are; tf.data cannot know it of files it has not read.
-    batches = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=_BATCHERS, deterministic=True)
-    batches = batches.take(steps)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(PREFETCHED)
-
-
-def _decoder(shards: Sequence[Shard], image_size: int) -> Callable[[tf.Tensor, int], tf.Tensor]:
-    """What turns a JPEG of these shards into u8[image_size,image_size,3]."""
-    return _decode if all(shard.size == image_size for shard in shards) else _decode_and_resample
-
-
-def _decode(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:
-    # The accurate DCT is what Pillow and every other tool use; TensorFlow's default is the fast one.
-    image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(image, [image_size, image_size, 3])
-
-
-def _decode_and_resample(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:
-    """For a small trial on a big build, or external data of another size."""
-    image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
-    image = tf.cond(
-        tf.reduce_all(tf.shape(image)[:2] == image_size), lambda: image, lambda: _resample(image, image_size)
-    )
-    return tf.ensure_shape(image, [image_size, image_size, 3])
-
-
-def _resample(image: tf.Tensor, size: int) -> tf.Tensor:
-    resampled = tf.image.resize(image, [size, size], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resampled), 0, 255), tf.uint8)
+    return decoded.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(PREFETCHED)
 
 
 def _seed(image_name: tf.Tensor, epoch_seed: int) -> tf.Tensor:

@@ -33,7 +33,10 @@ ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion", "shears")  
 USES = {
     "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
-    "tfrecord_tools.image": {"tfrecord_tools.resample"},  # arithmetic on arrays, no more
+    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools._jpeg"},  # arithmetic on arrays, no more
+    "tfrecord_tools.resample": {"tfrecord_tools._resample"},  # the same in C
+    "melanoma_tf.decoder": {"tfrecord_tools._jpeg"},  # the one codec in C serves both packages
+    "melanoma_tf.data": {"melanoma_tf.decoder"},  # the last step of its pipelines
     "melanoma_tf.model": {"melanoma_tf.batch_norm", "melanoma_tf.strips"},  # layers of the graph
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
     "melanoma_tf.augment.geometry": {f"melanoma_tf.augment.{leaf}" for leaf in ("occlusion", "shears")},  # blur; a way
@@ -60,7 +63,8 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
 
 
-OURS = {module_name(path) for path in MODULES}
+COMPILED = sorted((REPOSITORY / "tfrecord_tools").glob("_*.c"))
+OURS = {module_name(path) for path in (*MODULES, *COMPILED)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -71,7 +75,7 @@ def test_imports_go_one_way(path):
         assert not {u for u in used if u.startswith("melanoma_tf")}
         assert not {i for i in imports_of(path) if i.split(".")[0] == "keras"}
     else:
-        assert {u for u in used if u.startswith("tfrecord_tools")} <= {"tfrecord_tools.schema"}
+        assert {u for u in used if u.startswith("tfrecord_tools")} <= {"tfrecord_tools.schema", "tfrecord_tools._jpeg"}
     if name.split(".")[-1] not in COMPOSERS[package]:
         assert used <= FOUNDATIONS | USES.get(name, set())
 

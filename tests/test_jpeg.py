@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,37 @@ def test_real_pictures_are_decoded_as_libjpeg_does(every, real_data):
             if found is not None:
                 np.testing.assert_array_equal(found, libjpeg(data, reduction), err_msg=path.name)
         assert found is not None or b"\xff\xc2" in data, f"{path.name} is declined, and not progressive"
+
+
+def test_many_of_one_size_are_decoded_in_turn_up_to_the_first_that_is_not():
+    """Their tables differ: Huffman's from the third on, steps from the fourth."""
+    options: list[dict[str, Any]] = [{}, {"subsampling": "4:4:4"}, {"optimize": True}, {"quality": 30}, {}]
+    files = tuple(encoded(noise(40, 56, seed, smooth=3), **each) for seed, each in enumerate(options))
+    out = np.zeros((5, 40, 56, 3), np.uint8)
+    assert jpeg.decode_each(files, (40, 56), out) == 5
+    np.testing.assert_array_equal(out, np.stack([libjpeg(data) for data in files]))
+    missing_tables = files[0].replace(b"\xff\xc4", b"\xff\xe9")  # those of the file before are not its own
+    for other in (b"", encoded(noise(56, 40)), encoded(noise(40, 56), progressive=True), missing_tables):
+        out[:] = 0
+        assert jpeg.decode_each((*files[:2], other, *files[3:]), (40, 56), out) == 2
+        assert out[:2].any()
+        assert not out[3:].any()
+    assert jpeg.decode_each((), (40, 56), out[:0]) == 0
+
+
+def test_many_into_room_of_another_size_are_refused():
+    files, out = (encoded(noise(40, 56)),) * 2, np.zeros((2, 40, 56, 3), np.uint8)
+    for size, room in [
+        ((40, 56), out[:1]),
+        ((40, 56), out.ravel()[:-1]),
+        ((20, 56), out),
+        ((0, 56), out),
+        ((40, -1), out),
+    ]:
+        with pytest.raises(ValueError, match=r"out must be u8\[2,height,width,3\], of 1 to 65535 rows and columns"):
+            jpeg.decode_each(files, size, room)
+    with pytest.raises(TypeError):
+        jpeg.decode_each((files[0], "text"), (40, 56), out)
 
 
 # ------------------------------------------------------------------------------------------- what it leaves alone
@@ -255,6 +287,8 @@ sys.modules["tfrecord_tools._jpeg"] = importlib.util.module_from_spec(spec)
 from tests import test_jpeg
 assert test_jpeg.jpeg.__file__ == sys.argv[1]
 print(test_jpeg.check_damaged(20_000, seed=int(sys.argv[2])))
+test_jpeg.test_many_of_one_size_are_decoded_in_turn_up_to_the_first_that_is_not()
+test_jpeg.test_many_into_room_of_another_size_are_refused()
 for reduction in (1, 2, 4, 8):
     test_jpeg.test_coefficients_too_large_for_a_picture_are_declined_or_as_libjpeg_has_them(reduction)
     for subsampling in test_jpeg.SUBSAMPLINGS:

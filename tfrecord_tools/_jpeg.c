@@ -29,6 +29,11 @@ typedef struct {
     int16_t coefficients[4 * BLOCK];
 } Component;
 
+/* What pictures that are decoded one after the other share. */
+typedef struct {
+    Huffman dc[4], ac[4];
+} Tables;
+
 /* One of the blocks of an MCU. alone: only its first coefficient counts. lanes: where its coefficients go. */
 typedef struct {
     const Huffman *dc, *ac;
@@ -41,11 +46,12 @@ typedef struct {
     int reduction;
     Py_ssize_t left, top, right, bottom;
     uint8_t *out;
+    Py_ssize_t out_length;
+    Tables *tables;
     /* what the headers say */
     int width, height, interval, jfif, adobe; /* interval: MCUs between restart markers; adobe: its transform, -1: none */
-    int has_steps[4];
+    int has_steps[4], has_dc[4], has_ac[4];
     int16_t steps[4][64]; /* [8][8] */
-    Huffman dc[4], ac[4];
     Component components[3];
     int blocks_in_mcu;
     Block blocks[6];
@@ -79,8 +85,10 @@ static int read_huffman(Picture *picture, const uint8_t *at, const uint8_t *end)
         int count = 0;
         for (int i = 1; i <= 16; i++) count += at[i];
         if (end - at < 17 + count) return 0;
-        Huffman *table = (at[0] >> 4 ? picture->ac : picture->dc) + (at[0] & 3);
-        if (!build_huffman(table, at + 1, at + 17, at[0] >> 4)) return 0;
+        int ac = at[0] >> 4, number = at[0] & 3;
+        Huffman *table = (ac ? picture->tables->ac : picture->tables->dc) + number;
+        if (!build_huffman(table, at + 1, at + 17, count, ac)) return 0;
+        (ac ? picture->has_ac : picture->has_dc)[number] = 1;
         at += 17 + count;
     }
     return 1;
@@ -111,8 +119,8 @@ static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end, co
         component->dc = at[2 + 2 * i] >> 4;
         component->ac = at[2 + 2 * i] & 15;
         if (at[1 + 2 * i] != ids[i] || component->dc > 3 || component->ac > 3) return 0;
-        if (!picture->dc[component->dc].defined || !picture->ac[component->ac].defined) return 0;
-        if (!picture->has_steps[component->steps]) return 0;
+        if (!picture->has_dc[component->dc] || !picture->has_ac[component->ac] || !picture->has_steps[component->steps])
+            return 0;
     }
     /* YCbCr, as libjpeg guesses it. */
     if (picture->jfif || picture->adobe == 1) return 1;
@@ -299,8 +307,8 @@ static void write_rows(Picture *picture, Py_ssize_t first, Py_ssize_t last) {
 /* number: of the component's blocks in an MCU, row by row. */
 static void add_block(Picture *picture, Component *component, int number) {
     Block *block = &picture->blocks[picture->blocks_in_mcu++];
-    block->dc = &picture->dc[component->dc];
-    block->ac = &picture->ac[component->ac];
+    block->dc = &picture->tables->dc[component->dc];
+    block->ac = &picture->tables->ac[component->ac];
     block->predicted = &component->predicted;
     block->alone = component->n == 1;
     for (int lane = 0; lane < LANES; lane++) {
@@ -388,51 +396,112 @@ static int decode_scan(Picture *picture) {
     return segment_is_done(picture) && picture->marker == 0xd9;
 }
 
-static int decode(Picture *picture, Py_ssize_t out_length) {
+static int decode(Picture *picture) {
     if (!read_headers(picture)) return 0;
     lay_out(picture);
     const Component *luma = &picture->components[0];
-    if (out_length != luma->width * luma->height * 3 || picture->components[1].width < 3 || picture->left < 0 ||
+    if (picture->out_length != luma->width * luma->height * 3 || picture->components[1].width < 3 || picture->left < 0 ||
         picture->left >= picture->right || picture->right > luma->width || picture->top < 0 ||
         picture->top >= picture->bottom || picture->bottom > luma->height)
         return 0;
-    return allocate(picture) && decode_scan(picture);
+    int found = allocate(picture) && decode_scan(picture);
+    free(picture->unstuffed);
+    free(picture->sums);
+    for (int i = 0; i < 2; i++) free(picture->chroma[i]);
+    for (int c = 0; c < 3; c++) free(picture->components[c].ring);
+    return found;
 }
 
 static PyObject *decode_into(PyObject *module, PyObject *arguments) {
     (void)module;
     Py_buffer data, out;
-    int found = 0;
     Picture *picture = calloc(1, sizeof *picture);
-    if (!picture) return PyErr_NoMemory();
-    if (!PyArg_ParseTuple(arguments, "y*i(nnnn)w*", &data, &picture->reduction, &picture->left, &picture->top,
-                          &picture->right, &picture->bottom, &out)) {
-        free(picture);
-        return NULL;
+    Tables *tables = calloc(1, sizeof *tables);
+    PyObject *result = NULL;
+    if (!picture || !tables)
+        PyErr_NoMemory();
+    else if (PyArg_ParseTuple(arguments, "y*i(nnnn)w*", &data, &picture->reduction, &picture->left, &picture->top,
+                              &picture->right, &picture->bottom, &out)) {
+        int found = 0, reduction = picture->reduction;
+        picture->next = data.buf;
+        picture->end = picture->next + data.len;
+        picture->out = out.buf;
+        picture->out_length = out.len;
+        picture->tables = tables;
+        if (reduction == 1 || reduction == 2 || reduction == 4 || reduction == 8) {
+            Py_BEGIN_ALLOW_THREADS
+            found = decode(picture);
+            Py_END_ALLOW_THREADS
+            result = PyBool_FromLong(found);
+        } else
+            PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
+        PyBuffer_Release(&data);
+        PyBuffer_Release(&out);
     }
-    picture->out = out.buf;
-    picture->next = data.buf;
-    picture->end = picture->next + data.len;
-    int reduction = picture->reduction;
-    if (reduction == 1 || reduction == 2 || reduction == 4 || reduction == 8) {
-        Py_BEGIN_ALLOW_THREADS
-        found = decode(picture, out.len);
-        Py_END_ALLOW_THREADS
-    } else
-        PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
-    free(picture->unstuffed);
-    free(picture->sums);
-    for (int i = 0; i < 2; i++) free(picture->chroma[i]);
-    for (int c = 0; c < 3; c++) free(picture->components[c].ring);
     free(picture);
-    PyBuffer_Release(&data);
+    free(tables);
+    return result;
+}
+
+/* data: `count` files. Returns how many are decoded before the first that is not. */
+static Py_ssize_t decode_all(Picture *picture, Tables *tables, Py_ssize_t count, const char **data, const Py_ssize_t *lengths,
+                             Py_ssize_t height, Py_ssize_t width, uint8_t *out) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        memset(picture, 0, sizeof *picture);
+        picture->reduction = 1;
+        picture->right = width;
+        picture->bottom = height;
+        picture->out_length = height * width * 3;
+        picture->out = out + i * picture->out_length;
+        picture->tables = tables;
+        picture->next = (const uint8_t *)data[i];
+        picture->end = picture->next + lengths[i];
+        if (!decode(picture)) return i;
+    }
+    return count;
+}
+
+static PyObject *decode_each(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *files, *result = NULL;
+    Py_ssize_t height, width;
+    Py_buffer out;
+    if (!PyArg_ParseTuple(arguments, "O!(nn)w*", &PyTuple_Type, &files, &height, &width, &out)) return NULL;
+    Py_ssize_t count = PyTuple_Size(files);
+    const char **data = calloc((size_t)count + 1, sizeof *data);
+    Py_ssize_t *lengths = calloc((size_t)count + 1, sizeof *lengths);
+    Picture *picture = malloc(sizeof *picture);
+    Tables *tables = calloc(1, sizeof *tables);
+    if (!data || !lengths || !picture || !tables) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(files, i), (char **)&data[i], &lengths[i])) goto done;
+    if (height < 1 || height > 65535 || width < 1 || width > 65535 || out.len / (height * width * 3) != count ||
+        out.len % (height * width * 3)) {
+        PyErr_Format(PyExc_ValueError, "out must be u8[%zd,height,width,3], of 1 to 65535 rows and columns", count);
+        goto done;
+    }
+    Py_ssize_t decoded;
+    Py_BEGIN_ALLOW_THREADS
+    decoded = decode_all(picture, tables, count, data, lengths, height, width, out.buf);
+    Py_END_ALLOW_THREADS
+    result = PyLong_FromSsize_t(decoded);
+done:
+    free(data);
+    free(lengths);
+    free(picture);
+    free(tables);
     PyBuffer_Release(&out);
-    return PyErr_Occurred() ? NULL : PyBool_FromLong(found);
+    return result;
 }
 
 static PyMethodDef methods[] = {
     {"decode_into", decode_into, METH_VARARGS,
      "decode_into(data, reduction, (left, top, right, bottom), out) -> whether it is decoded; out: u8[rows, columns, 3]"},
+    {"decode_each", decode_each, METH_VARARGS,
+     "decode_each(files, (height, width), out) -> how many are decoded before the first that is not; out: u8[N,height,width,3]"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -27,16 +27,17 @@ typedef struct {
     int held;
 } Bits;
 
-/* entries: for the next LOOK bits, the one or two codes that lie in them with the bits of their values:
+/* ac, counts, symbols: the definition. entries: for the next LOOK bits, the one or two codes that lie in them with the bits
+   of their values:
    bits 0..5 length of all (0: the first does not fit), 8..15 and 16..23 where the values go, counted from the position
    reached, 24..31 how far the position moves, 32..47 and 48..63 the values.
    codes: for the next LOOK bits, length (0: longer) and symbol << 8. last, offset: by length, for longer codes. */
 typedef struct {
+    int ac;
+    uint8_t counts[16], symbols[256];
     uint64_t entries[1 << LOOK];
     uint16_t codes[1 << LOOK];
     int32_t last[17], offset[17];
-    uint8_t symbols[256];
-    int defined;
 } Huffman;
 
 INLINE int magnitude(int value) { return value < 0 ? -value : value; }
@@ -56,15 +57,19 @@ static int read_entry(const Huffman *table, int ac, unsigned look, int have, int
     return length + size;
 }
 
-/* counts: codes of each length 1..16. ac: whether the symbols are run and size, else the size alone, up to 11 (T.81, table
-   F.1). Returns 0 if they are none such, or the codes no prefix code. */
-static int build_huffman(Huffman *table, const uint8_t *counts, const uint8_t *symbols, int ac) {
+/* counts: codes of each length 1..16. symbols: `count` of them. ac: whether they are run and size, else the size alone, up
+   to 11 (T.81, table F.1). Returns 0 if they are none such, or the codes no prefix code. */
+static int build_huffman(Huffman *table, const uint8_t *counts, const uint8_t *symbols, int count, int ac) {
+    /* Most files of a writer have the same tables, and building one takes as long as decoding a hundred blocks. */
+    if (count && table->ac == ac && !memcmp(table->counts, counts, 16) && !memcmp(table->symbols, symbols, (size_t)count))
+        return 1;
     int code = 0, index = 0;
     memset(table, 0, sizeof *table);
+    if (count > 256) return 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
         table->offset[length] = index - code;
         for (int i = 0; i < counts[length - 1]; i++, index++, code++) {
-            if (index > 255 || code >= 1 << length || (!ac && symbols[index] > 11)) return 0;
+            if (code >= 1 << length || (!ac && symbols[index] > 11)) return 0;
             table->symbols[index] = symbols[index];
             for (int rest = 0; length <= LOOK && rest < 1 << (LOOK - length); rest++)
                 table->codes[code << (LOOK - length) | rest] = (uint16_t)(length | symbols[index] << 8);
@@ -87,7 +92,9 @@ static int build_huffman(Huffman *table, const uint8_t *counts, const uint8_t *s
             table->entries[look] = (uint64_t)length | (uint64_t)at << 8 | (uint64_t)at2 << 16 | (uint64_t)move << 24 |
                                    (uint64_t)(uint16_t)value << 32 | (uint64_t)(uint16_t)value2 << 48;
     }
-    return table->defined = 1;
+    table->ac = ac;
+    memcpy(table->counts, counts, 16); /* last: what was no table is not taken for one */
+    return 1;
 }
 
 /* At least 56 bits are held then; behind the end there are zeros. */

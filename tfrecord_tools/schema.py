@@ -226,7 +226,7 @@ def feature_spec(labelled: bool) -> dict[str, tf.io.FixedLenFeature]:
 
 
 def parse(serialized: tf.Tensor, keys: Sequence[str] | None = None) -> dict[str, tf.Tensor]:
-    """Graph function: one scalar serialized example -> {key: scalar string or int64}; the image stays JPEG bytes.
+    """Graph function: serialized examples, a scalar or [B] -> {key: as many strings or int64}; images stay JPEG bytes.
 
     A record without `target` (test data) gets target -1. keys: only these, in a fifth of the time of all.
     """
@@ -234,7 +234,7 @@ def parse(serialized: tf.Tensor, keys: Sequence[str] | None = None) -> dict[str,
 
     spec = feature_spec(labelled=True)
     spec["target"] = tf.io.FixedLenFeature([], tf.int64, MISSING)
-    return tf.io.parse_single_example(serialized, {key: spec[key] for key in keys or spec})
+    return tf.io.parse_example(serialized, {key: spec[key] for key in keys or spec})
 
 
 # ------------------------------------------------------------------------------------- protobuf wire format
