@@ -1,8 +1,9 @@
 /* Baseline JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, the wanted part of it only: what cameras write and nothing else.
 
-   Gives the samples that libjpeg-turbo gives with its accurate inverse DCT and its fancy upsampling, or nothing: files
-   of another kind, and files that are damaged in any way that can be seen, image.py gives to libjpeg-turbo. It is faster
-   for what it leaves out (what is cropped away) and for taking two codes at once; see benchmarks/README.md. */
+   The samples are those of libjpeg-turbo's accurate inverse DCT (of its vector instructions, which saturate where its plain
+   C wraps around) and fancy upsampling, or there are none: files of another kind, and files that are damaged in any way
+   that can be seen, image.py gives to libjpeg-turbo. This decoder is faster because it leaves out what is cropped away and
+   takes two codes at once; see benchmarks/README.md. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -10,18 +11,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "samples are put together in words; without this module libjpeg-turbo does all of the work"
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || UINTPTR_MAX < UINT64_MAX
+#error "samples are put together in words, sizes in 64 bits; without this module libjpeg-turbo does all of the work"
 #endif
 
 #include "_processor.h"
 #include "_jpeg_huffman.h"
 #include "_jpeg_idct.h"
 
-enum { BLOCK = 65 * LANES }; /* coefficients of LANES blocks, and a place for what goes nowhere */
+enum {
+    BLOCK = 65 * LANES,    /* coefficients of LANES blocks, and a place for what goes nowhere */
+    LONGEST_SIDE = 65500 /* of a picture, as libjpeg has it */
+};
 
-/* across, down: blocks in an MCU. n: samples of a block in each direction. width, height: samples of the whole picture.
-   ring: the samples of two rows of MCUs, `stride` apart, from the first wanted MCU on. */
+/* across, down: blocks in an MCU. steps, dc, ac: which tables are its own. n: samples of a block in each direction. predicted:
+   the last block's first coefficient. width, height: samples of the whole picture. ring: the samples of two rows of MCUs,
+   `stride` apart, from the first wanted MCU on. */
 typedef struct {
     int across, down, steps, dc, ac, n, predicted;
     Py_ssize_t width, height, stride;
@@ -34,10 +39,10 @@ typedef struct {
     Huffman dc[4], ac[4];
 } Tables;
 
-/* One of the blocks of an MCU. alone: only its first coefficient counts. lanes: where its coefficients go. */
+/* One of the blocks of an MCU. dc_only: no other coefficient counts. lanes: where its coefficients go. */
 typedef struct {
     const Huffman *dc, *ac;
-    int *predicted, alone;
+    int *predicted, dc_only;
     int16_t *lanes[LANES];
 } Block;
 
@@ -49,7 +54,7 @@ typedef struct {
     Py_ssize_t out_length;
     Tables *tables;
     /* what the headers say */
-    int width, height, interval, jfif, adobe; /* interval: MCUs between restart markers; adobe: its transform, -1: none */
+    int width, height, interval, jfif, adobe, profiles; /* interval: MCUs between restart markers; adobe: its transform or -1 */
     int has_steps[4], has_dc[4], has_ac[4];
     int16_t steps[4][64]; /* [8][8] */
     Component components[3];
@@ -99,7 +104,7 @@ static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end, u
     if (end - at != 15 || at[0] != 8 || at[5] != 3 || picture->width) return 0; /* 8 bits, three components */
     picture->height = at[1] << 8 | at[2];
     picture->width = at[3] << 8 | at[4];
-    if (!picture->height || !picture->width) return 0;
+    if (picture->height < 1 || picture->height > LONGEST_SIDE || picture->width < 1 || picture->width > LONGEST_SIDE) return 0;
     for (int i = 0; i < 3; i++) {
         Component *component = &picture->components[i];
         ids[i] = at[6 + 3 * i];
@@ -153,6 +158,9 @@ static int read_headers(Picture *picture) {
         case 0xe0:
             if (length >= 16 && !memcmp(at, "JFIF", 5)) picture->jfif = sound = at[5] == 1; /* its version */
             break;
+        case 0xe2: /* libjpeg checks the numbers of a profile's parts; nearly all have one */
+            if (length >= 16 && !memcmp(at, "ICC_PROFILE", 12)) sound = at[12] == 1 && at[13] == 1 && !picture->profiles++;
+            break;
         case 0xee:
             if (length >= 14 && !memcmp(at, "Adobe", 5)) picture->adobe = at[11];
             break;
@@ -188,14 +196,14 @@ static int segment_is_done(const Picture *picture) {
     return left >= 0 && left < 8;
 }
 
-/* One MCU into lane `lane`, or nowhere. */
+/* Takes one MCU; if it is wanted, its coefficients go to lane `lane`. */
 INLINE int take_mcu(Picture *picture, const uint16_t *places, int wanted, int lane) {
     Bits bits = picture->bits;
     for (int i = 0; i < picture->blocks_in_mcu; i++) {
         Block *block = &picture->blocks[i];
         int16_t *coefficients = block->lanes[lane];
         int found;
-        if (wanted && !block->alone)
+        if (wanted && !block->dc_only)
             found = take_block(&bits, block->dc, block->ac, block->predicted, 1, places, coefficients);
         else
             found = take_block(&bits, block->dc, block->ac, block->predicted, 0, places, coefficients);
@@ -275,8 +283,8 @@ static const uint8_t *chroma_row(Picture *picture, int which, Py_ssize_t y) {
     if (component->n == luma->across * luma->n) return sample_row(component, y) + picture->left - origin;
     Py_ssize_t first = picture->left / 2, count = (picture->right + 1) / 2 - first;
     uint8_t *out = picture->chroma[which];
-    int rows_too = component->n < luma->down * luma->n;
-    Py_ssize_t near = rows_too ? y / 2 : y, far = y % 2 ? near + 1 : near - 1;
+    int half_as_high = component->n < luma->down * luma->n;
+    Py_ssize_t near = half_as_high ? y / 2 : y, far = y % 2 ? near + 1 : near - 1;
     far = far < 0 ? 0 : far >= component->height ? component->height - 1 : far;
     const uint8_t *row = sample_row(component, near), *beside = sample_row(component, far);
     if (component->n == 1) /* fancy upsampling is for more than a sample of a block */
@@ -285,10 +293,10 @@ static const uint8_t *chroma_row(Picture *picture, int which, Py_ssize_t y) {
         /* One sample more on either side; at the picture's edge the last once more. */
         uint16_t *sums = picture->sums;
         Py_ssize_t from = first ? first - 1 : 0, to = first + count < component->width ? first + count + 1 : component->width;
-        sum_rows(row + from - origin, rows_too ? beside + from - origin : NULL, to - from, sums + !first);
+        sum_rows(row + from - origin, half_as_high ? beside + from - origin : NULL, to - from, sums + !first);
         if (!first) sums[0] = sums[1];
         if (to < first + count + 1) sums[count + 1] = sums[count];
-        double_row(sums, count, rows_too ? 4 : 2, out);
+        double_row(sums, count, half_as_high ? 4 : 2, out);
     }
     return out + picture->left % 2;
 }
@@ -310,7 +318,7 @@ static void add_block(Picture *picture, Component *component, int number) {
     block->dc = &picture->tables->dc[component->dc];
     block->ac = &picture->tables->ac[component->ac];
     block->predicted = &component->predicted;
-    block->alone = component->n == 1;
+    block->dc_only = component->n == 1;
     for (int lane = 0; lane < LANES; lane++) {
         int row = number / component->across, column = lane * component->across + number % component->across;
         block->lanes[lane] =
@@ -397,12 +405,13 @@ static int decode_scan(Picture *picture) {
 }
 
 static int decode(Picture *picture) {
-    if (!read_headers(picture)) return 0;
+    if (picture->left < 0 || picture->left >= picture->right || picture->right > LONGEST_SIDE || picture->top < 0 ||
+        picture->top >= picture->bottom || picture->bottom > LONGEST_SIDE || !read_headers(picture))
+        return 0;
     lay_out(picture);
     const Component *luma = &picture->components[0];
-    if (picture->out_length != luma->width * luma->height * 3 || picture->components[1].width < 3 || picture->left < 0 ||
-        picture->left >= picture->right || picture->right > luma->width || picture->top < 0 ||
-        picture->top >= picture->bottom || picture->bottom > luma->height)
+    if (picture->out_length != luma->width * luma->height * 3 || picture->components[1].width < 3 ||
+        picture->right > luma->width || picture->bottom > luma->height)
         return 0;
     int found = allocate(picture) && decode_scan(picture);
     free(picture->unstuffed);
@@ -412,30 +421,45 @@ static int decode(Picture *picture) {
     return found;
 }
 
+typedef struct {
+    const uint8_t *data, *end;
+} File;
+
+/* The file in a bytes object, which does not change meanwhile. */
+static int find_file(PyObject *object, File *file) {
+    char *data;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(object, &data, &length)) return 0;
+    file->data = (const uint8_t *)data;
+    file->end = file->data + length;
+    return 1;
+}
+
 static PyObject *decode_into(PyObject *module, PyObject *arguments) {
     (void)module;
-    Py_buffer data, out;
+    PyObject *object, *result = NULL;
+    File file;
+    Py_buffer out;
     Picture *picture = calloc(1, sizeof *picture);
     Tables *tables = calloc(1, sizeof *tables);
-    PyObject *result = NULL;
     if (!picture || !tables)
         PyErr_NoMemory();
-    else if (PyArg_ParseTuple(arguments, "y*i(nnnn)w*", &data, &picture->reduction, &picture->left, &picture->top,
+    else if (PyArg_ParseTuple(arguments, "Oi(nnnn)w*", &object, &picture->reduction, &picture->left, &picture->top,
                               &picture->right, &picture->bottom, &out)) {
         int found = 0, reduction = picture->reduction;
-        picture->next = data.buf;
-        picture->end = picture->next + data.len;
-        picture->out = out.buf;
-        picture->out_length = out.len;
-        picture->tables = tables;
-        if (reduction == 1 || reduction == 2 || reduction == 4 || reduction == 8) {
+        if (reduction != 1 && reduction != 2 && reduction != 4 && reduction != 8)
+            PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
+        else if (find_file(object, &file)) {
+            picture->next = file.data;
+            picture->end = file.end;
+            picture->out = out.buf;
+            picture->out_length = out.len;
+            picture->tables = tables;
             Py_BEGIN_ALLOW_THREADS
             found = decode(picture);
             Py_END_ALLOW_THREADS
             result = PyBool_FromLong(found);
-        } else
-            PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
-        PyBuffer_Release(&data);
+        }
         PyBuffer_Release(&out);
     }
     free(picture);
@@ -443,19 +467,19 @@ static PyObject *decode_into(PyObject *module, PyObject *arguments) {
     return result;
 }
 
-/* data: `count` files. Returns how many are decoded before the first that is not. */
-static Py_ssize_t decode_all(Picture *picture, Tables *tables, Py_ssize_t count, const char **data, const Py_ssize_t *lengths,
-                             Py_ssize_t height, Py_ssize_t width, uint8_t *out) {
+/* Returns how many files are decoded at 1/1 before the first that is not, or not of this size. */
+static Py_ssize_t decode_all(Picture *picture, Tables *tables, const File *files, Py_ssize_t count, Py_ssize_t height,
+                             Py_ssize_t width, uint8_t *out) {
     for (Py_ssize_t i = 0; i < count; i++) {
         memset(picture, 0, sizeof *picture);
+        picture->next = files[i].data;
+        picture->end = files[i].end;
         picture->reduction = 1;
         picture->right = width;
         picture->bottom = height;
         picture->out_length = height * width * 3;
         picture->out = out + i * picture->out_length;
         picture->tables = tables;
-        picture->next = (const uint8_t *)data[i];
-        picture->end = picture->next + lengths[i];
         if (!decode(picture)) return i;
     }
     return count;
@@ -463,34 +487,31 @@ static Py_ssize_t decode_all(Picture *picture, Tables *tables, Py_ssize_t count,
 
 static PyObject *decode_each(PyObject *module, PyObject *arguments) {
     (void)module;
-    PyObject *files, *result = NULL;
-    Py_ssize_t height, width;
+    PyObject *objects, *result = NULL;
+    Py_ssize_t height, width, decoded;
     Py_buffer out;
-    if (!PyArg_ParseTuple(arguments, "O!(nn)w*", &PyTuple_Type, &files, &height, &width, &out)) return NULL;
-    Py_ssize_t count = PyTuple_Size(files);
-    const char **data = calloc((size_t)count + 1, sizeof *data);
-    Py_ssize_t *lengths = calloc((size_t)count + 1, sizeof *lengths);
+    if (!PyArg_ParseTuple(arguments, "O!(nn)w*", &PyTuple_Type, &objects, &height, &width, &out)) return NULL;
+    Py_ssize_t count = PyTuple_Size(objects);
+    File *files = calloc((size_t)count + 1, sizeof *files);
     Picture *picture = malloc(sizeof *picture);
     Tables *tables = calloc(1, sizeof *tables);
-    if (!data || !lengths || !picture || !tables) {
+    if (!files || !picture || !tables) {
         PyErr_NoMemory();
         goto done;
     }
     for (Py_ssize_t i = 0; i < count; i++)
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(files, i), (char **)&data[i], &lengths[i])) goto done;
-    if (height < 1 || height > 65535 || width < 1 || width > 65535 || out.len / (height * width * 3) != count ||
-        out.len % (height * width * 3)) {
-        PyErr_Format(PyExc_ValueError, "out must be u8[%zd,height,width,3], of 1 to 65535 rows and columns", count);
+        if (!find_file(PyTuple_GetItem(objects, i), &files[i])) goto done;
+    if (height < 1 || height > LONGEST_SIDE || width < 1 || width > LONGEST_SIDE ||
+        out.len / (height * width * 3) != count || out.len % (height * width * 3)) {
+        PyErr_Format(PyExc_ValueError, "out must be u8[%zd,height,width,3], of 1 to %d rows and columns", count, LONGEST_SIDE);
         goto done;
     }
-    Py_ssize_t decoded;
     Py_BEGIN_ALLOW_THREADS
-    decoded = decode_all(picture, tables, count, data, lengths, height, width, out.buf);
+    decoded = decode_all(picture, tables, files, count, height, width, out.buf);
     Py_END_ALLOW_THREADS
     result = PyLong_FromSsize_t(decoded);
 done:
-    free(data);
-    free(lengths);
+    free(files);
     free(picture);
     free(tables);
     PyBuffer_Release(&out);

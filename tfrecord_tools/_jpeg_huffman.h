@@ -12,7 +12,7 @@ enum {
     OUTSIDE = 128,   /* added to a position where a block ends early: beyond all of its 64 */
     POSITIONS = 256, /* what the sum of a position and of what an entry adds to it stays below */
     PADDING = 16,    /* zero bytes behind the bits: what is read at once, and as much again */
-    LARGEST = 1 << 14 /* DC coefficient that 16 bits hold whatever is added to it; a picture has 1/8 of it */
+    LARGEST = 1 << 14 /* DC coefficient; a picture's are up to 2047, as are the differences that make it */
 };
 
 /* Positions in a block of 8 x 8 in the order of the file. */
@@ -45,7 +45,8 @@ INLINE int magnitude(int value) { return value < 0 ? -value : value; }
 /* The value that `size` bits stand for (T.81, F.12). */
 INLINE int extend(int bits, int size) { return size && bits < 1 << (size - 1) ? bits - (1 << size) + 1 : bits; }
 
-/* One code with its value from the first `have` of the LOOK bits in `look`: its length, or 0 if it does not fit. */
+/* One code with its value, if it lies in the first `have` of the LOOK bits in `look`: the length of both, else 0. at: where
+   the value goes, counted from the position reached. move: how far the position moves. */
 static int read_entry(const Huffman *table, int ac, unsigned look, int have, int *at, int *move, int *value) {
     int length = table->codes[look] & 31, symbol = table->codes[look] >> 8;
     int size = ac ? symbol & 15 : symbol, run = ac ? symbol >> 4 : 0;
@@ -69,7 +70,7 @@ static int build_huffman(Huffman *table, const uint8_t *counts, const uint8_t *s
     for (int length = 1; length <= 16; length++, code <<= 1) {
         table->offset[length] = index - code;
         for (int i = 0; i < counts[length - 1]; i++, index++, code++) {
-            if (code >= 1 << length || (!ac && symbols[index] > 11)) return 0;
+            if (code >= (1 << length) - 1 || (!ac && symbols[index] > 11)) return 0; /* none is all ones */
             table->symbols[index] = symbols[index];
             for (int rest = 0; length <= LOOK && rest < 1 << (LOOK - length); rest++)
                 table->codes[code << (LOOK - length) | rest] = (uint16_t)(length | symbols[index] << 8);
@@ -97,7 +98,8 @@ static int build_huffman(Huffman *table, const uint8_t *counts, const uint8_t *s
     return 1;
 }
 
-/* At least 56 bits are held then; behind the end there are zeros. */
+/* At least 56 bits are held then. Behind the end they are zeros, of which no more than the padding is counted as taken:
+   that is enough to tell that the file has ended too early. */
 INLINE void fill(Bits *bits) {
     uint64_t bytes = 0;
     for (int i = 0; i < 8; i++) bytes = bytes << 8 | bits->next[i]; /* one load, where the processor can */
@@ -177,9 +179,7 @@ INLINE int take_block(Bits *shared, const Huffman *dc, const Huffman *ac, int *p
         if (RARELY(position > 64 && (position <= OUTSIDE || position >= OUTSIDE + 64))) {
             /* Two codes were taken, and the second was not this block's any more. */
             position -= entry >> 24 & 255;
-            int64_t back = bits_taken(&bits) - (int64_t)(entry & 63);
-            if (back < 0) return 0; /* not bits of the file, but zeros behind its end */
-            seek(&bits, back);
+            seek(&bits, bits_taken(&bits) - (int64_t)(entry & 63));
             goto one;
         }
         continue;
