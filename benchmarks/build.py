@@ -5,7 +5,9 @@
 All crop the centre square, resize it to --size and encode it as JPEG of quality 95. Each converter goes through all
 files --repeat times, the converters taking turns, so that other load on the machine falls on all. Images/s and MB/s
 (of source files) are per CPU second of one thread: median over the repeats. PSNR is of the pixels before encoding,
-against a full decode and Lanczos3 in floating point. Memory is the peak above what the imports take, each in a process
+against a full decode and Lanczos3 in floating point. The zone plate, rings that get ever finer outwards, has four times
+--size: given is what each shows where they are too fine for the result, as a standard deviation in levels (the rings
+have 85). Memory is the peak above what the imports take, each in a process
 of its own. Then the real build command with one and two workers. What is not installed is named, not measured
 (pip install '.[bench]').
 """
@@ -232,6 +234,19 @@ def quality(converters: dict[str, Converter], files: list[bytes]) -> dict[str, l
     return found
 
 
+def false_patterns(converters: dict[str, Converter]) -> dict[str, float]:
+    """Of each converter, where a zone plate's frequency is 0.7 of the result's pixels or more: levels of 255."""
+    source = 4 * FLAGS.size
+    y, x = np.mgrid[:source, :source] - (source - 1) / 2
+    rings = 127.5 + 120 * np.cos(np.pi / source * (x * x + y * y))  # r / source cycles a pixel, 1/2 at the edge
+    out = io.BytesIO()
+    Image.fromarray(rings.astype(np.uint8)).convert("RGB").save(out, "JPEG", quality=100, subsampling="4:4:4")
+    radius = np.hypot(*(np.mgrid[: FLAGS.size, : FLAGS.size] - (FLAGS.size - 1) / 2)) / FLAGS.size
+    too_fine = (radius > 0.7 / 4) & (radius < 0.475)  # 1 / size of the result is 1 / 4 of the source's pixels
+    made = {name: each.pixels(out.getvalue()) for name, each in converters.items() if each.pixels}
+    return {name: float(pixels[..., 0][too_fine].astype(np.float64).std()) for name, pixels in made.items()}
+
+
 def speed(converters: dict[str, Converter], files: list[bytes]) -> dict[str, list[float]]:
     """CPU seconds of each repeat of each converter."""
     for converter in converters.values():
@@ -338,18 +353,19 @@ def main(argv: list[str]) -> None:
         try:
             converters[name] = make(FLAGS.size)
         except ImportError as error:
-            absent.append(f"| {name} | not installed ({error.name}) |  |  |  |")
+            absent.append(f"| {name} | not installed ({error.name}) |  |  |  |  |")
     megabytes = sum(map(len, files)) / 1e6
-    seconds, psnr = speed(converters, files), quality(converters, files)
+    seconds, psnr, patterns = speed(converters, files), quality(converters, files), false_patterns(converters)
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}"
     )
     print(f"{len(files)} files of {megabytes / len(files):.2f} MB to {FLAGS.size} px, n={FLAGS.repeat}; {machine}\n")
-    print("| converter | images/s/core | MB/s/core | peak MB | PSNR dB, mean (min) |\n|---|---|---|---|---|")
+    print("| converter | images/s/core | MB/s/core | peak MB | PSNR dB, mean (min) | zone plate |")
+    print("|---|---|---|---|---|---|")
     rates = {name: len(files) / statistics.median(times) for name, times in seconds.items()}
     for name in sorted(rates, key=rates.__getitem__):
         values = psnr[name]
-        true = f"{statistics.mean(values):.1f} ({min(values):.1f})" if values else ""
+        true = f"{statistics.mean(values):.1f} ({min(values):.1f}) | {patterns[name]:.1f}" if values else " | "
         speed_mb = rates[name] * megabytes / len(files)
         print(f"| {name} | {rates[name]:.1f} | {speed_mb:.1f} | {memory(name):.0f} | {true} |", flush=True)
     print("\n".join(absent))

@@ -46,8 +46,9 @@ INLINE void along_rows(const float *restrict turned, Band band, int count, uint8
         float sums[STRIP];
         weigh(turned + (band.first[x] - band.first[0]) * count, band.weights + x * band.taps, band.taps, count, sums);
         for (int i = 0; i < count; i++) {
-            float value = sums[i] < 0 ? 0 : sums[i];
-            out[x * count + i] = (uint8_t)(int)(value > 255 ? 255 : value);
+            int value = (int)sums[i];
+            value = value > 0 ? value : 0;
+            out[x * count + i] = (uint8_t)(value < 255 ? value : 255);
         }
     }
 }
@@ -60,6 +61,7 @@ static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize
                      Band columns, float *restrict widened, float *restrict turned, uint8_t *restrict finished,
                      uint8_t *restrict out) {
     Py_ssize_t width = columns.outputs * channels;
+    float strip[ROWS][STRIP] = {{0}};
     for (Py_ssize_t top = 0; top < rows.outputs; top += ROWS) {
         Py_ssize_t count = rows.outputs - top < ROWS ? rows.outputs - top : ROWS;
         const int32_t *first = rows.first + top;
@@ -67,7 +69,6 @@ static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize
         for (Py_ssize_t x = 0; x < values; x += STRIP) {
             int wide = values - x < STRIP ? (int)(values - x) : STRIP;
             const uint8_t *row = pixels + first[0] * stride + x;
-            float strip[ROWS][STRIP] = {{0}};
             for (Py_ssize_t k = 0; k < taken; k++, row += stride)
                 if (wide == STRIP) {
                     SOON(row + AHEAD); /* no processor foresees steps from row to row */

@@ -2,7 +2,8 @@
 
 The header is read first (format, size limit), then the JPEG is decoded at 1/8, 1/4, 1/2 or full size, whichever
 is the smallest that leaves at least twice the target, and Lanczos resamples the exact box from there: close to a full
-decode at a fraction of its time and memory. Colour management and rotation work on the small result.
+decode at a fraction of its time and memory. Luma is decoded at twice that size and halved by a filter, because JPEG's
+own reduction leaves false patterns of what is too fine. Colour management and rotation work on the small result.
 
 Pillow reads the header and encodes. `_jpeg.c`, where a C compiler was there at installation, decodes what cameras
 write: whole baseline files, and of those what lies in the box. What it declines simplejpeg (libjpeg-turbo) decodes,
@@ -49,6 +50,7 @@ _TRANSPOSE = {  # EXIF orientation -> what brings it upright
 }
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _COLORSPACE = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode -> simplejpeg's
+_HALVING = (119, 26, -17)  # 256ths, at distances of 1/2, 3/2 and 5/2 pixels; its frequencies stand in _jpeg.c
 # What libjpeg warns of when the coded picture itself is damaged, and goes on with grey or shifted blocks.
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
 # It says the same of a few bytes of padding before the end, which some writers leave and which do no harm: a scan that
@@ -147,7 +149,8 @@ def convert_sizes(
 def _reduction(width: int, height: int, size: int, fit: str) -> int:
     """The largest of 1, 2, 4, 8 by which the source can be divided and still has twice the pixels of the target."""
     extent = max(width, height) if fit == "pad" else min(width, height)
-    return next((factor for factor in (8, 4, 2) if extent >= 2 * size * factor), 1)
+    # Pillow reduces no side to less than a whole pixel, which strips of a few pixels would be.
+    return next((f for f in (8, 4, 2) if extent >= 2 * size * f and min(width, height) >= f), 1)
 
 
 @functools.lru_cache(maxsize=256)  # a data set has few sizes of pictures
@@ -167,14 +170,26 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: t
     needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
     Raises ImageRejected if the coded picture is damaged, any of _DECODE_ERRORS if it cannot be decoded.
     """
-    width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
     if _jpeg and image.mode == "RGB":
+        width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
         pixels = np.empty((height, width, 3), np.uint8)
         if _jpeg.decode_into(data, reduction, needed, pixels):
             return pixels
-    if simplejpeg and image.mode in _COLORSPACE:
+    if reduction == 1:
+        return _decode_at(data, 1, image.mode)
+    if image.mode != "RGB" or not _is_ycbcr(image):
+        return _halved(_decode_at(data, reduction // 2, image.mode))
+    luma = _halved(_decode_at(data, reduction // 2, "L"))
+    return _rgb(luma, _decode_at(data, reduction, "YCbCr")[..., 1:])
+
+
+def _decode_at(data: bytes, reduction: int, mode: str) -> Pixels:
+    """u8[H,W,C] by libjpeg's own reduction. mode: the picture's, or "L" or "YCbCr" of one of mode "RGB"."""
+    image = _open(data)
+    width, height = (-(-extent // reduction) for extent in image.size)
+    if simplejpeg and mode in _COLORSPACE:
         try:
-            colorspace = _COLORSPACE[image.mode]
+            colorspace = _COLORSPACE[mode]
             pixels = simplejpeg.decode_jpeg(data, colorspace, min_height=height, min_width=width)
             if pixels.shape[:2] == (height, width):
                 return pixels
@@ -182,12 +197,40 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: t
             reason = str(error)
             if _DAMAGE.search(reason) and not _PADDING.search(reason):
                 raise ImageRejected(f"damaged: {reason}") from error
-    if reduction > 1:
-        image.draft(None, (width, height))
+    image.draft(mode, (image.width // reduction, image.height // reduction))  # no less than this
     image.load()
-    if image.size != (width, height):
-        raise ImageRejected(f"cannot be decoded: {image.size} pixels at 1/{reduction}; expected {width, height}")
+    if (image.size, image.mode) != ((width, height), mode):
+        raise ImageRejected(
+            f"cannot be decoded: {image.size} {image.mode} at 1/{reduction}; expected {width, height} {mode}"
+        )
     return np.asarray(image).reshape(height, width, -1)
+
+
+def _is_ycbcr(image: JpegImageFile) -> bool:
+    """Whether the three components are luma and chroma, as libjpeg guesses it."""
+    if "jfif" in image.info or "adobe" in image.info:
+        return "jfif" in image.info or image.info.get("adobe_transform") != 0
+    return [layer[0] for layer in image.layer] != list(b"RGB")
+
+
+def _halved(pixels: Pixels) -> Pixels:
+    """u8[H,W,C] at half the size, without what would show as a false pattern; `_jpeg.c` has the same filter."""
+    halves = pixels.astype(np.int32)
+    for axis, shift in ((0, 5), (1, 11)):  # 3 bits more between the two
+        length = halves.shape[axis]
+        padded = np.pad(halves, [(2, 4) if a == axis else (0, 0) for a in range(3)], "edge")
+        at = [np.moveaxis(padded, axis, 0)[k : k + length + length % 2 : 2] for k in range(6)]
+        total = np.sum([weight * (at[2 - k] + at[3 + k]) for k, weight in enumerate(_HALVING)], axis=0)
+        halves = np.moveaxis((total + (1 << shift >> 1)) >> shift, 0, axis)
+    return np.clip(halves, 0, 255).astype(np.uint8)
+
+
+def _rgb(luma: Pixels, chroma: Pixels) -> Pixels:
+    """u8[H,W,3] of u8[H,W,1] and u8[H,W,2]: JFIF's conversion in libjpeg's whole numbers."""
+    blue, red = (chroma[..., i].astype(np.int32) - 128 for i in (0, 1))
+    parts = (91881 * red, -22554 * blue - 46802 * red, 116130 * blue)
+    found = np.stack([luma[..., 0] + ((part + 32768) >> 16) for part in parts], axis=-1)
+    return np.clip(found, 0, 255).astype(np.uint8)
 
 
 def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit: str) -> Pixels:
