@@ -15,7 +15,18 @@ MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob
 # Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
 COMPOSERS = {
     "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference", "addons", "preflight", "sheet", "doctor"},
-    "tfrecord_tools": {"build", "settings", "inputs", "against", "resume", "shards", "synthetic", "verify"}
+    "tfrecord_tools": {
+        "build",
+        "settings",
+        "inputs",
+        "plan",
+        "report",
+        "against",
+        "resume",
+        "shards",
+        "synthetic",
+        "verify",
+    }
     | {"show", "survey"},
 }
 # What a leaf may use: definitions and files, which compose nothing themselves.

@@ -25,31 +25,24 @@ with --resume and ends in the same bytes. Images that cannot be used are listed 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import functools
-import hashlib
-import io
-import itertools
 import os
 import platform
-import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from absl import app, flags
 
 import tfrecord_tools
 from tfrecord_tools import (
-    against,
     beam,
     dialects,
     image,
-    inputs,
     pairs,
-    paths,
+    plan,
+    report,
     resample,
     schema,
     shards,
@@ -89,24 +82,9 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     be used are in the results' shards as `quarantined`.
     """
     asked.check(settings)
-    found = inputs.find(settings)
-    tasks: list[shards.ShardTask] = []
-    described = {}
-    same = [pair[:2] for pair in pairs.read(settings.duplicates)] if settings.duplicates else []
-    held = against.read(settings.others)
-    _check_listed(settings, found, same, held)
-    test = against.of([each.frame for each in found if each.split == "test"])
-    for each in found:
-        planned = _plan(settings, each, same, held, test if each.split == "train" else against.Held())
-        described[each.split] = {
-            "name": each.name,
-            "sha256": each.sha256,
-            "rows": len(each.frame),
-            "plan": _digest(planned),
-        }
-        tasks += planned
+    planned = plan.make(settings)
     outputs = [
-        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
+        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
     # All are looked at before the first is touched.
@@ -115,7 +93,7 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
         folders.prepare(output, before, settings.resume)
         # Before the first shard, so that a killed build is known as ours and what it finished is not lost.
         output.manifest(complete=False).write(output.folder)
-    _write_shards(settings, tasks, outputs)
+    _write_shards(settings, planned.tasks, outputs)
     return [_finish(output) for output in outputs]
 
 
@@ -131,7 +109,7 @@ def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], output
             if task.prefix not in by_folder[str(folder)].finished
         }
         if missing:
-            convert = _convert_to(settings, list(missing))
+            convert = plan.convert_to(settings, list(missing))
             pending[task.prefix] = dataclasses.replace(task, convert=convert, folders=tuple(missing.values()))
     todo = list(pending.values())
     progress = workers.Progress(sum(len(task.sources) for task in todo))
@@ -160,112 +138,12 @@ def _finish(output: folders.Output) -> shards.Manifest:
     for path in shards.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
         path.unlink(missing_ok=True)
     manifest = output.manifest(complete=True)
-    shards.write_whole(output.folder / QUARANTINE, _quarantine_csv(manifest))
+    shards.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
     manifest.write(output.folder)
     return manifest
 
 
-# ----------------------------------------------------------------------------------------------- plan
-
-
-def _check_listed(
-    settings: BuildSettings, found: Sequence[inputs.Input], same: list[tuple[str, str]], held: against.Held
-) -> None:
-    """Warns of a list of duplicates that is of other pictures."""
-    names = held.images.union(*(each.frame["image_name"] for each in found))
-    if same and not any(names.issuperset(pair) for pair in same):
-        print(f"warning: {settings.duplicates}: none of its {len(same)} pairs is of two images in these tables")
-
-
-def _resolved(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: against.Held,
-    test: against.Held,
-) -> tuple[list[bool], list[str]]:
-    """Whether each row stays, or is a duplicate, in another build or in the test set; and the leak group of each.
-
-    Groups are made before anything is dropped: one picture under two patients says that they are one.
-    """
-    names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
-    compared = {"target": given.frame["target"].tolist(), "patient": patients}
-    there = inputs.names_with_images(given) if same and settings.on_duplicates == "drop" else None
-    resolution = pairs.resolve(names, compared, same, settings.on_duplicates, there)  # type: ignore[arg-type]
-    for found in resolution.contradictions:
-        values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
-        print(f"warning: one picture under several names disagrees in {found.column}: {values}")
-    if resolution.dropped:
-        print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
-    groups = split.leak_groups(names, patients, lesions, resolution.same)
-    listed = () if settings.on_duplicates == "keep" else same
-    in_test = against.groups_in(test, names, patients, lesions, groups, listed)
-    if in_test:
-        left_out = sum(group in in_test for group in groups)
-        print(f"{left_out} training images are left out: they, their patient or lesion are in the test set")
-    elsewhere = against.groups_in(held, names, patients, lesions, groups, listed)
-    if settings.against:
-        left_out = sum(group in elsewhere for group in groups)
-        print(
-            f"{left_out} of {len(names)} images are left out: they, their patient or lesion are in {settings.against}"
-        )
-        if left_out == len(names):
-            raise BuildError(f"--against {settings.against}: nothing is left to build")
-    gone = elsewhere | in_test
-    stays = [name not in resolution.dropped and group not in gone for name, group in zip(names, groups, strict=True)]
-    return stays, groups
-
-
-def _plan(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: against.Held,
-    test: against.Held,
-) -> list[shards.ShardTask]:
-    """One task per shard that gets any image. same: pairs of image names that show one picture."""
-    stays, leak_groups = _resolved(settings, given, same, held, test)
-    found = list(itertools.compress(inputs.images_of(given, leak_groups), stays))
-    groups = [source.group for source in found]
-    # Test images have no folds, but a patient's still lie together.
-    folds = settings.folds if given.split == "train" else 1
-    assigned = split.assign_shards(groups, [source.target for source in found], folds, settings.shards, settings.seed)
-    members: dict[int, list[shards.Source]] = {}
-    for index in split.shuffled([source.image_name for source in found], settings.seed):
-        members.setdefault(assigned[index], []).append(found[index])
-    return [
-        shards.ShardTask(
-            prefix=shards.prefix(given.split, shard),
-            split=given.split,
-            fold=split.fold_of(shard, folds) if given.split == "train" else -1,
-            folders=tuple(map(str, settings.folders.values())),
-            data_set=given.data_set,
-            convert=_convert_to(settings, settings.sizes),
-            sources=tuple(chosen),
-        )
-        for shard, chosen in sorted(members.items())
-    ]
-
-
-def _digest(tasks: Sequence[shards.ShardTask]) -> str:
-    """SHA-256 of which image goes where: what makes shards of two runs fit together, whatever it came of."""
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update("\n".join([task.prefix, *(source.image_name for source in task.sources), ""]).encode())
-    return digest.hexdigest()
-
-
-def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], image.ConvertedSizes]:
-    return functools.partial(
-        image.convert_sizes,
-        sizes=tuple(sizes),
-        quality=settings.quality,
-        max_pixels=settings.max_pixels,
-        fit=settings.fit,
-        subsampling=settings.subsampling,
-        decode_for=max(settings.sizes),
-        swap_rb=settings.swap_rb,
-    )
+# ----------------------------------------------------------------------------------------------- manifest
 
 
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
@@ -281,44 +159,6 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **image.versions(), "tfrecord_tools": tfrecord_tools.__version__}
-
-
-# --------------------------------------------------------------------------------------------- output
-
-
-def _quarantine_csv(manifest: shards.Manifest) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_name", "file", "reason"])
-    for result in manifest.shards:
-        writer.writerows(dataclasses.astuple(image) for image in result.quarantined)
-    return text.getvalue()
-
-
-def _summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -> str:
-    lines = []
-    for name, fold in sorted({(result.split, result.fold) for result in manifest.shards}, reverse=True):
-        chosen = [result for result in manifest.shards if (result.split, result.fold) == (name, fold)]
-        records, patients = sum(result.records for result in chosen), sum(result.patients for result in chosen)
-        positives = sum(result.positives or 0 for result in chosen)
-        of_which = f", {positives} malignant" if name == "train" else ""
-        title = f"train fold {fold}" if name == "train" else "test"
-        lines.append((fold, f"  {title}: {records} images{of_which}, {patients} patients, {len(chosen)} shards"))
-    images = sum(result.records for result in manifest.shards)
-    size = manifest.settings["size"]
-    return "\n".join(
-        [
-            f"{folder}: {images} images at {size} x {size}, {_quarantined(manifest)} quarantined, "
-            f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
-            *(line for _, line in sorted(lines, key=lambda line: (line[0] < 0, line[0]))),
-            f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
-            f"      python -m melanoma_tf.train --data {shlex.quote(str(folder))}",
-        ]
-    )
-
-
-def _quarantined(manifest: shards.Manifest) -> int:
-    return sum(len(result.quarantined) for result in manifest.shards)
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -391,19 +231,10 @@ def main(argv: Sequence[str]) -> None:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
     seconds = time.monotonic() - start
     for folder, manifest in zip(settings.folders.values(), manifests, strict=True):
-        print(_summary(folder, manifest, seconds))
-    quarantined = _quarantined(manifests[0])  # the same for every size
+        print(report.summary(folder, manifest, seconds))
+    quarantined = report.quarantined(manifests[0])  # the same for every size
     if quarantined and not settings.allow_quarantine:
-        listed = next(iter(settings.folders.values())) / QUARANTINE
-        sys.exit(
-            f"error: {quarantined} image(s) could not be used, see {listed}. The shards hold all "
-            f"the others{_but_dropped(settings)}. Mend them and --resume, or pass --allow_quarantine"
-        )
-
-
-def _but_dropped(settings: BuildSettings) -> str:
-    dropped = settings.duplicates and settings.on_duplicates == "drop"
-    return ", but for the duplicates that were dropped, also of these" if dropped else ""
+        sys.exit(f"error: {report.complaint(settings, quarantined)}")
 
 
 def _settings_from_flags() -> BuildSettings:
