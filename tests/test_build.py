@@ -287,6 +287,9 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
+        ({"swap_rb": True}, "--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given"),
+        ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of the duplicates"),
+        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of drop, group, keep"),
     ],
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):

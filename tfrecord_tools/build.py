@@ -152,7 +152,7 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     keys = (*picture, "folds", "shards", "seed", "source", "form", "columns", "dialect", "codes")
     plain = {key: getattr(settings, key) for key in keys}
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
-    plain |= {"duplicates": listed, "on_duplicates": settings.on_duplicates if listed else None}
+    plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}
     plain["against"] = sorted(shards.file_sha256(folder / shards.MANIFEST) for folder in settings.others) or None
     return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
 
@@ -184,13 +184,14 @@ def define_flags() -> None:
         "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
     )
     flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
-    flags.DEFINE_bool("swap_rb", False, "Exchange red and blue, for pictures whose writer exchanged them.")
+    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: exchange red and blue, for shards whose writer exchanged them.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
     flags.DEFINE_enum(
         "on_duplicates",
-        default["on_duplicates"],
+        None,
         list(pairs.MODES),
-        "Keep a pair in one fold, drop one of it, or ignore it.",
+        "Of --duplicates: drop all but one of each picture, group them in one fold (default), or keep them where they "
+        "fall and only warn where they disagree.",
     )
     flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their pictures, patients and lesions.")
     flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")

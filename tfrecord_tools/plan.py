@@ -77,15 +77,15 @@ def _resolved(
     """
     names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
     compared = {"target": given.frame["target"].tolist(), "patient": patients}
-    there = inputs.names_with_images(given) if same and settings.on_duplicates == "drop" else None
-    resolution = pairs.resolve(names, compared, same, settings.on_duplicates, there)  # type: ignore[arg-type]
+    there = inputs.names_with_images(given) if same and settings.mode == "drop" else None
+    resolution = pairs.resolve(names, compared, same, settings.mode, there)
     for found in resolution.contradictions:
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
         print(f"warning: one picture under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
     groups = split.leak_groups(names, patients, lesions, resolution.same)
-    listed = () if settings.on_duplicates == "keep" else same
+    listed = () if settings.mode == "keep" else same
     in_test = against.groups_in(test, names, patients, lesions, groups, listed)
     if in_test:
         left_out = sum(group in in_test for group in groups)

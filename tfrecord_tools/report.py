@@ -53,7 +53,7 @@ def quarantined(manifest: shards.Manifest) -> int:
 def complaint(settings: BuildSettings, count: int) -> str:
     """What to do about so many images in quarantine."""
     listed = next(iter(settings.folders.values())) / QUARANTINE
-    dropped = settings.duplicates and settings.on_duplicates == "drop"
+    dropped = settings.duplicates and settings.mode == "drop"
     but = ", but for the duplicates that were dropped, also of these" if dropped else ""
     return (
         f"{count} image(s) could not be used, see {listed}. The shards hold all the others{but}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from tfrecord_tools import beam, image, paths
+from tfrecord_tools import beam, image, pairs, paths
 
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
 
@@ -18,7 +18,7 @@ class BuildError(RuntimeError):
 class BuildSettings:
     """What the flags say; see `define_flags`. out: None for tfrecords/SIZE.
 
-    csv and images: both or neither; with from_tfrecords no images, and a csv or none.
+    csv and images: both or neither; with from_tfrecords no images, and a csv or none. on_duplicates: None for "group".
     """
 
     size: int | tuple[int, ...]
@@ -44,7 +44,7 @@ class BuildSettings:
     duplicates: str | None = None
     runner: str | None = None
     beam_options: Sequence[str] = ()
-    on_duplicates: str = "group"
+    on_duplicates: pairs.Mode | None = None
     against: str | None = None
     allow_quarantine: bool = False
     resume: bool = False
@@ -54,6 +54,11 @@ class BuildSettings:
     def sizes(self) -> tuple[int, ...]:
         """Sides of the square images, in pixels."""
         return (self.size,) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def mode(self) -> pairs.Mode:
+        """What becomes of duplicates."""
+        return self.on_duplicates or "group"
 
     @property
     def others(self) -> list[paths.AnyPath]:
@@ -78,6 +83,7 @@ def check(settings: BuildSettings) -> None:
     for name, value, allowed in (
         ("fit", settings.fit, image.FITS),
         ("subsampling", settings.subsampling, image.SUBSAMPLINGS),
+        ("on_duplicates", settings.mode, pairs.MODES),
     ):
         if value not in allowed:
             raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
@@ -90,11 +96,13 @@ def check(settings: BuildSettings) -> None:
             raise BuildError("--from_tfrecords and --images together; expected one of them")
         if settings.dialect and settings.columns and settings.csv is None:
             raise BuildError("--dialect and --columns together, both say what the records hold; expected one of them")
-    elif settings.dialect or settings.codes:
-        raise BuildError("--dialect and --codes are for --from_tfrecords, which is not given")
+    elif settings.dialect or settings.codes or settings.swap_rb:
+        raise BuildError("--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given")
     elif (settings.csv is None) != (settings.images is None):
         given, other = ("csv", "images") if settings.images is None else ("images", "csv")
         raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
+    if settings.on_duplicates and not settings.duplicates:
+        raise BuildError(f"--on_duplicates {settings.on_duplicates} without --duplicates, the list of the duplicates")
     if settings.runner is not None:
         beam.check(settings.runner, settings.beam_options)
     elif settings.beam_options:
