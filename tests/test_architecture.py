@@ -35,6 +35,8 @@ FOUNDATIONS = {
     "tfrecord_tools.paths",
     "tfrecord_tools.words",
     "tfrecord_tools.sources",
+    "tfrecord_tools.command",
+    "tfrecord_tools.wording",
     "melanoma_tf.config",
     "melanoma_tf.files",
     "melanoma_tf.command",

@@ -33,11 +33,12 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import tfrecord_tools
 from tfrecord_tools import (
     beam,
+    command,
     dialects,
     image,
     pairs,
@@ -165,7 +166,7 @@ def _versions() -> dict[str, str]:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     default = {field.name: field.default for field in dataclasses.fields(BuildSettings)}
     low, high = asked.SIZES
     text = f"Side of the square images, {low} to {high} pixels; several, as 256,384,512, go to OUT/256, OUT/384, ..."
@@ -184,7 +185,7 @@ def define_flags() -> None:
         "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
     )
     flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
-    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: exchange red and blue, for shards whose writer exchanged them.")
+    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: exchange red and blue, if their writer exchanged them.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
     flags.DEFINE_enum(
         "on_duplicates",
@@ -211,8 +212,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if images could not be used.")
     flags.DEFINE_bool("resume", False, "Complete the build in --out; its settings and CSV must be the same.")
     flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
-    for field in default:  # so that --help shows them under the console command's name too
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -249,8 +248,7 @@ def _settings_from_flags() -> BuildSettings:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

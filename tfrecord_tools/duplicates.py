@@ -25,10 +25,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from absl import app, flags
+from absl import flags
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from tfrecord_tools import command
 from tfrecord_tools.pairs import Pair, to_csv
 
 Floats = npt.NDArray[np.float32]
@@ -503,13 +504,11 @@ def _named_files(folder: Path, table: str | None) -> list[tuple[str, Path]]:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     flags.DEFINE_string("images", None, "The folder of the JPEGs.", required=True)
     flags.DEFINE_string("csv", None, "Compare only the images in its column image_name; default: all in --images.")
     flags.DEFINE_string("out", None, "Where the pairs go, as CSV; default: standard output.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
-    for field in ("images", "csv", "out", "workers"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -534,8 +533,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from tfrecord_tools import page, paths, schema, shards, survey
+from tfrecord_tools import command, page, paths, schema, shards, survey
 from tfrecord_tools import pairs as lists
 from tfrecord_tools.page import Html, card, join, note, percent, tag
 from tfrecord_tools.pairs import Pair, PairsError
@@ -289,14 +289,12 @@ def _files(found: Survey, manifest: shards.Manifest) -> list[Html]:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     flags.DEFINE_string("out", "show.html", "The page; a file that ends in .html, replaced if it is there.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs: image_name_1,image_name_2 and perhaps similarity.")
     flags.DEFINE_integer("samples", 24, "Pictures on the contact sheet of each class.", 0)
     flags.DEFINE_integer("pairs", 40, "Pairs of --duplicates to show.", 0)
     flags.DEFINE_integer("seed", 0, "Of the choice of the pictures.")
-    for name in ("out", "duplicates", "samples", "pairs", "seed"):  # for --help under the console command's name
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -320,8 +318,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
-from tfrecord_tools import duplicates, image, pairs, paths, schema, shards
+from tfrecord_tools import command, duplicates, image, pairs, paths, schema, shards
 from tfrecord_tools.paths import AnyPath
 
 At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
@@ -263,13 +263,11 @@ def _say(place: Place) -> str:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems, ...")
     flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
     flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to, wherever they lie.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
-    for field in ("json", "duplicates", "pairs", "workers"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -296,8 +294,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":
