@@ -2,6 +2,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import json
 import os
 import random
 import resource
@@ -79,10 +80,32 @@ def test_the_manifest_counts_what_is_there(data, finished):
     assert sum(entry.positives or 0 for entry in manifest.shards) == 12
     inputs = dict(manifest.inputs["train"])
     assert len(inputs.pop("plan")) == 64
-    assert inputs == {"name": "train.csv", "sha256": shards.file_sha256(data / "train.csv"), "rows": 48}
+    assert inputs == {
+        "name": "train.csv",
+        "sha256": shards.file_sha256(data / "train.csv"),
+        "rows": 48,
+        "form": "isic2020",
+        "sources": ["isic2020"],
+    }
     text = (finished / "manifest.json").read_text()
     assert str(data) not in text
     assert str(finished) not in text
+
+
+def test_the_manifest_has_the_totals_of_each_fold(data, finished):
+    content = json.loads((finished / "manifest.json").read_text())
+    records = list(records_of(finished).values())
+    assert content["folds"] == [
+        {
+            "split": "train",
+            "fold": fold,
+            "records": sum(record.fold == fold for record in records),
+            "positives": sum(record.target for record in records if record.fold == fold),
+            "patients": len({record.patient for record in records if record.fold == fold}),
+            "shards": len({path for path in finished.glob("train*.tfrec") if int(path.name[5:7]) % 5 == fold}),
+        }
+        for fold in range(5)
+    ]
 
 
 def test_two_workers_make_the_same_bytes_as_one(data, finished, tmp_path):
@@ -97,6 +120,8 @@ def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
     path = next((tmp_path / "out").glob("test*.tfrec"))
     record = schema.decode(next(schema.read_records(path)))
     assert (record.fold, record.target, record.diagnosis) == (-1, -1, -1)
+    (totals,) = manifest.folds
+    assert (totals.split, totals.fold, totals.records, totals.positives) == ("test", -1, 7, None)
 
 
 def test_few_patients_leave_out_shards_that_would_be_empty(data, tmp_path):

@@ -156,7 +156,7 @@ def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
 def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
     path = shard(tmp_path, *patients(2))
     place = foreign.read_shards([path]).places[0]
-    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, place.part)
+    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, "kaggle", place.part)
     assert source.read().startswith(b"\xff\xd8")
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(shards.ShardError, match="changed while it was read"):

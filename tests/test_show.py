@@ -326,6 +326,13 @@ def test_hostile_names_are_text(out):
     assert parsed.text.count(HOSTILE) >= 6  # three cells, two settings, one name of a pair
 
 
+def test_only_what_was_asked_and_what_was_recognised_is_told_of_the_settings(parsed):
+    rows = parsed.table("Files", "How it was made")
+    assert rows["train form"] == rows["train sources"] == ["isic2020"]
+    assert "None" not in [cell for cells in rows.values() for cell in cells]
+    assert not {"form", "source", "against"} & rows.keys()
+
+
 def test_an_empty_quarantine_says_so(parsed):
     assert "Empty: every image that the table names is in the shards." in parsed.text
 

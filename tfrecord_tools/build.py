@@ -150,7 +150,7 @@ def _finish(output: folders.Output) -> shards.Manifest:
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
     picture = ("fit", "subsampling", "quality", "max_pixels", "swap_rb")
-    keys = (*picture, "folds", "shards", "seed", "source", "form", "columns", "dialect", "codes")
+    keys = (*picture, "folds", "shards", "seed", "columns", "codes")
     plain = {key: getattr(settings, key) for key in keys}
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
     plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}

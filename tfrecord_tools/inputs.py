@@ -22,15 +22,15 @@ _EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
 class Input:
     """A table and its images. split: "train" (labelled) or "test". files: the CSVs, or what else the rows are from.
 
-    frame: as `table.read_table` returns it. images: their folder, or the place of each row's image in foreign shards.
-    data_set: its name, for the records.
+    frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
+    each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
     """
 
     split: str
     files: tuple[paths.AnyPath, ...]
     frame: pd.DataFrame
     images: paths.AnyPath | tuple[foreign.Place, ...]
-    data_set: str
+    form: str
 
     @property
     def name(self) -> str:
@@ -76,9 +76,9 @@ def _table_input(
     columns = sources.parse_columns(settings.columns) if settings.columns else None
     if kind == "auto":
         kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
+    form = table.form_of(tables, settings.form, columns)
     frame = table.read_table(tables, kind == "train", settings.form, columns)
-    data_set = settings.source or table.form_of(tables, settings.form, columns).source
-    return Input(kind, tables, frame, images, data_set)
+    return Input(kind, tables, frame.assign(source=settings.source or form.source), images, form.name)
 
 
 def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
@@ -115,8 +115,8 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
             "of its own, so folds may share one. Give the table of the images with --csv"
         )
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
-    source = settings.source or found.dialect
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
+    frame = frame.assign(source=settings.source or found.dialect)
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect)
 
 
 def names_with_images(given: Input) -> set[str]:

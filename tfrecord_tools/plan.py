@@ -36,6 +36,8 @@ def make(settings: BuildSettings) -> Plan:
             "name": each.name,
             "sha256": each.sha256,
             "rows": len(each.frame),
+            "form": each.form,
+            "sources": sorted(set(each.frame["source"])),
             "plan": _digest(tasks),
         }
     return plan
@@ -126,7 +128,6 @@ def _tasks(
             split=given.split,
             fold=split.fold_of(shard, folds) if given.split == "train" else -1,
             folders=tuple(map(str, settings.folders.values())),
-            data_set=given.data_set,
             convert=convert_to(settings, settings.sizes),
             sources=tuple(chosen),
         )

@@ -24,25 +24,23 @@ def quarantine_csv(manifest: shards.Manifest) -> str:
 
 def summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -> str:
     """What is in a folder that was built, fold by fold, and what to do next."""
-    lines = []
-    for name, fold in sorted({(result.split, result.fold) for result in manifest.shards}, reverse=True):
-        chosen = [result for result in manifest.shards if (result.split, result.fold) == (name, fold)]
-        records, patients = sum(result.records for result in chosen), sum(result.patients for result in chosen)
-        positives = sum(result.positives or 0 for result in chosen)
-        of_which = f", {positives} malignant" if name == "train" else ""
-        title = f"train fold {fold}" if name == "train" else "test"
-        lines.append((fold, f"  {title}: {records} images{of_which}, {patients} patients, {len(chosen)} shards"))
     images = sum(result.records for result in manifest.shards)
     size = manifest.settings["size"]
     return "\n".join(
         [
             f"{folder}: {images} images at {size} x {size}, {quarantined(manifest)} quarantined, "
             f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
-            *(line for _, line in sorted(lines, key=lambda line: (line[0] < 0, line[0]))),
+            *map(_fold, manifest.folds),
             f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
             f"      python -m melanoma_tf.train --data {shlex.quote(str(folder))}",
         ]
     )
+
+
+def _fold(fold: shards.FoldTotals) -> str:
+    of_which = "" if fold.positives is None else f", {fold.positives} malignant"
+    title = fold.split if fold.fold < 0 else f"{fold.split} fold {fold.fold}"
+    return f"  {title}: {fold.records} images{of_which}, {fold.patients} patients, {fold.shards} shards"
 
 
 def quarantined(manifest: shards.Manifest) -> int:

@@ -33,8 +33,8 @@ class ShardError(RuntimeError):
 class Source:
     """One image to put into a shard. path: None if no file was found; file: its name, for quarantine.csv.
 
-    group: images with the same name here never cross folds. part: None if the file is the image and nothing else.
-    The other fields are those of `schema.Record`.
+    group: images with the same name here never cross folds. source: the data set, for the record. part: None if the
+    file is the image and nothing else. The other fields are those of `schema.Record`.
     """
 
     image_name: str
@@ -48,6 +48,7 @@ class Source:
     anatom_site_general_challenge: int
     diagnosis: int
     target: int
+    source: str
     part: schema.Part | None = None
 
     def read(self) -> bytes:
@@ -77,7 +78,6 @@ class ShardTask:
     split: str
     fold: int
     folders: tuple[str, ...]
-    data_set: str
     convert: Callable[[bytes], tuple[Sequence[bytes], int, int]]
     sources: tuple[Source, ...]
 
@@ -230,7 +230,7 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         height=height,
         fold=task.fold,
         group=schema.stable_id(source.group),
-        source=task.data_set,
+        source=source.source,
         sha256=hashlib.sha256(data).digest(),
         diagnosis=source.diagnosis,
         target=source.target,
@@ -301,11 +301,32 @@ def file_sha256(path: str | os.PathLike[str] | AnyPath) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoldTotals:
+    """What the shards of a fold hold together. fold: -1 for test. positives: None for test. shards: how many."""
+
+    split: str
+    fold: int
+    records: int
+    positives: int | None
+    patients: int
+    shards: int
+
+    @classmethod
+    def of(cls, results: Sequence[ShardResult]) -> FoldTotals:
+        """The totals of these shards, all of one fold; a patient is in one of them only."""
+        first = results[0]
+        records, patients = (sum(getattr(each, field) for each in results) for field in ("records", "patients"))
+        positives = None if first.positives is None else sum(each.positives or 0 for each in results)
+        return cls(first.split, first.fold, records, positives, patients, len(results))
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a build is and holds: nothing in it depends on where, when or with how many workers it was made.
 
-    settings: everything that determines the bytes. versions: of what may change them. inputs: by split, the CSV's
-    name, sha256 and rows. complete: False until the last shard is there.
+    settings: everything that determines the bytes. versions: of what may change them. inputs: by split, what the
+    records are made of: name, sha256, rows and form of the CSV, data sets, where each image goes. complete: False until
+    the last shard is there.
     """
 
     settings: dict[str, Any]
@@ -314,9 +335,21 @@ class Manifest:
     shards: tuple[ShardResult, ...] = ()
     complete: bool = False
 
+    @property
+    def folds(self) -> list[FoldTotals]:
+        """The totals of each fold, then of test."""
+        by_place: dict[tuple[str, int], list[ShardResult]] = {}
+        for result in self.shards:
+            by_place.setdefault((result.split, result.fold), []).append(result)
+        ordered = sorted(by_place.items(), key=lambda item: (item[0][0] != "train", item[0]))
+        return [FoldTotals.of(results) for _, results in ordered]
+
     def write(self, folder: AnyPath) -> None:
         """Replaces the folder's manifest whole."""
-        content = {"schema_version": schema.SCHEMA_VERSION, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(self)
+        listed, complete = fields.pop("shards"), fields.pop("complete")
+        content = {"schema_version": schema.SCHEMA_VERSION, **fields}
+        content |= {"folds": [dataclasses.asdict(fold) for fold in self.folds], "shards": listed, "complete": complete}
         write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -328,6 +361,7 @@ class Manifest:
             version = content.pop("schema_version")
             if version != schema.SCHEMA_VERSION:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
+            content.pop("folds", None)  # they follow from the shards
             return cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
         except OSError as error:
             raise ShardError(f"{path}: {error.strerror}; expected the folder of a finished build") from error

@@ -125,9 +125,14 @@ def missing(found: Survey) -> Html:
 
 
 def settings(manifest: shards.Manifest) -> Html:
-    """What determines the bytes: settings, versions, inputs."""
+    """What determines the bytes: settings that were made, versions, inputs."""
     described = {f"{split} {key}": value for split, each in manifest.inputs.items() for key, value in each.items()}
-    rows = [(key, str(value)) for key, value in {**manifest.settings, **described, **manifest.versions}.items()]
+    everything = {**manifest.settings, **described, **manifest.versions}
+    rows = [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in everything.items()
+        if value is not None
+    ]
     return card("How it was made", page.table(["setting", "value"], rows, class_="text"))
 
 

@@ -31,7 +31,6 @@ _FOLD_SETTINGS = (
     "folds",
     "shards",
     "seed",
-    "source",
     "on_duplicates",
     "duplicates",
     "against",
