@@ -11,7 +11,7 @@ from PIL import Image
 from tests.test_build import contents, settings
 from tests.test_channels import jpeg
 from tests.test_foreign import shard, values
-from tfrecord_tools import build, channels, foreign, image, schema, shards
+from tfrecord_tools import build, channels, foreign, image, schema, shards, show, verify
 
 
 def records_of(folder):
@@ -54,14 +54,54 @@ def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
         assert (record.sex, record.source) == (1, "kaggle")
 
 
-def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):
-    build.build(settings(data, tmp_path / "big", size=64))
-    build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", source="synthetic"))
+def test_our_own_shards_converted_again_hold_all_but_the_picture_unchanged(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    manifest = build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small"))
     big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
-    assert big.keys() == small.keys()
-    for name, record in big.items():
-        same = ("patient", "lesion", "group", "sex", "age_approx", "diagnosis", "target", "fold")
-        assert {key: getattr(record, key) for key in same} == {key: getattr(small[name], key) for key in same}
+    assert {name: dataclasses.replace(record, image=b"") for name, record in big.items()} == {
+        name: dataclasses.replace(record, image=b"") for name, record in small.items()
+    }
+    assert manifest.inputs["train"]["sources"] == ["mine"]
+
+
+def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(data, tmp_path):
+    first, second = sorted(path.stem for path in (data / "jpeg" / "train").iterdir())[:2]
+    (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{first},{second}\n")
+    build.build(settings(data, tmp_path / "old", duplicates=str(tmp_path / "pairs.csv")))
+    build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", folds=23, shards=23, seed=3))
+    found = records_of(tmp_path / "new")
+    assert found[first].patient != found[second].patient
+    assert found[first].fold == found[second].fold
+
+
+def test_a_table_gives_the_data_set_and_the_record_the_file_that_its_picture_came_from(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    given = foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", csv=str(data / "train.csv"))
+    build.build(given)
+    for record in records_of(tmp_path / "small").values():
+        file = data / "jpeg" / "train" / f"{record.image_name}.jpg"
+        assert (record.source, record.sha256.hex()) == ("isic2020", shards.file_sha256(file))
+        assert (record.width, record.height) == Image.open(file).size
+
+
+def test_each_record_keeps_its_data_set_and_a_code_its_dialect(tmp_path, capsys):
+    merged = [{**each, "source": n % 2 + 1} for n, each in enumerate(patients(12))]
+    for each in merged:
+        del each["diagnosis"]
+    path, codes = shard(tmp_path, *merged), "sex=,anatom_site_general_challenge="
+    manifest = build.build(foreign_settings(path, tmp_path / "out", codes=codes))
+    found = records_of(tmp_path / "out")
+    assert {name: record.source for name, record in found.items()} == {
+        f"ISIC_{n}": f"deotte-{n % 2 + 1}" for n in range(12)
+    }
+    assert manifest.inputs["train"]["sources"] == ["deotte-1", "deotte-2"]
+    assert manifest.inputs["train"]["form"] == "deotte"
+    assert verify.verify([tmp_path / "out"], near_duplicates=False).problems == []
+    page = show.make_page(tmp_path / "out")
+    assert "deotte-1, deotte-2" in page  # how it was made
+    assert page.count("deotte-1") > 1  # and how many of each
+    build.build(foreign_settings(path, tmp_path / "named", codes=codes, source="merged"))
+    assert {record.source for record in records_of(tmp_path / "named").values()} == {"merged"}
 
 
 def test_shards_elsewhere_are_found_and_read_in_parts(tmp_path):
@@ -149,7 +189,7 @@ def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
     path = shard(tmp_path, *records)
     build.build(foreign_settings(path, tmp_path / "out"))
     listed = (tmp_path / "out" / "quarantine.csv").read_text()
-    assert f"ISIC_3,{path.name} at byte " in listed
+    assert f"ISIC_3,{path.name}: record 3," in listed
     assert "truncated" in listed
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.channels import Channels, channels_look_swapped
-from tfrecord_tools.dialects import CODED, Dialect, ForeignError, dialect_of, row_of
+from tfrecord_tools.dialects import CODED, Dialect, ForeignError, content_of, dialect_of
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
 _GZIP = b"\x1f\x8b"
@@ -27,19 +27,26 @@ _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped sha
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a record's image lies: which part of which file."""
+    """Where a record's image lies: which part of which file. record: its number there. origin: see `schema.Origin`."""
 
     path: str
     part: schema.Part
+    record: int
+    origin: schema.Origin | None
 
 
 @dataclasses.dataclass(frozen=True)
 class ForeignRecord:
-    """image: the bytes as written. row: as `table.read_table` returns one. place: to read the image again."""
+    """image: the bytes as written. row: as `table.read_table` returns one. place: to read the image again.
+
+    source, group: as `dialects.Content` has them.
+    """
 
     image: bytes
     row: dict[str, str | int]
     place: Place
+    source: str
+    group: int | None
     dialect: str
 
 
@@ -47,13 +54,16 @@ class ForeignRecord:
 class ForeignShards:
     """Some foreign shards, their images left where they are.
 
-    frame: rows as `table.read_table` returns them. places: of each row's image. doubts: why the codes in it may mean
-    something else, in words for the user. channels: of the first images of each shard, by its path.
+    frame: rows as `table.read_table` returns them. places, sources: of each row, where its image lies and its data set.
+    same: pairs of image names that their records keep in one fold. doubts: why the codes in it may mean something
+    else, in words for the user. channels: of the first images of each shard, by its path.
     """
 
     dialect: str
     frame: pd.DataFrame
     places: tuple[Place, ...]
+    sources: tuple[str, ...]
+    same: tuple[tuple[str, str], ...]
     labelled: bool
     doubts: tuple[str, ...]
     channels: Mapping[str, Channels]
@@ -89,13 +99,13 @@ def read(
         try:
             features = schema.read_example(data)
             chosen = chosen or dialect_of(features, dialect, columns)
-            row, image = row_of(features, chosen, codes or {})
+            content = content_of(features, chosen, codes or {})
         except (schema.SchemaError, ForeignError) as error:
             raise ForeignError(f"{path}: record {count - 1}: {error}") from None
         # 12 bytes of length and checksum in front of the data, 4 of checksum behind
-        at = offset + 12 + data.index(image)
-        place = Place(path, schema.Part(at, len(image), hashlib.sha256(image).digest()))
-        yield ForeignRecord(image, row, place, chosen.name)
+        row, image, source, origin, group = content
+        part = schema.Part(offset + 12 + data.index(image), len(image), hashlib.sha256(image).digest())
+        yield ForeignRecord(image, row, Place(path, part, count - 1, origin), source, group, chosen.name)
         offset += 12 + len(data) + 4
     _check_count(path, count)
 
@@ -112,6 +122,9 @@ def read_shards(
     """
     rows: list[dict[str, str | int]] = []
     places: list[Place] = []
+    sources: list[str] = []
+    same: list[tuple[str, str]] = []
+    first_of: dict[int, str] = {}
     where: dict[str, str] = {}
     found: dict[str, Channels] = {}
     dialects = set()
@@ -124,6 +137,9 @@ def read_shards(
             where[name] = path
             rows.append(record.row)
             places.append(record.place)
+            sources.append(record.source)
+            if record.group is not None and (first := first_of.setdefault(record.group, name)) != name:
+                same.append((first, name))
             dialects.add(record.dialect)
             if len(sample) < _SAMPLE:
                 sample.append(record.image)
@@ -143,7 +159,16 @@ def read_shards(
         doubtful.append(
             f"the codes of {' and '.join(unknown)} follow the order of a merged table that is not known here"
         )
-    return ForeignShards(names, frame, tuple(places), bool(labelled.all()), tuple(doubtful), found)
+    return ForeignShards(
+        dialect=names,
+        frame=frame,
+        places=tuple(places),
+        sources=tuple(sources),
+        same=tuple(same),
+        labelled=bool(labelled.all()),
+        doubts=tuple(doubtful),
+        channels=found,
+    )
 
 
 def find(pattern: str) -> list[str]:

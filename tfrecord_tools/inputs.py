@@ -24,6 +24,7 @@ class Input:
 
     frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
     each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
+    same: pairs of image names that belong in one fold for reasons that the frame does not tell.
     """
 
     split: str
@@ -31,6 +32,7 @@ class Input:
     frame: pd.DataFrame
     images: paths.AnyPath | tuple[foreign.Place, ...]
     form: str
+    same: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,7 +98,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     if settings.csv is not None:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = foreign.with_table(found.frame, rows.frame)
-        return dataclasses.replace(rows, frame=frame, files=(*rows.files, *map(paths.path, files)))
+        return dataclasses.replace(rows, frame=frame, files=(*rows.files, *map(paths.path, files)), same=found.same)
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
@@ -115,8 +117,8 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
             "of its own, so folds may share one. Give the table of the images with --csv"
         )
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
-    frame = frame.assign(source=settings.source or found.dialect)
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect)
+    frame = frame.assign(source=settings.source or list(found.sources))
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, found.same)
 
 
 def names_with_images(given: Input) -> set[str]:
@@ -145,9 +147,10 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
     if isinstance(given.images, tuple):
         return [
             shards.Source(
-                file=f"{os.path.basename(place.path)} at byte {place.part.offset}",
+                file=f"{os.path.basename(place.path)}: record {place.record}",
                 path=place.path,
                 part=place.part,
+                origin=place.origin,
                 group=group,
                 **row,
             )

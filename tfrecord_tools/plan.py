@@ -86,7 +86,7 @@ def _resolved(
         print(f"warning: one picture under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
-    groups = split.leak_groups(names, patients, lesions, resolution.same)
+    groups = split.leak_groups(names, patients, lesions, [*resolution.same, *given.same])
     listed = () if settings.mode == "keep" else same
     in_test = against.groups_in(test, names, patients, lesions, groups, listed)
     if in_test:

@@ -71,6 +71,14 @@ class Part(NamedTuple):
     sha256: bytes
 
 
+class Origin(NamedTuple):
+    """The file that a picture first came from. width, height: pixels as displayed. sha256: 32 raw bytes."""
+
+    width: int
+    height: int
+    sha256: bytes
+
+
 class SchemaError(ValueError):
     """A record does not have the agreed form; the message names the key and what is expected."""
 

@@ -34,7 +34,8 @@ class Source:
     """One image to put into a shard. path: None if no file was found; file: its name, for quarantine.csv.
 
     group: images with the same name here never cross folds. source: the data set, for the record. part: None if the
-    file is the image and nothing else. The other fields are those of `schema.Record`.
+    file is the image and nothing else. origin: the file that the image first came from, None if it is this one.
+    The other fields are those of `schema.Record`.
     """
 
     image_name: str
@@ -50,6 +51,7 @@ class Source:
     target: int
     source: str
     part: schema.Part | None = None
+    origin: schema.Origin | None = None
 
     def read(self) -> bytes:
         """The image's bytes; OSError if they cannot be read, ShardError if they are no longer what they were."""
@@ -217,6 +219,7 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         jpegs, width, height = task.convert(data)
     except ValueError as error:
         return reject(str(error))
+    origin = source.origin or schema.Origin(width, height, hashlib.sha256(data).digest())
     record = schema.Record(
         image=jpegs[0],
         image_name=source.image_name,
@@ -226,12 +229,12 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         anatom_site_general_challenge=source.anatom_site_general_challenge,
         patient=source.patient,
         lesion=source.lesion,
-        width=width,
-        height=height,
+        width=origin.width,
+        height=origin.height,
         fold=task.fold,
         group=schema.stable_id(source.group),
         source=source.source,
-        sha256=hashlib.sha256(data).digest(),
+        sha256=origin.sha256,
         diagnosis=source.diagnosis,
         target=source.target,
     )
