@@ -46,7 +46,8 @@ ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion", "shears")  
 USES = {
     "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
-    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools._jpeg"},  # arithmetic on arrays, no more
+    # arithmetic on arrays, and what is in a file; no more
+    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools.plain", "tfrecord_tools._jpeg"},
     "tfrecord_tools.resample": {"tfrecord_tools._resample"},  # the same in C
     "melanoma_tf.decoder": {"tfrecord_tools._jpeg"},  # the one codec in C serves both packages
     "melanoma_tf.data": {"melanoma_tf.decoder"},  # the last step of its pipelines

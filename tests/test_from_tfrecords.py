@@ -64,6 +64,24 @@ def test_our_own_shards_converted_again_hold_all_but_the_picture_unchanged(data,
     assert manifest.inputs["train"]["sources"] == ["mine"]
 
 
+def test_folding_anew_costs_no_quality(data, tmp_path):
+    build.build(settings(data, tmp_path / "old", quality=80, subsampling="4:4:4"))
+    manifest = build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", seed=5))
+    assert manifest.settings["kept"] == "quality any, subsampling any"
+    old, new = records_of(tmp_path / "old"), records_of(tmp_path / "new")
+    assert {name: record.image for name, record in old.items()} == {name: record.image for name, record in new.items()}
+
+
+@pytest.mark.parametrize("asked", [{"quality": 70}, {"subsampling": "4:2:2"}, {"swap_rb": True}])
+def test_pictures_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
+    record = patients(6)[0]
+    path = shard(tmp_path, *[{**each, "image": image.convert(each["image"], 32, 95).jpeg} for each in patients(6)])
+    build.build(foreign_settings(path, tmp_path / "out", **asked))
+    (source, *_), found = [each.image for each in foreign.read(path)], records_of(tmp_path / "out")
+    options = {"quality": 95, **asked}
+    assert found[record["image_name"].decode()].image == image.convert_sizes(source, (32,), **options).jpegs[0]
+
+
 def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(data, tmp_path):
     first, second = sorted(path.stem for path in (data / "jpeg" / "train").iterdir())[:2]
     (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{first},{second}\n")

@@ -149,9 +149,10 @@ def _finish(output: folders.Output) -> shards.Manifest:
 
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
-    picture = ("fit", "subsampling", "quality", "max_pixels", "swap_rb")
-    keys = (*picture, "folds", "shards", "seed", "columns", "codes")
+    keys = ("fit", "max_pixels", "swap_rb", "folds", "shards", "seed", "columns", "codes")
     plain = {key: getattr(settings, key) for key in keys}
+    plain |= {"quality": settings.quality or asked.QUALITY, "subsampling": settings.subsampling or asked.SUBSAMPLING}
+    plain["kept"] = settings.kept and str(settings.kept)
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
     plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}
     plain["against"] = sorted(shards.file_sha256(folder / shards.MANIFEST) for folder in settings.others) or None
@@ -203,8 +204,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
     flags.DEFINE_enum("fit", default["fit"], image.FITS, "Crop to the shorter side, pad with black, or stretch.")
-    flags.DEFINE_enum("subsampling", default["subsampling"], image.SUBSAMPLINGS, "Of colour in the records' JPEGs.")
-    flags.DEFINE_integer("quality", default["quality"], "JPEG quality of the records.", 1, 100)
+    kept = "--from_tfrecords keeps pictures that have the size already, unless another {} is asked."
+    text = f"Of colour in the records' JPEGs; default {asked.SUBSAMPLING}. {kept.format('one')}"
+    flags.DEFINE_enum("subsampling", None, image.SUBSAMPLINGS, text)
+    text = f"JPEG quality of the records; default {asked.QUALITY}. {kept.format('quality')}"
+    flags.DEFINE_integer("quality", None, text, 1, 100)
     flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are quarantined unread.", 1)
     flags.DEFINE_string("source", None, "Name of the data set, kept in each record; default: that of the CSV's form.")
     flags.DEFINE_string("runner", None, "Apache Beam runner, e.g. DirectRunner, DataflowRunner; none: --workers here.")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfrecord_tools import against, image, inputs, pairs, shards, split
-from tfrecord_tools.settings import BuildError, BuildSettings
+from tfrecord_tools.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +48,13 @@ def convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes
     return functools.partial(
         image.convert_sizes,
         sizes=tuple(sizes),
-        quality=settings.quality,
+        quality=settings.quality or QUALITY,
         max_pixels=settings.max_pixels,
         fit=settings.fit,
-        subsampling=settings.subsampling,
+        subsampling=settings.subsampling or SUBSAMPLING,
         decode_for=max(settings.sizes),
         swap_rb=settings.swap_rb,
+        keep=settings.kept,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from tfrecord_tools import beam, image, pairs, paths
+from tfrecord_tools import beam, image, pairs, paths, plain
 
+QUALITY, SUBSAMPLING = 95, "4:2:0"  # of the records' JPEGs where nothing else is asked
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
 
 
@@ -19,6 +20,7 @@ class BuildSettings:
     """What the flags say; see `define_flags`. out: None for tfrecords/SIZE.
 
     csv and images: both or neither; with from_tfrecords no images, and a csv or none. on_duplicates: None for "group".
+    quality, subsampling: None for QUALITY and SUBSAMPLING, or what a picture in TFRecords has already.
     """
 
     size: int | tuple[int, ...]
@@ -31,8 +33,8 @@ class BuildSettings:
     shards: int = 30
     seed: int = 0
     fit: str = "crop"
-    quality: int = 95
-    subsampling: str = "4:2:0"
+    quality: int | None = None
+    subsampling: str | None = None
     max_pixels: int = image.MAX_PIXELS
     source: str | None = None
     form: str | None = None
@@ -54,6 +56,13 @@ class BuildSettings:
     def sizes(self) -> tuple[int, ...]:
         """Sides of the square images, in pixels."""
         return (self.size,) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def kept(self) -> plain.Asked | None:
+        """What pictures in TFRecords must have, apart from the size, to stay as they are; None: all are encoded."""
+        if self.from_tfrecords is None or self.swap_rb:
+            return None
+        return plain.Asked(self.quality, self.subsampling)
 
     @property
     def mode(self) -> pairs.Mode:
@@ -82,12 +91,12 @@ def check(settings: BuildSettings) -> None:
         raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
     for name, value, allowed in (
         ("fit", settings.fit, image.FITS),
-        ("subsampling", settings.subsampling, image.SUBSAMPLINGS),
+        ("subsampling", settings.subsampling or SUBSAMPLING, image.SUBSAMPLINGS),
         ("on_duplicates", settings.mode, pairs.MODES),
     ):
         if value not in allowed:
             raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
-    if not 1 <= settings.quality <= 100:
+    if settings.quality is not None and not 1 <= settings.quality <= 100:
         raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
     if settings.workers < 1:
         raise BuildError(f"--workers {settings.workers}; expected at least 1")
