@@ -263,7 +263,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
     page.write_bytes(b"<html>")
     done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "error: 3 image(s) could not be used, see" in done.stderr
+    assert "error: 3 images could not be used, see" in done.stderr
     assert quarantined(tmp_path / "out") == {
         missing.stem: "file is missing",
         cut.stem: "truncated: no end-of-image marker behind the last scan",

@@ -236,9 +236,8 @@ def main(argv: Sequence[str]) -> None:
     seconds = time.monotonic() - start
     for folder, manifest in zip(settings.folders.values(), manifests, strict=True):
         print(report.summary(folder, manifest, seconds))
-    quarantined = report.quarantined(manifests[0])  # the same for every size
-    if quarantined and not settings.allow_quarantine:
-        sys.exit(f"error: {report.complaint(settings, quarantined)}")
+    if manifests[0].quarantined and not settings.allow_quarantine:  # the same for every size
+        sys.exit(f"error: {report.complaint(settings, manifests[0])}")
 
 
 def _settings_from_flags() -> BuildSettings:

@@ -42,6 +42,11 @@ class Dialect:
         chosen = {ours: next((key for key in keys if key in have), None) for ours, keys in self.keys.items()}
         return {ours: key for ours, key in chosen.items() if key is not None}
 
+    def pictures(self) -> Dialect:
+        """The same for records whose table is given: pictures, names and files, and the target to compare."""
+        kept = ("image", "image_name", "target", "group", *_ORIGIN)
+        return dataclasses.replace(self, keys={ours: keys for ours, keys in self.keys.items() if ours in kept})
+
     def missing(self, features: Iterable[str]) -> list[str]:
         """What it needs and these keys lack."""
         have = set(features)
@@ -114,6 +119,16 @@ def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[st
 
 
 # ---------------------------------------------------------------------------------------------------- values
+
+
+def name_of(features: Mapping[str, Sequence[Any]], dialect: Dialect) -> str:
+    """The image name of a record that may be no good otherwise; "" if it has none that can be used."""
+    found = list(features.get(dialect.found(features).get("image_name", ""), ()))
+    try:
+        name = str(found[0], "utf-8") if len(found) == 1 and isinstance(found[0], bytes) else ""
+    except UnicodeDecodeError:
+        return ""
+    return name if schema.IMAGE_NAME.fullmatch(name) else ""
 
 
 class Content(NamedTuple):

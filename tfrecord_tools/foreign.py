@@ -13,13 +13,15 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.channels import Channels, channels_look_swapped
-from tfrecord_tools.dialects import CODED, Dialect, ForeignError, content_of, dialect_of
+from tfrecord_tools.dialects import CODED, Dialect, ForeignError, content_of, dialect_of, name_of
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
+from tfrecord_tools.wording import counted
 
 _GZIP = b"\x1f\x8b"
 _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped shard shows in the first handful
@@ -50,13 +52,22 @@ class ForeignRecord:
     dialect: str
 
 
+class Unusable(NamedTuple):
+    """A record, or what else of a file cannot be used, as quarantine.csv has it. image_name: "" if not known."""
+
+    image_name: str
+    file: str
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class ForeignShards:
     """Some foreign shards, their images left where they are.
 
     frame: rows as `table.read_table` returns them. places, sources: of each row, where its image lies and its data set.
     same: pairs of image names that their records keep in one fold. doubts: why the codes in it may mean something
-    else, in words for the user. channels: of the first images of each shard, by its path.
+    else, in words for the user. channels: of the first images of each shard, by its path. unusable: in the order of
+    shards and records.
     """
 
     dialect: str
@@ -67,6 +78,7 @@ class ForeignShards:
     labelled: bool
     doubts: tuple[str, ...]
     channels: Mapping[str, Channels]
+    unusable: tuple[Unusable, ...] = ()
 
     @property
     def swapped(self) -> list[str]:
@@ -82,32 +94,77 @@ def read(
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
-) -> Iterator[ForeignRecord]:
-    """The records of one foreign shard, in order, one in memory at a time.
+    pictures_only: bool = False,
+) -> Iterator[ForeignRecord | Unusable]:
+    """The records of one foreign shard, in order, one in memory at a time, and what of it cannot be used.
 
-    dialect: a name of DIALECTS; None recognises it by the first record. columns: {our key: its key} for any other.
-    codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}, empty
-    to read them as missing; default: the order of Kaggle's train.csv.
+    dialect: a name of DIALECTS; None recognises it by the first record that has one. columns: {our key: its key} for
+    any other. codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes},
+    empty to read them as missing; default: the order of Kaggle's train.csv. pictures_only: a table tells all else.
 
-    Raises schema.CorruptRecord naming shard and record if a checksum is wrong, ForeignError if a record cannot be
-    read, or there are not as many as the file name says.
+    A damaged record, or one that is no Example or has a bad value, costs itself; a wrong length costs the rest of the
+    file. Raises ForeignError if the file cannot be read, is compressed or has no record in such a dialect.
     """
-    path, offset, count = os.fspath(path), 0, 0
-    _check_not_compressed(path)
-    chosen: Dialect | None = None
-    for count, data in enumerate(schema.read_records(path), start=1):
+    path = os.fspath(path)
+    start, chosen = _start_of(path), _dialect_in(path, dialect, columns)
+    if chosen is not None and pictures_only:
+        chosen = chosen.pictures()
+    promised, count, lost = _promised(path), 0, 0
+    for count, scanned in enumerate(schema.scan_records(path), start=1):
+        where, lost = f"{os.path.basename(path)}: record {count - 1}", scanned.lost
+        if scanned.damage is None:
+            yield _record(path, count - 1, where, scanned, chosen, codes or {})
+        elif lost and start == _GZIP and count == 1:
+            raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, so gunzip it first")
+        else:
+            yield Unusable("", where, scanned.damage.reason + (_told_lost(lost, promised, count - 1) if lost else ""))
+    if promised not in (None, count) and not lost:
+        yield Unusable("", os.path.basename(path), f"{counted(count, 'record')}; the file name says {promised}")
+
+
+def _record(
+    path: str,
+    number: int,
+    where: str,
+    scanned: schema.Scanned,
+    dialect: Dialect | None,
+    codes: Mapping[str, Sequence[str]],
+) -> ForeignRecord | Unusable:
+    try:
+        features = schema.read_example(scanned.data)
+    except schema.SchemaError as error:
+        return Unusable("", where, str(error))
+    assert dialect is not None  # there is at least this Example, so one was found
+    try:
+        row, image, source, origin, group = content_of(features, dialect, codes)
+    except ForeignError as error:
+        return Unusable(name_of(features, dialect), where, str(error))
+    part = schema.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
+    return ForeignRecord(image, row, Place(path, part, number, origin), source, group, dialect.name)
+
+
+def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) -> Dialect | None:
+    """The dialect of the first record that has one, None if none can be read; ForeignError if none is in any."""
+    refused = None
+    for number, scanned in enumerate(schema.scan_records(path)):
         try:
-            features = schema.read_example(data)
-            chosen = chosen or dialect_of(features, dialect, columns)
-            content = content_of(features, chosen, codes or {})
-        except (schema.SchemaError, ForeignError) as error:
-            raise ForeignError(f"{path}: record {count - 1}: {error}") from None
-        # 12 bytes of length and checksum in front of the data, 4 of checksum behind
-        row, image, source, origin, group = content
-        part = schema.Part(offset + 12 + data.index(image), len(image), hashlib.sha256(image).digest())
-        yield ForeignRecord(image, row, Place(path, part, count - 1, origin), source, group, chosen.name)
-        offset += 12 + len(data) + 4
-    _check_count(path, count)
+            features = schema.read_example(scanned.data) if scanned.damage is None else None
+        except schema.SchemaError:
+            continue
+        if features is None:
+            continue
+        try:
+            return dialect_of(features, name, columns)
+        except ForeignError as error:
+            refused = refused or ForeignError(f"{path}: record {number}: {error}")
+    if refused is not None:
+        raise refused
+    return None
+
+
+def _told_lost(lost: int, promised: int | None, found: int) -> str:
+    which = "" if promised is None or promised <= found else f", {promised - found} of the {promised} of its name"
+    return f"; where the next record begins is not known, so the rest of the file is lost: {lost} bytes{which}"
 
 
 def read_shards(
@@ -115,10 +172,12 @@ def read_shards(
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
+    pictures_only: bool = False,
 ) -> ForeignShards:
     """Everything about foreign shards but their images; arguments and errors as of `read`.
 
-    Raises ForeignError too if an image name stands twice, or only some of the records have a target.
+    Raises ForeignError too if no record can be used, an image name stands twice, or only some of the records have a
+    target and no table tells it.
     """
     rows: list[dict[str, str | int]] = []
     places: list[Place] = []
@@ -127,10 +186,14 @@ def read_shards(
     first_of: dict[int, str] = {}
     where: dict[str, str] = {}
     found: dict[str, Channels] = {}
+    unusable: list[Unusable] = []
     dialects = set()
     for path in sorted(os.fspath(file) for file in files):
         sample: list[bytes] = []
-        for record in read(path, dialect, columns, codes):
+        for record in read(path, dialect, columns, codes, pictures_only):
+            if isinstance(record, Unusable):
+                unusable.append(record)
+                continue
             name = str(record.row["image_name"])
             if name in where:
                 raise ForeignError(f"{path}: image_name {name!r} stands in {where[name]} too; expected once")
@@ -145,10 +208,11 @@ def read_shards(
                 sample.append(record.image)
         found[path] = channels_look_swapped(sample)
     if not rows:
-        raise ForeignError("no records in the foreign TFRecords; expected at least one")
+        first = f"; the first: {unusable[0].file}: {unusable[0].reason}" if unusable else ""
+        raise ForeignError(f"no records that can be used in the foreign TFRecords; expected at least one{first}")
     frame = pd.DataFrame(rows)
     labelled = frame["target"] != MISSING
-    if labelled.any() and not labelled.all():
+    if labelled.any() and not labelled.all() and not pictures_only:
         name = frame["image_name"][~labelled].iloc[0]
         raise ForeignError(f"{labelled.sum()} of {len(rows)} records have a target, {name!r} has none; split them")
     names = "+".join(sorted(dialects))
@@ -168,6 +232,7 @@ def read_shards(
         labelled=bool(labelled.all()),
         doubts=tuple(doubtful),
         channels=found,
+        unusable=tuple(unusable),
     )
 
 
@@ -183,23 +248,20 @@ def find(pattern: str) -> list[str]:
     return found
 
 
-def _check_not_compressed(path: str) -> None:
+def _start_of(path: str) -> bytes:
     try:
         with paths.path(path).open("rb") as file:
-            start = file.read(len(_GZIP))
+            return file.read(len(_GZIP))
     except OSError as error:
         raise ForeignError(f"{path}: cannot be read: {error.strerror}") from error
-    if start == _GZIP:
-        raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, so gunzip it first")
 
 
-def _check_count(path: str, count: int) -> None:
+def _promised(path: str) -> int | None:
+    """The number of records that the name says; None if it says none."""
     try:
-        promised = schema.shard_count(path)
+        return schema.shard_count(path)
     except schema.SchemaError:
-        return  # a name without a count promises nothing
-    if promised != count:
-        raise ForeignError(f"{path}: {count} records; the file name says {promised}")
+        return None
 
 
 # ----------------------------------------------------------------------------------------------------- trust

@@ -24,7 +24,8 @@ class Input:
 
     frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
     each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
-    same: pairs of image names that belong in one fold for reasons that the frame does not tell.
+    same: pairs of image names that belong in one fold for reasons that the frame does not tell. quarantined: what of
+    the foreign shards cannot be used.
     """
 
     split: str
@@ -33,6 +34,7 @@ class Input:
     images: paths.AnyPath | tuple[foreign.Place, ...]
     form: str
     same: tuple[tuple[str, str], ...] = ()
+    quarantined: tuple[shards.Quarantined, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,7 +92,8 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         keys = sources.parse_columns(settings.columns, dialects.KEYS)
     codes = dialects.parse_codes(settings.codes) if settings.codes else {}
     files = foreign.find(pattern)
-    found = foreign.read_shards(files, settings.dialect, keys, codes)
+    found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
+    same, quarantined = found.same, tuple(shards.Quarantined(*each) for each in found.unusable)
     for shard, channels in found.channels.items():
         if channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
@@ -98,7 +101,8 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     if settings.csv is not None:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = foreign.with_table(found.frame, rows.frame)
-        return dataclasses.replace(rows, frame=frame, files=(*rows.files, *map(paths.path, files)), same=found.same)
+        read = (*rows.files, *map(paths.path, files))
+        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined)
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
@@ -118,7 +122,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         )
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=settings.source or list(found.sources))
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, found.same)
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
 
 
 def names_with_images(given: Input) -> set[str]:

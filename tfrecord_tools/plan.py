@@ -40,6 +40,8 @@ def make(settings: BuildSettings) -> Plan:
             "sources": sorted(set(each.frame["source"])),
             "plan": _digest(tasks),
         }
+        if each.quarantined:
+            plan.inputs[each.split]["quarantined"] = list(map(dataclasses.asdict, each.quarantined))
     return plan
 
 

@@ -10,6 +10,7 @@ import shlex
 from tfrecord_tools import paths, shards
 from tfrecord_tools.resume import QUARANTINE
 from tfrecord_tools.settings import BuildSettings
+from tfrecord_tools.wording import counted
 
 
 def quarantine_csv(manifest: shards.Manifest) -> str:
@@ -17,8 +18,7 @@ def quarantine_csv(manifest: shards.Manifest) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_name", "file", "reason"])
-    for result in manifest.shards:
-        writer.writerows(dataclasses.astuple(image) for image in result.quarantined)
+    writer.writerows(dataclasses.astuple(each) for each in manifest.quarantined)
     return text.getvalue()
 
 
@@ -28,7 +28,7 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) ->
     size = manifest.settings["size"]
     return "\n".join(
         [
-            f"{folder}: {images} images at {size} x {size}, {quarantined(manifest)} quarantined, "
+            f"{folder}: {images} images at {size} x {size}, {len(manifest.quarantined)} quarantined, "
             f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
             *map(_fold, manifest.folds),
             f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
@@ -43,17 +43,16 @@ def _fold(fold: shards.FoldTotals) -> str:
     return f"  {title}: {fold.records} images{of_which}, {fold.patients} patients, {fold.shards} shards"
 
 
-def quarantined(manifest: shards.Manifest) -> int:
-    """How many images could not be used."""
-    return sum(len(result.quarantined) for result in manifest.shards)
-
-
-def complaint(settings: BuildSettings, count: int) -> str:
-    """What to do about so many images in quarantine."""
+def complaint(settings: BuildSettings, manifest: shards.Manifest) -> str:
+    """What to do about what is in quarantine."""
     listed = next(iter(settings.folders.values())) / QUARANTINE
     dropped = settings.duplicates and settings.mode == "drop"
     but = ", but for the duplicates that were dropped, also of these" if dropped else ""
+    # Shards made of other TFRecords are another build, which --resume does not take.
+    foreign = settings.from_tfrecords is not None
+    number, again = len(manifest.quarantined), "--overwrite" if foreign else "--resume"
+    what = counted(number, "image or record", "images or records") if foreign else counted(number, "image")
     return (
-        f"{count} image(s) could not be used, see {listed}. The shards hold all the others{but}. "
-        "Mend them and --resume, or pass --allow_quarantine"
+        f"{what} could not be used, see {listed}. The shards hold all the others{but}. "
+        f"Mend them and build again with {again}, or pass --allow_quarantine"
     )

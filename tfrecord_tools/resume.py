@@ -98,7 +98,13 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
     """Raises BuildError naming what differs, for then the shards would not fit together."""
 
     def flat(manifest: shards.Manifest) -> dict[str, Any]:
-        inputs = {f"{kind} CSV {key}": value for kind, each in manifest.inputs.items() for key, value in each.items()}
+        # What is quarantined of the input follows from the input, and is long.
+        inputs = {
+            f"{kind} CSV {key}": value
+            for kind, each in manifest.inputs.items()
+            for key, value in each.items()
+            if key != "quarantined"
+        }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}
 

@@ -86,7 +86,10 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class Quarantined:
-    """An image that did not get into its shard, and why."""
+    """An image that did not get into its shard, or a part of foreign shards that did into none, and why.
+
+    image_name: "" if it is not known.
+    """
 
     image_name: str
     file: str
@@ -339,6 +342,12 @@ class Manifest:
     complete: bool = False
 
     @property
+    def quarantined(self) -> list[Quarantined]:
+        """What could not be used: of foreign shards, and the images of each shard."""
+        unread = [Quarantined(**entry) for each in self.inputs.values() for entry in each.get("quarantined", ())]
+        return unread + [image for result in self.shards for image in result.quarantined]
+
+    @property
     def folds(self) -> list[FoldTotals]:
         """The totals of each fold, then of test."""
         by_place: dict[tuple[str, int], list[ShardResult]] = {}
@@ -365,7 +374,9 @@ class Manifest:
             if version != schema.SCHEMA_VERSION:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
             content.pop("folds", None)  # they follow from the shards
-            return cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
+            read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
+            read.quarantined  # noqa: B018 -- raises if they are in no such form
+            return read
         except OSError as error:
             raise ShardError(f"{path}: {error.strerror}; expected the folder of a finished build") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

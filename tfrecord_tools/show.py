@@ -54,7 +54,7 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
     """The counts that come first, in large."""
     total = found.total
     everything, labelled = sum(total.values()), total.get(1, 0) + total.get(0, 0)
-    quarantined = sum(len(entry.quarantined) for entry in manifest.shards)
+    quarantined = len(manifest.quarantined)
     size = manifest.settings.get("size")
     boxes = [("images", everything, f"{size} × {size} pixels")]
     for target in found.classes:
@@ -126,7 +126,12 @@ def missing(found: Survey) -> Html:
 
 def settings(manifest: shards.Manifest) -> Html:
     """What determines the bytes: settings that were made, versions, inputs."""
-    described = {f"{split} {key}": value for split, each in manifest.inputs.items() for key, value in each.items()}
+    described = {
+        f"{split} {key}": value
+        for split, each in manifest.inputs.items()
+        for key, value in each.items()
+        if key != "quarantined"  # a section of its own
+    }
     everything = {**manifest.settings, **described, **manifest.versions}
     rows = [
         (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
@@ -160,7 +165,7 @@ def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
 
 def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
     """What did not get into the shards, and why."""
-    images = [each for entry in manifest.shards for each in entry.quarantined]
+    images = manifest.quarantined
     if not images:
         yield tag("p", "Empty: every image that the table names is in the shards.")
         return

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def counted(number: int, noun: str) -> str:
-    """ "1 image", "2 images"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """ "1 image", "2 images". plural: of the noun, if it does not end in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
