@@ -378,6 +378,16 @@ class Manifest:
             read.quarantined  # noqa: B018 -- raises if they are in no such form
             return read
         except OSError as error:
-            raise ShardError(f"{path}: {error.strerror}; expected the folder of a finished build") from error
+            expected = f"expected the folder of a finished build{_builds_in(folder)}"
+            raise ShardError(f"{path}: {error.strerror}; {expected}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{path}: not a manifest: {error}") from error
+
+
+def _builds_in(folder: AnyPath) -> str:
+    """A hint if it is the parent of builds, as --size 256,384 makes them; else ""."""
+    try:
+        found = sorted(str(each) for each in folder.iterdir() if (each / MANIFEST).is_file())
+    except OSError:
+        return ""
+    return f"; {folder} holds builds, so name one of them: {' '.join(found)}" if found else ""
