@@ -586,6 +586,22 @@ def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
         build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
 
 
+def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data, strangers, tmp_path):
+    pictures = copy_with_links(data, tmp_path / "data")
+    first, second = sorted(strangers)
+    broken = pictures / "jpeg" / "train" / f"{first}.jpg"
+    broken.unlink()
+    broken.write_bytes(b"<html>")
+    given = settings(pictures, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
+    build.build(given)
+    advice = f"its duplicate {second} was dropped for it: mend it and --resume"
+    assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
+    broken.write_bytes((data / "jpeg" / "train" / f"{first}.jpg").read_bytes())
+    build.build(dataclasses.replace(given, resume=True))
+    assert quarantined(tmp_path / "out") == {}
+    assert {first, second} & records_of(tmp_path / "out").keys() == {first}
+
+
 def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data)

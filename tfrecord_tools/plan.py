@@ -75,8 +75,9 @@ def _resolved(
     same: list[tuple[str, str]],
     held: against.Held,
     test: against.Held,
-) -> tuple[list[bool], list[str]]:
-    """Whether each row stays, or is a duplicate, in another build or in the test set; and the leak group of each.
+) -> tuple[list[bool], list[str], dict[str, str]]:
+    """Whether each row stays, or is a duplicate, in another build or in the test set; the leak group of each; and
+    which name stays for each duplicate that is dropped.
 
     Groups are made before anything is dropped: one picture under two patients says that they are one.
     """
@@ -105,7 +106,7 @@ def _resolved(
             raise BuildError(f"--against {settings.against}: nothing is left to build")
     gone = elsewhere | in_test
     stays = [name not in resolution.dropped and group not in gone for name, group in zip(names, groups, strict=True)]
-    return stays, groups
+    return stays, groups, resolution.dropped
 
 
 def _tasks(
@@ -116,8 +117,14 @@ def _tasks(
     test: against.Held,
 ) -> list[shards.ShardTask]:
     """One task per shard that gets any image. same: pairs of image names that show one picture."""
-    stays, leak_groups = _resolved(settings, given, same, held, test)
-    found = list(itertools.compress(inputs.images_of(given, leak_groups), stays))
+    stays, leak_groups, dropped = _resolved(settings, given, same, held, test)
+    copies: dict[str, list[str]] = {}
+    for name, stay in sorted(dropped.items()):
+        copies.setdefault(stay, []).append(name)
+    found = [
+        dataclasses.replace(source, copies=tuple(copies.get(source.image_name, ())))
+        for source in itertools.compress(inputs.images_of(given, leak_groups), stays)
+    ]
     groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1

@@ -35,7 +35,7 @@ class Source:
 
     group: images with the same name here never cross folds. source: the data set, for the record. part: None if the
     file is the image and nothing else. origin: the file that the image first came from, None if it is this one.
-    The other fields are those of `schema.Record`.
+    copies: names of its duplicates, which were dropped. The other fields are those of `schema.Record`.
     """
 
     image_name: str
@@ -52,6 +52,7 @@ class Source:
     source: str
     part: schema.Part | None = None
     origin: schema.Origin | None = None
+    copies: tuple[str, ...] = ()
 
     def read(self) -> bytes:
         """The image's bytes; OSError if they cannot be read, ShardError if they are no longer what they were."""
@@ -208,6 +209,10 @@ class _Tally:
 
 def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantined:
     def reject(reason: str) -> Quarantined:
+        if source.copies:
+            again = "--resume" if source.part is None else "build again with --overwrite"
+            were = "duplicate {} was" if len(source.copies) == 1 else "duplicates {} were"
+            reason += f"; its {were.format(', '.join(source.copies))} dropped for it: mend it and {again}"
         return Quarantined(source.image_name, source.file, reason)
 
     if source.path is None:
