@@ -300,10 +300,11 @@ def test_the_archives_hierarchy_of_diagnoses_is_read(tmp_path, levels, diagnosis
     ("line", "message"),
     [
         ("ISIC_1,malignant,", "column diagnosis: '' and column benign_malignant 'malignant' do not tell whether it is"),
-        ("ISIC_1,indeterminate,", "do not tell whether it is a melanoma; give a diagnosis, or leave the row out"),
+        ("ISIC_1,indeterminate,", "do not tell whether it is a melanoma; give a diagnosis, leave the row out"),
         ("ISIC_1,,unknown", "column diagnosis: 'unknown'"),
         ("ISIC_1,malignant,nevus", "column benign_malignant: 'malignant' is not allowed; expected 'benign', for the"),
         ("ISIC_1,benign,melanoma", "column benign_malignant: 'benign' is not allowed; expected 'malignant', for"),
+        ("ISIC_1,benign,Malignant", "column benign_malignant: 'benign' is not allowed; expected 'malignant', for"),
         ("ISIC_1,bad,nevus", "column benign_malignant: 'bad' is not allowed; expected one of benign, malignant"),
         ("ISIC_1,benign,wart", "column diagnosis: 'wart' is not allowed; expected one of unknown, other"),
     ],
@@ -313,6 +314,15 @@ def test_an_archive_row_whose_label_cannot_be_trusted_is_an_error(tmp_path, line
     with pytest.raises(table.TableError) as caught:
         table.read_table(path, labelled=True)
     assert message in str(caught.value)
+
+
+def test_a_level_that_tells_too_little_is_an_error_that_names_the_way_out(tmp_path):
+    path = archive(tmp_path, "isic_id,diagnosis_1", "ISIC_1,Malignant")
+    with pytest.raises(table.TableError, match="'Malignant' does not tell whether it is a melanoma; .* --split test"):
+        table.read_table(path, labelled=True)
+    assert table.read_table(path, labelled=False)["target"].tolist() == [-1]
+    with pytest.raises(table.TableError, match="missing column.* For pictures without a target give --split test"):
+        table.read_table(archive(tmp_path, "isic_id,sex", "ISIC_1,male"), labelled=True)
 
 
 def test_rows_without_a_label_are_kept_if_asked(tmp_path):

@@ -38,7 +38,7 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) ->
 
 
 def _fold(fold: shards.FoldTotals) -> str:
-    of_which = "" if fold.positives is None else f", {fold.positives} malignant"
+    of_which = "" if fold.positives is None else f", {fold.positives} melanoma"
     title = fold.split if fold.fold < 0 else f"{fold.split} fold {fold.fold}"
     return f"  {title}: {fold.records} images{of_which}, {fold.patients} patients, {fold.shards} shards"
 

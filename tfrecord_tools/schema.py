@@ -99,7 +99,7 @@ class Record:
     """One image with its metadata, field for field what a shard holds; -1 or "" where a value is missing.
 
     image: JPEG bytes, upright RGB. patient_id: `stable_id(patient)`. sex, anatom_site_general_challenge,
-    diagnosis: indices into SEX, SITE, DIAGNOSIS. age_approx: years. target: 1 malignant, 0 benign, -1 unlabelled.
+    diagnosis: indices into SEX, SITE, DIAGNOSIS. age_approx: years. target: 1 melanoma, 0 other, -1 unlabelled.
     width, height: pixels of the source image as displayed. fold: -1 for test. group: images with the same group
     must never be in two folds. source: data set, e.g. "isic2020". sha256: 32 raw bytes, of the source file.
     """

@@ -40,12 +40,12 @@ def counts_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: 
 
 
 def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: str) -> Html:
-    """The malignant share of each group that has labelled images."""
+    """The share of melanoma in each group that has labelled images."""
     rows = []
     for label, counts in groups.items():
-        malignant, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
+        melanomas, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
-            rows.append(page.Rate(label, malignant, labelled, *survey.wilson(malignant, labelled)))
+            rows.append(page.Rate(label, melanomas, labelled, *survey.wilson(melanomas, labelled)))
     overall = found.total.get(1, 0) / (found.total.get(1, 0) + found.total.get(0, 0))
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
@@ -61,7 +61,7 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
         of_what = f"{percent(total[target], labelled)} of the labelled" if target >= 0 else "without a target"
         boxes.append((CLASSES[target], total[target], of_what))
     affected = sum(counts.get(1, 0) > 0 for counts in found.per_patient.values())
-    boxes.append(("patients", len(found.per_patient), f"{affected:,} with a malignant image" if labelled else ""))
+    boxes.append(("patients", len(found.per_patient), f"{affected:,} with a melanoma" if labelled else ""))
     if found.lesions:
         boxes.append(("lesions", len(found.lesions), ""))
     boxes.append(("shards", len(manifest.shards), f"{sum(entry.bytes for entry in manifest.shards) / 1e6:,.1f} MB"))
@@ -74,7 +74,7 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
 
 def folds(found: Survey) -> Html:
     """A row for each fold, and for test."""
-    header, rows = ["part", "images", "patients", "malignant", "share"], []
+    header, rows = ["part", "images", "patients", "melanoma", "share"], []
     for place in sorted(found.by_place, key=lambda place: (place[1] < 0, place)):
         counts = found.by_place[place]
         row = [_say(place), f"{sum(counts.values()):,}", f"{len(found.patients_in.get(place, ())):,}"]
@@ -110,7 +110,7 @@ def patients(found: Survey) -> Html:
     numbers = [sum(counts.values()) for counts in found.per_patient.values()]
     text = "No patient is named."
     if numbers:
-        text = f"Median {statistics.median_low(numbers):,}, most {max(numbers):,}. Malignant: with such an image."
+        text = f"Median {statistics.median_low(numbers):,}, most {max(numbers):,}. Melanoma: with such an image."
     return card("Images per patient", page.bars("images", rows, found.classes, "patients"), note(text))
 
 
@@ -232,7 +232,7 @@ def make_page(
     manifest = shards.Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
     found = survey.read(folder, manifest, samples, seed, names)
-    sections = {"What it holds": _holds(found), "How often malignant": _malignant(found)}
+    sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
     sections["Pictures"] = join(contact_sheets(found))
     sections["Quarantine"] = join(quarantine(manifest))
@@ -269,7 +269,7 @@ def _holds(found: Survey) -> Html:
     return join([page.legend(found.classes), tag("div", cards, class_="cards")])
 
 
-def _malignant(found: Survey) -> Html:
+def _melanomas(found: Survey) -> Html:
     total = found.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
@@ -283,7 +283,7 @@ def _malignant(found: Survey) -> Html:
     if len(found.by_size) > 1:
         cards.append(rates_card(found, "By source size", survey.sizes(found.by_size), shortcut))
     text = (
-        "Malignant images as a share of the labelled ones. Dashed: the share in the whole build, "
+        "Images of melanoma as a share of the labelled ones. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
         "those of one patient are not quite."
     )

@@ -67,7 +67,7 @@ def leak_groups(
 def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:
     """The shard (0..shards-1) of each image; images of one group share a shard, folds are alike.
 
-    groups: the patient (or other leak group) of each image. targets: 1 counts as malignant, all else does not.
+    groups: the patient (or other leak group) of each image. targets: 1 counts as melanoma, all else does not.
     shards: a multiple of folds; a shard may stay empty if there are few groups, a fold may not.
     Raises SplitError if shards is no multiple of folds, or there are fewer groups than folds.
     """
@@ -97,14 +97,14 @@ def _hash(seed: int, name: Hashable) -> bytes:
 
 
 def _balance(groups: list[_Group], bins: int, seed: int) -> list[list[_Group]]:
-    """Largest first, each group to the bin that has least: of malignant images if it has any, then of images."""
+    """Largest first, each group to the bin that has least: of melanomas if it has any, then of images."""
     filled: list[list[_Group]] = [[] for _ in range(bins)]
     positives, images = [0] * bins, [0] * bins
     for group in sorted(groups, key=lambda group: (-group.positives, -group.images, _hash(seed, group.name))):
-        malignant_first = group.positives > 0
+        melanomas_first = group.positives > 0
 
-        def load(index: int, malignant_first: bool = malignant_first) -> tuple[int, int, int]:
-            return (positives[index] if malignant_first else 0, images[index], index)
+        def load(index: int, melanomas_first: bool = melanomas_first) -> tuple[int, int, int]:
+            return (positives[index] if melanomas_first else 0, images[index], index)
 
         chosen = min(range(bins), key=load)
         filled[chosen].append(group)

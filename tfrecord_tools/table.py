@@ -183,7 +183,10 @@ class _Reader:
         has_label = form.is_labelled(file.header) and (form.name != "isic2020" or "target" in self.at)
         if labelled and not has_label:
             missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
-            raise TableError(f"{file.name}: line 1: missing column(s) {missing}; found {', '.join(file.header)}")
+            raise TableError(
+                f"{file.name}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
+                "For pictures without a target give --split test"
+            )
 
     def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:
         """One row of the table, and what is wrong with it."""
@@ -248,9 +251,11 @@ class _Reader:
             at = self.at["benign_malignant"]
             return diagnosis, MISSING, [f"column {at}: {verdict!r} is not allowed; expected {error}"]
         if target == MISSING and not self.keep_unlabelled:
-            beside = f" and column {self.at['benign_malignant']} {verdict!r}" if "benign_malignant" in self.at else ""
-            problem = f"column {column}: {word!r}{beside} do not tell whether it is a melanoma; give a diagnosis"
-            return diagnosis, MISSING, [f"{problem}, or leave the row out"]
+            told = f"column {column}: {word!r} does not tell"
+            if "benign_malignant" in self.at:
+                told = f"column {column}: {word!r} and column {self.at['benign_malignant']} {verdict!r} do not tell"
+            advice = "give a diagnosis, leave the row out, or build the table without targets by --split test"
+            return diagnosis, MISSING, [f"{told} whether it is a melanoma; {advice}"]
         return diagnosis, target, []
 
     def _diagnosis(self, cells: Mapping[str, str]) -> tuple[str, str]:

@@ -257,7 +257,7 @@ def _check_shard(
     if not found == promised == entry.records:
         yield f"{path}: {found} records; its name says {promised}, {shards.MANIFEST} {entry.records}"
     if entry.positives is not None and positives != entry.positives:
-        yield f"{path}: {positives} malignant records; {shards.MANIFEST} says {entry.positives}"
+        yield f"{path}: {positives} records of melanoma; {shards.MANIFEST} says {entry.positives}"
 
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
