@@ -44,7 +44,7 @@ FOUNDATIONS = {
 }
 ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion", "shears")  # of augmentation
 USES = {
-    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
+    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs", "tfrecord_tools.table"},  # what it finds, and in which images
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
     # arithmetic on arrays, and what is in a file; no more
     "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools.plain", "tfrecord_tools._jpeg"},

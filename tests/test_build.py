@@ -293,7 +293,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
     bad.write_text((data / "train.csv").read_text().replace("ISIC_", "../ISIC_", 1))
     done = subprocess.run([*command(data, tmp_path / "out"), "--csv", str(bad)], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: bad.csv: 1 problem(s)\n  line 2: column image_name: '../ISIC_")
+    assert done.stderr.startswith("error: bad.csv: 1 problem\n  line 2: column image_name: '../ISIC_")
     assert not (tmp_path / "out").exists()
 
 
@@ -314,7 +314,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
         ({"swap_rb": True}, "--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given"),
         ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of the duplicates"),
-        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of drop, group, keep"),
+        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of group, drop, keep"),
     ],
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):

@@ -87,7 +87,7 @@ def test_a_test_table_needs_no_labels_and_other_columns_are_ignored(tmp_path):
 def test_an_error_names_file_line_column_value_and_what_is_allowed(tmp_path, line, message):
     with pytest.raises(table.TableError) as caught:
         table.read_table(write(tmp_path, GOOD, line), labelled=True)
-    assert str(caught.value).startswith("train.csv: 1 problem(s)")
+    assert str(caught.value).startswith("train.csv: 1 problem")
     assert message in str(caught.value)
 
 

@@ -179,20 +179,22 @@ def define_flags() -> None:
         "form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised by its header."
     )
     flags.DEFINE_string(
-        "columns", None, "For a CSV (or TFRecords) in no known form: patient_id=patient,image_name=file,..."
+        "columns",
+        None,
+        "For a CSV in no known form, or --from_tfrecords without --csv: patient_id=patient,image_name=file,...",
     )
     flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the pictures from, e.g. 'old/*.tfrec'.")
     flags.DEFINE_enum(
         "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
     )
     flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
-    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: exchange red and blue, if their writer exchanged them.")
+    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: their writer exchanged red and blue; exchange them back.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
     flags.DEFINE_enum(
         "on_duplicates",
         None,
         list(pairs.MODES),
-        "Of --duplicates: drop all but one of each picture, group them in one fold (default), or keep them where they "
+        "Of --duplicates: group them in one fold (default), drop all but one of each picture, or keep them where they "
         "fall and only warn where they disagree.",
     )
     flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their pictures, patients and lesions.")
@@ -214,7 +216,12 @@ def define_flags() -> None:
     flags.DEFINE_string("runner", None, "Apache Beam runner, e.g. DirectRunner, DataflowRunner; none: --workers here.")
     flags.DEFINE_list("beam_options", [], "Options of the runner, e.g. --direct_num_workers=2,--job_name=isic.")
     flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if images could not be used.")
-    flags.DEFINE_bool("resume", False, "Complete the build in --out; its settings and CSV must be the same.")
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Complete the build in --out; its settings and CSV must be the same. Pictures "
+        "replaced since are not noticed: --overwrite takes them.",
+    )
     flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
 
 

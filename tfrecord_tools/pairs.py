@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 from tfrecord_tools import paths, schema
 
-Mode = Literal["drop", "group", "keep"]
-MODES: tuple[Mode, ...] = ("drop", "group", "keep")
+Mode = Literal["group", "drop", "keep"]
+MODES: tuple[Mode, ...] = ("group", "drop", "keep")  # the default first
 COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
 
 

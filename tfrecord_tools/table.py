@@ -20,6 +20,7 @@ import pandas as pd
 from tfrecord_tools import sources, words
 from tfrecord_tools.schema import IMAGE_NAME, MAX_AGE, MISSING
 from tfrecord_tools.sources import TableError
+from tfrecord_tools.wording import counted
 
 PathLike = str | os.PathLike[str]
 _ERRORS_SHOWN = 10  # enough to see a pattern, few enough to read
@@ -85,11 +86,38 @@ def read_table(
             problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} stands in {first} too; expected once")
         errors.extend(f"{where}: {problem}" for problem in problems)
         rows.append(row)
+    _raise(file, errors)
+    return pd.DataFrame(rows)
+
+
+def read_names(
+    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[str]:
+    """The image names of a table that `read_table` reads, or of any with a column image_name; in file order.
+
+    Nothing but the names is looked at. Raises TableError listing the first problems if there are any.
+    """
+    file = _read(path)
+    if form is None and columns is None and _IMAGE in file.header:
+        columns = {}
+    if columns is not None:
+        columns = {"patient_id": "", **columns}
+    reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
+    errors, names = list(file.errors), []
+    for where, cells in file.rows:
+        name, problems = reader.name(cells)
+        names.append(name)
+        errors.extend(f"{where}: {problem}" for problem in problems)
+    _raise(file, errors)
+    return names
+
+
+def _raise(file: _File, errors: Sequence[str]) -> None:
+    """TableError with the first of the errors, if there are any."""
     if errors:
         more = len(errors) - _ERRORS_SHOWN
-        shown = errors[:_ERRORS_SHOWN] + ([f"... and {more} more"] if more > 0 else [])
-        raise TableError("\n  ".join([f"{file.name}: {len(errors)} problem(s)", *shown]))
-    return pd.DataFrame(rows)
+        shown = list(errors[:_ERRORS_SHOWN]) + ([f"... and {more} more"] if more > 0 else [])
+        raise TableError("\n  ".join([f"{file.name}: {counted(len(errors), 'problem')}", *shown]))
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -202,7 +230,7 @@ class _Reader:
                 problems.append(f"column {self.at[ours]}: {cell(ours)!r} is not allowed; expected {error}")
                 return MISSING
 
-        name, wrong = self._name(cell(_IMAGE))
+        name, wrong = self.name(cells)
         problems += wrong
         patient = cell("patient_id")
         if self.labelled and self.form.has_patients and not patient:
@@ -226,8 +254,9 @@ class _Reader:
             problems += wrong
         return row, problems
 
-    def _name(self, cell: str) -> tuple[str, list[str]]:
+    def name(self, cells: Mapping[str, str]) -> tuple[str, list[str]]:
         """(image name, problems)."""
+        cell = cells[self.at[_IMAGE]]
         name = _EXTENSION.sub("", cell) if self.form.file_names else cell
         if IMAGE_NAME.fullmatch(name):
             return name, []
