@@ -36,6 +36,7 @@ FOUNDATIONS = {
     "tfrecord_tools.words",
     "tfrecord_tools.sources",
     "tfrecord_tools.command",
+    "tfrecord_tools.csvlines",
     "tfrecord_tools.wording",
     "melanoma_tf.config",
     "melanoma_tf.files",

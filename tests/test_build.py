@@ -293,7 +293,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
     bad.write_text((data / "train.csv").read_text().replace("ISIC_", "../ISIC_", 1))
     done = subprocess.run([*command(data, tmp_path / "out"), "--csv", str(bad)], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: bad.csv: 1 problem\n  line 2: column image_name: '../ISIC_")
+    assert done.stderr.startswith(f"error: {bad}: 1 problem\n  line 2: column image_name: '../ISIC_")
     assert not (tmp_path / "out").exists()
 
 
@@ -625,7 +625,8 @@ def test_a_bad_list_of_duplicates_writes_nothing(data, tmp_path):
         command(data, tmp_path / "out", "--duplicates", str(tmp_path / "pairs.csv")), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "error: pairs.csv: line 1: missing column(s) image_name_1, image_name_2; found a, b" in done.stderr
+    expected = "line 1: missing column(s) image_name_1, image_name_2; found a, b"
+    assert f"error: {tmp_path / 'pairs.csv'}: {expected}" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,23 +1,20 @@
 """Metadata CSVs of every source -> one checked table.
 
-The csv module reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no
-"NA" or "nan" for a missing value behind the user's back.
+`csvlines` reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no "NA" or
+"nan" for a missing value behind the user's back.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
-from tfrecord_tools import sources, words
+from tfrecord_tools import csvlines, paths, sources, words
 from tfrecord_tools.schema import IMAGE_NAME, MAX_AGE, MISSING
 from tfrecord_tools.sources import TableError
 from tfrecord_tools.wording import counted
@@ -31,8 +28,9 @@ _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the tar
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A CSV, or several joined. rows: (where it stands, cell of each column)."""
+    """A CSV, or several joined. path: as errors begin. rows: (where it stands, cell of each column)."""
 
+    path: str
     name: str
     header: list[str]
     rows: list[tuple[str, dict[str, str]]]
@@ -117,7 +115,7 @@ def _raise(file: _File, errors: Sequence[str]) -> None:
     if errors:
         more = len(errors) - _ERRORS_SHOWN
         shown = list(errors[:_ERRORS_SHOWN]) + ([f"... and {more} more"] if more > 0 else [])
-        raise TableError("\n  ".join([f"{file.name}: {counted(len(errors), 'problem')}", *shown]))
+        raise TableError("\n  ".join([f"{file.path}: {counted(len(errors), 'problem')}", *shown]))
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -127,56 +125,51 @@ def _form(file: _File, name: str | None, columns: Mapping[str, str] | None) -> s
     try:
         return sources.form_of(file.header, name, columns)
     except TableError as error:
-        raise TableError(f"{file.name}: line 1: {error}") from None
+        raise TableError(f"{file.path}: line 1: {error}") from None
 
 
 def _read(path: PathLike | Sequence[PathLike]) -> _File:
     """The CSV, or the join of several."""
     given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    # What can be opened is taken as it is: it may lie where pathlib cannot go.
-    first, *others = [_read_file(cast(Path, each) if hasattr(each, "open") else Path(each)) for each in given]
+    first, *others = [_read_file(paths.path(each)) for each in given]
     for other in others:
         first = _join(first, other)
     return first
 
 
-def _read_file(path: Path) -> _File:
+def _read_file(path: paths.AnyPath) -> _File:
     (_, header), *lines = _read_lines(path)
     twice = sorted({repr(column) for column in header if header.count(column) > 1})
     if twice:
-        raise TableError(f"{path.name}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
+        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
     rows, errors = [], []
     for line, cells in lines:
         if len(cells) == len(header):
             rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
         else:
             errors.append(f"line {line}: {len(cells)} cells; the header has {len(header)}")
-    return _File(path.name, header, rows, errors)
+    return _File(str(path), path.name, header, rows, errors)
 
 
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
     """(line number from 1, cells) of every line that is not blank; at least the header and one more."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel puts a byte order mark in front
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise TableError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
+        lines = csvlines.read(path)
+    except csvlines.CsvError as error:
+        raise TableError(str(error)) from error
     if not lines:
-        raise TableError(f"{path.name}: empty; expected a header and one line per image")
+        raise TableError(f"{path}: empty; expected a header and one line per image")
     if len(lines) == 1:
-        raise TableError(f"{path.name}: no rows; expected a header and one line per image")
+        raise TableError(f"{path}: no rows; expected a header and one line per image")
     return lines
 
 
 def _join(one: _File, other: _File) -> _File:
     """Row by row by the only column that both have; a row that only one of them has is an error."""
-    name = f"{one.name} + {other.name}"
+    path, name = f"{one.path} + {other.path}", f"{one.name} + {other.name}"
     shared = [column for column in one.header if column in other.header]
     if len(shared) != 1:
-        raise TableError(f"{name}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
+        raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
     errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]
     (key,) = shared
     partners: dict[str, tuple[str, dict[str, str]]] = {}
@@ -195,7 +188,7 @@ def _join(one: _File, other: _File) -> _File:
     for image, (where, _) in partners.items():
         if image not in found:
             errors.append(f"{other.name} {where}: column {key}: {image!r} is not in {one.name}")
-    return _File(name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
+    return _File(path, name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
 
 
 # ----------------------------------------------------------------------------------------------------- rows
@@ -212,7 +205,7 @@ class _Reader:
         if labelled and not has_label:
             missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
             raise TableError(
-                f"{file.name}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
+                f"{file.path}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
                 "For pictures without a target give --split test"
             )
 
