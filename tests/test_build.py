@@ -164,6 +164,48 @@ def test_overwriting_a_complete_build_spares_a_shard_of_someone_else(data, finis
     assert contents(tmp_path) == contents(finished) | {"test00-2.tfrec": b"not ours"}
 
 
+def test_an_out_that_cannot_be_made_is_named(data, tmp_path):
+    with pytest.raises(build.BuildError, match="/proc/nowhere/out: cannot be made: .*; choose another --out"):
+        build.build(settings(data, "/proc/nowhere/out"))
+
+
+def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(data, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (out / "manifest.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGSTOP)
+    before = contents(out)
+    for changes in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(build.BuildError, match="out: another build is at work here; wait for it, or choose"):
+            build.build(settings(data, out, **changes))
+    assert {name for name in contents(out) if not name.startswith(".")} >= {n for n in before if not n.startswith(".")}
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(0.5)  # a worker notices that its parent is gone
+    build.build(settings(data, out, resume=True))
+    assert contents(out) == contents(finished)  # and no lock is left
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"schema_version": 1}', "[1]", '{"schema_version": 9}'])
+def test_a_damaged_manifest_is_told_and_overwritten_if_asked(data, finished, tmp_path, damage):
+    out = tmp_path / "out"
+    build.build(settings(data, out, shards=40, size=40))
+    (out / "manifest.json").write_text(damage)
+    before = contents(out)
+    for changes in ({}, {"resume": True}):
+        with pytest.raises(build.BuildError, match=r"manifest\.json: .*; --overwrite replaces the build"):
+            build.build(settings(data, out, **changes))
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(build.BuildError, match=r"not overwritten, for notes\.txt is of no build"):
+        build.build(settings(data, out, overwrite=True))
+    (out / "notes.txt").unlink()
+    assert contents(out) == before
+    build.build(settings(data, out, overwrite=True))
+    assert contents(out) == contents(finished)
+
+
 @pytest.mark.parametrize("below", ["", "deeper"])
 def test_an_out_that_is_a_file_is_one_message(data, tmp_path, below):
     (tmp_path / "file").write_text("mine")

@@ -88,14 +88,15 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
-    # All are looked at before the first is touched.
-    there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
-    for output, before in zip(outputs, there, strict=True):
-        folders.prepare(output, before, settings.resume)
-        # Before the first shard, so that a killed build is known as ours and what it finished is not lost.
-        output.manifest(complete=False).write(output.folder)
-    _write_shards(settings, planned.tasks, outputs)
-    return [_finish(output) for output in outputs]
+    with contextlib.ExitStack() as stack:
+        for output in outputs:
+            stack.enter_context(folders.claimed(output.folder))
+        # All are looked at before the first is touched.
+        there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
+        for output, before in zip(outputs, there, strict=True):
+            folders.prepare(output, before, settings.resume)
+        _write_shards(settings, planned.tasks, outputs)
+        return [_finish(output) for output in outputs]
 
 
 def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
