@@ -15,15 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tfrecord_tools import build, inputs, schema, shards, table
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    """An uninterrupted build with one worker."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    build.build(settings(data, out))
-    return out
+from tfrecord_tools import build, inputs, report, schema, shards, table
+from tfrecord_tools.wording import counted
 
 
 def settings(data, out, **changes):
@@ -122,6 +115,12 @@ def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
     assert (record.fold, record.target, record.diagnosis) == (-1, -1, -1)
     (totals,) = manifest.folds
     assert (totals.split, totals.fold, totals.records, totals.positives) == ("test", -1, 7, None)
+    assert report.summary(tmp_path / "out", manifest, 7, 2.0).splitlines() == [
+        f"{tmp_path / 'out'}: 7 images at 32 x 32, 0 quarantined, 2.0 s, 3.5 images/s",
+        f"  test: 7 images, {counted(totals.patients, 'patient')}, {counted(totals.shards, 'shard')}",
+        f"next: python -m tfrecord_tools.verify {tmp_path / 'out'}",
+        f"      python -m melanoma_tf.predict --workdir RUN --data {tmp_path / 'out'}",
+    ]
 
 
 def test_few_patients_leave_out_shards_that_would_be_empty(data, tmp_path):
@@ -162,48 +161,6 @@ def test_overwriting_a_complete_build_spares_a_shard_of_someone_else(data, finis
     (tmp_path / "test00-2.tfrec").write_bytes(b"not ours")
     build.build(settings(data, tmp_path, overwrite=True))
     assert contents(tmp_path) == contents(finished) | {"test00-2.tfrec": b"not ours"}
-
-
-def test_an_out_that_cannot_be_made_is_named(data, tmp_path):
-    with pytest.raises(build.BuildError, match="/proc/nowhere/out: cannot be made: .*; choose another --out"):
-        build.build(settings(data, "/proc/nowhere/out"))
-
-
-def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):
-    out = tmp_path / "out"
-    process = subprocess.Popen(command(data, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (out / "manifest.json").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGSTOP)
-    before = contents(out)
-    for changes in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(build.BuildError, match="out: another build is at work here; wait for it, or choose"):
-            build.build(settings(data, out, **changes))
-    assert {name for name in contents(out) if not name.startswith(".")} >= {n for n in before if not n.startswith(".")}
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    time.sleep(0.5)  # a worker notices that its parent is gone
-    build.build(settings(data, out, resume=True))
-    assert contents(out) == contents(finished)  # and no lock is left
-
-
-@pytest.mark.parametrize("damage", ["{", "{}", '{"schema_version": 1}', "[1]", '{"schema_version": 9}'])
-def test_a_damaged_manifest_is_told_and_overwritten_if_asked(data, finished, tmp_path, damage):
-    out = tmp_path / "out"
-    build.build(settings(data, out, shards=40, size=40))
-    (out / "manifest.json").write_text(damage)
-    before = contents(out)
-    for changes in ({}, {"resume": True}):
-        with pytest.raises(build.BuildError, match=r"manifest\.json: .*; --overwrite replaces the build"):
-            build.build(settings(data, out, **changes))
-    (out / "notes.txt").write_text("mine")
-    with pytest.raises(build.BuildError, match=r"not overwritten, for notes\.txt is of no build"):
-        build.build(settings(data, out, overwrite=True))
-    (out / "notes.txt").unlink()
-    assert contents(out) == before
-    build.build(settings(data, out, overwrite=True))
-    assert contents(out) == contents(finished)
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
@@ -577,99 +534,11 @@ def test_help_shows_the_usage_and_the_flags(module):
     assert {"build": "--[no]resume", "verify": "--[no]json", "synthetic": "--prevalence"}[module] in done.stdout
 
 
-# --------------------------------------------------------------------------------- other forms, and duplicates
+# --------------------------------------------------------------------------------- other forms
 
 
 def records_of(folder):
     return {r.image_name: r for p in Path(folder).glob("*.tfrec") for r in map(schema.decode, schema.read_records(p))}
-
-
-def pairs_csv(folder, *pairs):
-    path = folder / "pairs.csv"
-    path.write_text("image_name_1,image_name_2\n" + "".join(f"{one},{other}\n" for one, other in pairs))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def strangers(finished):
-    """Two images of one target, of patients in different folds."""
-    benign = sorted((r for r in records_of(finished).values() if r.target == 0), key=lambda r: r.image_name)
-    return next((a.image_name, b.image_name) for a in benign for b in benign if a.fold != b.fold)
-
-
-def test_published_duplicates_are_kept_in_one_fold(data, strangers, tmp_path):
-    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers)))
-    one, other = (records_of(tmp_path / "out")[name] for name in strangers)
-    assert one.group == other.group
-    assert one.fold == other.fold
-    assert len(records_of(tmp_path / "out")) == 48
-
-
-def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, capsys):
-    listed = pairs_csv(tmp_path, strangers, ("ISIC_0", "ISIC_1"))  # the second pair is of no image here
-    build.build(settings(data, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
-    kept = records_of(tmp_path / "out")
-    assert [name in kept for name in sorted(strangers)] == [True, False]
-    assert len(kept) == 47
-    assert "1 of 48 images are duplicates of others and left out" in capsys.readouterr().out
-
-
-def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
-    pictures = copy_with_links(data, tmp_path / "data")
-    first = min(strangers)
-    (pictures / "jpeg" / "train" / f"{first}.jpg").unlink()
-    listed = pairs_csv(tmp_path, strangers)
-    manifest = build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
-    assert sum(entry.records for entry in manifest.shards) == 47
-    assert not any(entry.quarantined for entry in manifest.shards)
-    # With the picture back the other one goes, and shards made before could not be kept beside new ones.
-    (pictures / "jpeg" / "train" / f"{first}.jpg").symlink_to(data / "jpeg" / "train" / f"{first}.jpg")
-    with pytest.raises(build.BuildError, match="what differs:\n  train CSV plan: "):
-        build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
-
-
-def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data, strangers, tmp_path):
-    pictures = copy_with_links(data, tmp_path / "data")
-    first, second = sorted(strangers)
-    broken = pictures / "jpeg" / "train" / f"{first}.jpg"
-    broken.unlink()
-    broken.write_bytes(b"<html>")
-    given = settings(pictures, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
-    build.build(given)
-    advice = f"its duplicate {second} was dropped for it: mend it and --resume"
-    assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
-    broken.write_bytes((data / "jpeg" / "train" / f"{first}.jpg").read_bytes())
-    build.build(dataclasses.replace(given, resume=True))
-    assert quarantined(tmp_path / "out") == {}
-    assert {first, second} & records_of(tmp_path / "out").keys() == {first}
-
-
-def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(data)
-    train, test = (table.read_table(data / f"{kind}.csv", kind == "train") for kind in ("train", "test"))
-    listed = pairs_csv(tmp_path, (train.image_name[0], test.image_name[0]))
-    manifest = build.build(build.BuildSettings(32, out="out", duplicates=listed))
-    left_out = (train["patient"] == train["patient"][0]).sum()
-    assert f"{left_out} training images are left out" in capsys.readouterr().out
-    built = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}
-    assert built == {"train": len(train) - left_out, "test": len(test)}
-
-
-def test_a_list_of_duplicates_of_other_pictures_is_warned_of(data, tmp_path, capsys):
-    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, ("ISIC_x", "ISIC_y"))))
-    assert "none of its 1 pairs is of two images in these tables" in capsys.readouterr().out
-
-
-def test_a_bad_list_of_duplicates_writes_nothing(data, tmp_path):
-    (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
-    done = subprocess.run(
-        command(data, tmp_path / "out", "--duplicates", str(tmp_path / "pairs.csv")), capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    expected = "line 1: missing column(s) image_name_1, image_name_2; found a, b"
-    assert f"error: {tmp_path / 'pairs.csv'}: {expected}" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_in_another_form_is_built_by_a_column_map(data, finished, tmp_path):

@@ -222,14 +222,14 @@ def test_bad_codes_are_named(text, message):
 def test_a_malignant_nevus_puts_the_codes_in_doubt(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", diagnosis=1), values("ISIC_3", diagnosis=0, target=0))
     (doubt,) = foreign.read_shards([path]).doubts
-    assert doubt.startswith("1 of 3 records have a diagnosis that contradicts their target: ISIC_2 has target 1 and")
+    assert doubt.startswith("1 of 3 records has a diagnosis that contradicts its target: ISIC_2 has target 1 and")
     assert doubt.endswith("diagnosis 'nevus'")
 
 
 def test_a_patient_of_two_sexes_puts_the_codes_in_doubt(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", sex=0), values("ISIC_3", patient_id=8))
     (doubt,) = foreign.read_shards([path]).doubts
-    assert doubt == "1 of 2 patients have two sexes, among them 'code:7'"
+    assert doubt == "1 of 2 patients has two sexes, among them the one with code 7"
 
 
 def test_codes_of_merged_data_are_in_doubt_unless_given(tmp_path):
@@ -256,10 +256,12 @@ def test_a_table_replaces_the_rows(tmp_path):
 
 def test_a_table_that_lacks_an_image_or_contradicts_is_an_error(tmp_path):
     frame = foreign.read_shards([shard(tmp_path, values("ISIC_2"), values("ISIC_1"))]).frame
-    with pytest.raises(foreign.ForeignError, match="1 of 2 images are not in the table, first 'ISIC_2'"):
+    with pytest.raises(foreign.ForeignError, match="does not name 1 of the 2 images of the TFRecords, first 'ISIC_2'"):
         foreign.with_table(frame, pd.DataFrame([ROW]))
+    with pytest.raises(foreign.ForeignError, match="names none of the 2 images .* like 'ISIC_2', those .* like 'x'"):
+        foreign.with_table(frame, pd.DataFrame([{**ROW, "image_name": "x"}]))
     rows = pd.DataFrame([ROW, {**ROW, "image_name": "ISIC_2", "target": 0}])
-    with pytest.raises(foreign.ForeignError, match="1 of 2 records have another target .* first 'ISIC_2': 0 in the"):
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records has another target .* first 'ISIC_2': 0 in the"):
         foreign.with_table(frame, rows)
 
 
@@ -290,7 +292,7 @@ def test_an_image_in_two_shards_is_an_error(tmp_path):
 
 def test_labelled_and_unlabelled_records_are_not_mixed(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", target=...))
-    with pytest.raises(foreign.ForeignError, match="1 of 2 records have a target, 'ISIC_2' has none; split them"):
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records has a target, 'ISIC_2' has none; build those"):
         foreign.read_shards([path])
     with pytest.raises(foreign.ForeignError, match="no records that can be used"):
         foreign.read_shards([shard(tmp_path, name="train00-0.tfrec")])

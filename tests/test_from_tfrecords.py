@@ -173,7 +173,7 @@ def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
 def test_records_without_patients_are_warned_of(tmp_path, capsys):
     path = shard(tmp_path, *[{**each, "patient_id": -1 if n < 3 else n} for n, each in enumerate(patients(10))])
     build.build(foreign_settings(path, tmp_path / "out"))
-    assert "3 of 10 records name no patient" in capsys.readouterr().out
+    assert "3 of 10 images name no patient: folded by image, so two folds may share" in capsys.readouterr().out
 
 
 def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
@@ -191,6 +191,17 @@ def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path
     assert {r.diagnosis for r in records_of(tmp_path / "out").values() if r.target} == {2}
     build.build(foreign_settings(path, tmp_path / "none", codes="diagnosis="))
     assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
+
+
+def test_a_test_set_that_has_targets_is_told(tmp_path, capsys):
+    path = shard(tmp_path, *patients(10), name="test00-10.tfrec")
+    manifest = build.build(foreign_settings(path, tmp_path / "train"))
+    assert {result.split for result in manifest.shards} == {"train"}
+    said = f"note: {path}: has targets, so it becomes training data; --split test leaves them out"
+    assert said in capsys.readouterr().out
+    manifest = build.build(foreign_settings(path, tmp_path / "test", split="test"))
+    assert {result.split for result in manifest.shards} == {"test"}
+    assert f"note: {path}: --split test leaves out its targets" in capsys.readouterr().out
 
 
 def test_records_without_labels_become_test_shards(tmp_path):

@@ -82,6 +82,11 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
     be used are in the results' shards as `quarantined`.
     """
+    return [manifest for manifest, _ in _build(settings)]
+
+
+def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
+    """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
     asked.check(settings)
     planned = plan.make(settings)
     outputs = [
@@ -96,7 +101,7 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
         for output, before in zip(outputs, there, strict=True):
             folders.prepare(output, before, settings.resume)
         _write_shards(settings, planned.tasks, outputs)
-        return [_finish(output) for output in outputs]
+        return [(_finish(output), output.made) for output in outputs]
 
 
 def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
@@ -114,6 +119,8 @@ def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], output
             convert = plan.convert_to(settings, list(missing))
             pending[task.prefix] = dataclasses.replace(task, convert=convert, folders=tuple(missing.values()))
     todo = list(pending.values())
+    if not todo:
+        return
     progress = workers.Progress(sum(len(task.sources) for task in todo))
     # closing: on Ctrl-C the workers stop at once, wherever it strikes
     with contextlib.closing(_run(settings, todo, progress)) as results:
@@ -229,11 +236,12 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """The command; exits with 1 and one message on what a user can mend."""
     if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
+        hint = "put a pattern in quotes: --from_tfrecords 'old/*.tfrec'" if _is_file(argv[1]) else "see --help"
+        sys.exit(f"error: unexpected argument {argv[1]!r}; {hint}")
     start = time.monotonic()
     try:
         settings = _settings_from_flags()
-        manifests = build_sizes(settings)
+        built = _build(settings)
     except USERS_ERRORS as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -242,10 +250,16 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
     seconds = time.monotonic() - start
-    for folder, manifest in zip(settings.folders.values(), manifests, strict=True):
-        print(report.summary(folder, manifest, seconds))
-    if manifests[0].quarantined and not settings.allow_quarantine:  # the same for every size
-        sys.exit(f"error: {report.complaint(settings, manifests[0])}")
+    for folder, (manifest, made) in zip(settings.folders.values(), built, strict=True):
+        print(report.summary(folder, manifest, made, seconds))
+    first, _ = built[0]
+    if first.quarantined and not settings.allow_quarantine:  # the same for every size
+        sys.exit(f"error: {report.complaint(settings, first)}")
+
+
+def _is_file(argument: str) -> bool:
+    """Whether it is likely to be what a shell made of a pattern."""
+    return os.path.isfile(argument) or argument.endswith((".tfrec", ".tfrecord", ".tfrecords"))
 
 
 def _settings_from_flags() -> BuildSettings:

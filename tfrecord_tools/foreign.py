@@ -21,7 +21,7 @@ from tfrecord_tools import paths, schema
 from tfrecord_tools.channels import Channels, channels_look_swapped
 from tfrecord_tools.dialects import CODED, Dialect, ForeignError, content_of, dialect_of, name_of
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
-from tfrecord_tools.wording import counted
+from tfrecord_tools.wording import counted, verb
 
 _GZIP = b"\x1f\x8b"
 _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped shard shows in the first handful
@@ -214,7 +214,8 @@ def read_shards(
     labelled = frame["target"] != MISSING
     if labelled.any() and not labelled.all() and not pictures_only:
         name = frame["image_name"][~labelled].iloc[0]
-        raise ForeignError(f"{labelled.sum()} of {len(rows)} records have a target, {name!r} has none; split them")
+        some = f"{labelled.sum()} of {len(rows)} records {verb(labelled.sum(), 'has', 'have')} a target"
+        raise ForeignError(f"{some}, {name!r} has none; build those with and those without one apart")
     names = "+".join(sorted(dialects))
     doubtful = doubts(frame)
     merged = ("sex", "anatom_site_general_challenge")
@@ -278,12 +279,15 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     if len(wrong):
         row = wrong.iloc[0]
         found.append(
-            f"{len(wrong)} of {len(known)} records have a diagnosis that contradicts their target: {row['image_name']} "
-            f"has target {row['target']} and diagnosis {DIAGNOSIS[int(row['diagnosis'])]!r}"
+            f"{len(wrong)} of {len(known)} records {verb(len(wrong), 'has', 'have')} a diagnosis that contradicts "
+            f"{verb(len(wrong), 'its', 'their')} target: {row['image_name']} has target {row['target']} and diagnosis "
+            f"{DIAGNOSIS[int(row['diagnosis'])]!r}"
         )
     sexes = frame[(frame["sex"] != MISSING) & (frame["patient"] != "")].groupby("patient")["sex"].nunique()
-    if (sexes > 1).any():
-        found.append(f"{(sexes > 1).sum()} of {len(sexes)} patients have two sexes, among them {sexes.idxmax()!r}")
+    if two := int((sexes > 1).sum()):
+        who = str(sexes.idxmax())
+        who = f"the one with code {who.removeprefix('code:')}" if who.startswith("code:") else repr(who)
+        found.append(f"{two} of {len(sexes)} patients {verb(two, 'has', 'have')} two sexes, among them {who}")
     return found
 
 
@@ -300,14 +304,22 @@ def with_table(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table.set_index("image_name", drop=False)
     absent = [name for name in frame["image_name"] if name not in rows.index]
+    if len(absent) == len(frame):
+        raise ForeignError(
+            f"the table names none of the {counted(len(frame), 'image')} of the TFRecords; they are called like "
+            f"{absent[0]!r}, those of the table like {table['image_name'].iloc[0]!r}"
+        )
     if absent:
-        raise ForeignError(f"{len(absent)} of {len(frame)} images are not in the table, first {absent[0]!r}")
+        raise ForeignError(
+            f"the table does not name {len(absent)} of the {len(frame)} images of the TFRecords, first {absent[0]!r}; "
+            "give one that names all of them"
+        )
     chosen = rows.loc[frame["image_name"].tolist()].reset_index(drop=True)
     both = (frame["target"] != MISSING).to_numpy() & (chosen["target"] != MISSING).to_numpy()
     differing = chosen[both & (frame["target"].to_numpy() != chosen["target"].to_numpy())]
     if len(differing):
         raise ForeignError(
-            f"{len(differing)} of {int(both.sum())} records have another target than the table, "
-            f"first {differing['image_name'].iloc[0]!r}: {differing['target'].iloc[0]} in the table"
+            f"{len(differing)} of {int(both.sum())} records {verb(len(differing), 'has', 'have')} another target "
+            f"than the table, first {differing['image_name'].iloc[0]!r}: {differing['target'].iloc[0]} in the table"
         )
     return chosen

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tfrecord_tools import dialects, foreign, paths, schema, shards, sources, table
 from tfrecord_tools.settings import BuildError, BuildSettings
+from tfrecord_tools.wording import verb
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle mounts competitions under the second path since 2026; older sessions have the first.
@@ -82,6 +83,10 @@ def _table_input(
         kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
     form = table.form_of(tables, settings.form, columns)
     frame = table.read_table(tables, kind == "train", settings.form, columns)
+    if kind == "train":
+        _warn_of_patients(given, frame)
+    elif table.is_labelled(tables, settings.form, columns):
+        print(f"note: {given}: --split test leaves out its targets")
     return Input(kind, tables, frame.assign(source=settings.source or form.source), images, form.name)
 
 
@@ -114,15 +119,25 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         kind = "train" if found.labelled else "test"
     if kind == "train" and not found.labelled:
         raise BuildError(f"{pattern}: --split train, but the records have no target")
-    unnamed = (found.frame["patient"] == "").sum()
-    if kind == "train" and unnamed:
-        print(
-            f"warning: {pattern}: {unnamed} of {len(found.frame)} records name no patient; each is taken for a patient "
-            "of its own, so folds may share one. Give the table of the images with --csv"
-        )
+    if kind == "train":
+        _warn_of_patients(pattern, found.frame, ". Give the table of the images with --csv")
+        if settings.split == "auto" and any(os.path.basename(file).startswith("test") for file in files):
+            print(f"note: {pattern}: has targets, so it becomes training data; --split test leaves them out")
+    elif found.labelled:
+        print(f"note: {pattern}: --split test leaves out its targets")
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=settings.source or list(found.sources))
     return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
+
+
+def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: str = "") -> None:
+    unnamed = frame[frame["patient"] == ""]
+    if unnamed.empty:
+        return
+    number = f"{len(unnamed)} of {len(frame)} images {verb(len(unnamed), 'names', 'name')} no patient"
+    who = "no image names a patient" if len(unnamed) == len(frame) else number
+    by = "lesion" if (unnamed["lesion"] != "").any() else "image"
+    print(f"warning: {where}: {who}: folded by {by}, so two folds may share a patient{advice}")
 
 
 def names_with_images(given: Input) -> set[str]:

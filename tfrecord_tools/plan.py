@@ -11,6 +11,7 @@ from typing import Any
 
 from tfrecord_tools import against, image, inputs, pairs, shards, split
 from tfrecord_tools.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings
+from tfrecord_tools.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _check_listed(
     """Warns of a list of duplicates that is of other pictures."""
     names = held.images.union(*(each.frame["image_name"] for each in found))
     if same and not any(names.issuperset(pair) for pair in same):
-        print(f"warning: {settings.duplicates}: none of its {len(same)} pairs is of two images in these tables")
+        print(f"warning: {settings.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
 
 
 def _resolved(
@@ -89,19 +90,18 @@ def _resolved(
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
         print(f"warning: one picture under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
-        print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
+        print(f"left out, as duplicates of others: {len(resolution.dropped)} of {counted(len(names), 'image')}")
     groups = split.leak_groups(names, patients, lesions, [*resolution.same, *given.same])
     listed = () if settings.mode == "keep" else same
     in_test = against.groups_in(test, names, patients, lesions, groups, listed)
     if in_test:
-        left_out = sum(group in in_test for group in groups)
-        print(f"{left_out} training images are left out: they, their patient or lesion are in the test set")
+        left_out, total = sum(group in in_test for group in groups), counted(len(names), "training image")
+        print(f"left out, as they, their patient or lesion are in the test set: {left_out} of {total}")
     elsewhere = against.groups_in(held, names, patients, lesions, groups, listed)
     if settings.against:
         left_out = sum(group in elsewhere for group in groups)
-        print(
-            f"{left_out} of {len(names)} images are left out: they, their patient or lesion are in {settings.against}"
-        )
+        total = counted(len(names), "image")
+        print(f"left out, as they, their patient or lesion are in {settings.against}: {left_out} of {total}")
         if left_out == len(names):
             raise BuildError(f"--against {settings.against}: nothing is left to build")
     gone = elsewhere | in_test

@@ -22,17 +22,22 @@ def quarantine_csv(manifest: shards.Manifest) -> str:
     return text.getvalue()
 
 
-def summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -> str:
-    """What is in a folder that was built, fold by fold, and what to do next."""
-    images = sum(result.records for result in manifest.shards)
-    size = manifest.settings["size"]
+def summary(folder: paths.AnyPath, manifest: shards.Manifest, made: int, seconds: float) -> str:
+    """What is in a folder that was built, fold by fold, and what to do next. made: how many images in these seconds."""
+    images, where = sum(fold.records for fold in manifest.folds), shlex.quote(str(folder))
+    speed = f"{seconds:.1f} s, {made / max(seconds, 1e-9):.1f} images/s"
+    if made < images:
+        speed = f"{made} of them made now: {speed}" if made else "all of them made before"
+    # Only pictures with a target can be trained on.
+    train = any(fold.split == "train" for fold in manifest.folds)
+    use = f"train --data {where}" if train else f"predict --workdir RUN --data {where}"
+    size = "{0} x {0}".format(manifest.settings["size"])
     return "\n".join(
         [
-            f"{folder}: {images} images at {size} x {size}, {len(manifest.quarantined)} quarantined, "
-            f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
+            f"{folder}: {counted(images, 'image')} at {size}, {len(manifest.quarantined)} quarantined, {speed}",
             *map(_fold, manifest.folds),
-            f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
-            f"      python -m melanoma_tf.train --data {shlex.quote(str(folder))}",
+            f"next: python -m tfrecord_tools.verify {where}",
+            f"      python -m melanoma_tf.{use}",
         ]
     )
 
@@ -40,7 +45,8 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) ->
 def _fold(fold: shards.FoldTotals) -> str:
     of_which = "" if fold.positives is None else f", {fold.positives} melanoma"
     title = fold.split if fold.fold < 0 else f"{fold.split} fold {fold.fold}"
-    return f"  {title}: {fold.records} images{of_which}, {fold.patients} patients, {fold.shards} shards"
+    held = (counted(fold.patients, "patient"), counted(fold.shards, "shard"))
+    return f"  {title}: {counted(fold.records, 'image')}{of_which}, {', '.join(held)}"
 
 
 def complaint(settings: BuildSettings, manifest: shards.Manifest) -> str:

@@ -25,18 +25,20 @@ QUARANTINE = "quarantine.csv"
 class Output:
     """One folder of a build.
 
-    planned: its manifest without shards. finished: the shards that are done, by prefix. before: the manifest of the
-    build that was there.
+    planned: its manifest without shards. finished: the shards that are done, by prefix. made: images in those of them
+    that this run made. before: the manifest of the build that was there.
     """
 
     folder: AnyPath
     planned: shards.Manifest
     finished: dict[str, shards.ShardResult] = dataclasses.field(default_factory=dict)
+    made: int = 0
     before: shards.Manifest | None = None
 
     def add(self, result: shards.ShardResult) -> None:
         """Lists a committed shard in the manifest."""
         self.finished[result.prefix] = result
+        self.made += result.records
         self.manifest(complete=False).write(self.folder)
 
     def manifest(self, complete: bool) -> shards.Manifest:

@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 
+from tfrecord_tools.wording import counted
+
 
 class SplitError(ValueError):
     """The images cannot be split as asked; the message says why."""
@@ -73,16 +75,17 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
     """
     if folds < 1 or shards < folds or shards % folds:
         raise SplitError(f"{shards} shards for {folds} folds; expected a multiple of the number of folds")
-    counted: dict[str, _Group] = {}
+    members: dict[str, _Group] = {}
     for name, target in zip(groups, targets, strict=True):
-        group = counted.setdefault(name, _Group(name))
+        group = members.setdefault(name, _Group(name))
         group.images += 1
         group.positives += target == 1
-    if len(counted) < folds:
-        raise SplitError(f"{len(counted)} patient(s) for {folds} folds; each fold needs at least one of its own")
+    if len(members) < folds:
+        found = counted(len(members), "patient")
+        raise SplitError(f"{found} for {folds} folds; each fold needs at least one of its own, so give fewer --folds")
     shard_of = {}
-    for fold, members in enumerate(_balance(list(counted.values()), folds, seed)):
-        for index, shard in enumerate(_balance(members, shards // folds, seed)):
+    for fold, chosen in enumerate(_balance(list(members.values()), folds, seed)):
+        for index, shard in enumerate(_balance(chosen, shards // folds, seed)):
             shard_of.update({group.name: fold + index * folds for group in shard})
     return [shard_of[name] for name in groups]
 
