@@ -337,6 +337,17 @@ def test_an_empty_quarantine_says_so(parsed):
     assert "Empty: every image that the table names is in the shards." in parsed.text
 
 
+def test_what_was_left_out_is_told_beside_an_empty_quarantine(out):
+    change_manifest(out)
+    manifest = shards_module.Manifest.read(out)
+    rows = {"train": {**manifest.inputs["train"], "rows": 95}}
+    settings = {**manifest.settings, "on_duplicates": "drop"}
+    change_manifest(out, inputs=rows, settings=settings)
+    text = Parsed(show.make_page(out)).text
+    assert "5 of 95 images were left out before any was read: duplicates of others (--on_duplicates drop)." in text
+    assert "Empty: every image that was not left out is in the shards." in text
+
+
 def test_an_unfinished_build_says_so(out, parsed):
     change_manifest(out, complete=False)
     assert "This build is not complete" in Parsed(show.make_page(out)).text
@@ -348,7 +359,7 @@ def test_a_test_build_has_no_rates(synthetic, tmp_path):
     made = run_command("-m", "tfrecord_tools.build", "--size=32", "--workers=1", f"--out={tmp_path / 'out'}", *where)
     assert made.returncode == 0, made.stderr
     parsed, frame = Parsed(show.make_page(tmp_path / "out")), pd.read_csv(synthetic / "test.csv")
-    assert "Nothing is labelled." in parsed.text
+    assert "A test set: no record has a target or a diagnosis" in parsed.text
     assert "\nmelanoma\n" not in parsed.text
     assert number(parsed.table("What it holds", "Folds")["test"][0]) == len(frame)
     assert len(parsed.figures) == min(len(frame), 24)
@@ -366,12 +377,12 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
     pairs += [Pair("NOWHERE", "ELSEWHERE", 0.4), Pair(first.image_name, far.image_name, 0.99)]
     parsed = Parsed(show.make_page(shards, pairs, samples=0))
     assert "4 pairs given: 2 with both pictures in this build, 1 with one, 1 with none." in parsed.text
-    assert "1 lie in two folds" in parsed.text
+    assert "1 lies in two folds" in parsed.text
     # The leak first although it is the most similar, the incomplete one last although it is the least.
     told = re.findall(r"similarity [0-9.]+", parsed.text)
     assert told == ["similarity 0.99", "similarity 0.9", "similarity 0.5"]
     leak = parsed.text.split("similarity 0.99\n")[1].split("similarity")[0]
-    assert leak.startswith("in two folds\ntwo labels\n")
+    assert leak.startswith(", \nin two folds\n, \ntwo labels\n")
     assert "not in this build\nELSEWHERE" in parsed.text
     assert len(parsed.figures[first.image_name]) == 3
 

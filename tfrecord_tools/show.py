@@ -21,10 +21,11 @@ from absl import flags
 
 from tfrecord_tools import command, page, paths, schema, shards, survey
 from tfrecord_tools import pairs as lists
-from tfrecord_tools.page import Html, card, join, note, percent, tag
+from tfrecord_tools.page import Content, Html, card, join, note, percent, tag
 from tfrecord_tools.pairs import Pair, PairsError
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.survey import Place, Shown, Split, Survey, SurveyError
+from tfrecord_tools.wording import verb
 from tfrecord_tools.words import CLASSES
 
 _QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
@@ -65,7 +66,7 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
     if found.lesions:
         boxes.append(("lesions", len(found.lesions), ""))
     boxes.append(("shards", len(manifest.shards), f"{sum(entry.bytes for entry in manifest.shards) / 1e6:,.1f} MB"))
-    boxes.append(("quarantined", quarantined, "could not be used" if quarantined else "every image was used"))
+    boxes.append(("quarantined", quarantined, "could not be used" if quarantined else "all could be used"))
     drawn = (
         tag("div", tag("dt", name), tag("dd", f"{n:,}", tag("small", more)), class_="tile") for name, n, more in boxes
     )
@@ -165,9 +166,12 @@ def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
 
 def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
     """What did not get into the shards, and why."""
-    images = manifest.quarantined
+    images, left_out = manifest.quarantined, _left_out(manifest)
+    if left_out:
+        yield tag("p", left_out)
     if not images:
-        yield tag("p", "Empty: every image that the table names is in the shards.")
+        every = "every image that was not left out" if left_out else "every image that the table names"
+        yield tag("p", f"Empty: {every} is in the shards." if manifest.complete else "Empty so far.")
         return
     rows = [(each.image_name, each.file, each.reason) for each in images[:_QUARANTINE_SHOWN]]
     yield tag("div", page.table(["image", "file", "reason"], rows, class_="text"), class_="card")
@@ -175,17 +179,32 @@ def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
         yield note(f"{len(rows):,} of {len(images):,} are shown; all are in quarantine.csv.")
 
 
+def _left_out(manifest: shards.Manifest) -> str:
+    """How many images a build leaves out on purpose, and why; "" if it has none, or is not complete."""
+    rows = sum(each.get("rows", 0) for each in manifest.inputs.values())
+    in_shards = sum(len(entry.quarantined) + entry.records for entry in manifest.shards)
+    if not manifest.complete or in_shards >= rows:
+        return ""
+    whys = {
+        "duplicates of others (--on_duplicates drop)": manifest.settings.get("on_duplicates") == "drop",
+        "held by another build (--against)": manifest.settings.get("against") is not None,
+        "held by the test set": len(manifest.inputs) > 1,
+    }
+    reasons = ", or ".join(why for why, applies in whys.items() if applies) or "for a reason that is not known"
+    number = rows - in_shards
+    return f"{number:,} of {rows:,} images {verb(number, 'was', 'were')} left out before any was read: {reasons}."
+
+
 def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Html]:
     """Pairs side by side: those in two folds first, then the least similar, those with one picture last."""
     here = [pair for pair in pairs if {pair.first, pair.second} & found.pictured.keys()]
     both = [pair for pair in here if {pair.first, pair.second} <= found.pictured.keys()]
     leaks = {pair for pair in both if _differ(found, pair, "fold")}
-    text = f"{len(pairs):,} pairs given: {len(both):,} with both pictures in this build, "
+    text = f"{len(pairs):,} {verb(len(pairs), 'pair', 'pairs')} given: {len(both):,} with both pictures in this build, "
     yield tag("p", text, f"{len(here) - len(both):,} with one, {len(pairs) - len(here):,} with none.")
     if leaks:
-        yield tag(
-            "p", f"{len(leaks):,} lie in two folds: models are judged there on what they trained on.", class_="bad"
-        )
+        text = f"{len(leaks):,} {verb(len(leaks), 'lies', 'lie')} in two folds"
+        yield tag("p", f"{text}: models are judged there on what they trained on.", class_="bad")
     complete = set(both)
 
     def order(pair: Pair) -> tuple[bool, bool, float]:
@@ -202,7 +221,7 @@ def _differ(found: Survey, pair: Pair, field: str) -> bool:
 
 
 def _pair(found: Survey, pair: Pair) -> Html:
-    remarks = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
+    remarks: list[Content] = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
     if {pair.first, pair.second} <= found.pictured.keys():
         told = {"fold": "in two folds", "target": "two labels", "patient": "two patients"}
         remarks += [tag("span", text, class_="bad") for field, text in told.items() if _differ(found, pair, field)]
@@ -215,7 +234,8 @@ def _pair(found: Survey, pair: Pair) -> Html:
         else:
             fold = f"fold {shown.record.fold}" if shown.record.fold >= 0 else "test"
             figures.append(_figure(shown, f"{CLASSES[shown.record.target]}, {fold}"))
-    return tag("div", tag("p", remarks) if remarks else None, figures, class_="card pair")
+    apart = [part for remark in remarks for part in (", ", remark)][1:]
+    return tag("div", tag("p", apart) if apart else None, figures, class_="card pair")
 
 
 # ------------------------------------------------------------------------------------------------- page
@@ -273,7 +293,7 @@ def _melanomas(found: Survey) -> Html:
     total = found.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
-        return tag("p", "Nothing is labelled.")
+        return tag("p", "A test set: no record has a target or a diagnosis, so there is no share to show.")
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
         rates_card(found, "By sex", survey.words(found.by_sex, schema.SEX)),
