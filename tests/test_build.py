@@ -307,6 +307,8 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"subsampling": "4:1:1"}, "--subsampling 4:1:1; expected one of 4:2:0, 4:2:2, 4:4:4"),
         ({"quality": 0}, "--quality 0; expected 1 to 100"),
         ({"workers": 0}, "--workers 0; expected at least 1"),
+        ({"source": "a\tb"}, "--source 'a\\tb'; expected a name without control characters"),
+        ({"source": ""}, "--source ''; expected a name"),
         ({"images": None}, "--csv without --images"),
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),

@@ -69,6 +69,8 @@ def flip(path: Path, at: int) -> None:
         ({"target": [0, 1]}, "key 'target': 2 values; expected one"),
         ({"image_name": b"../x"}, "key 'image_name': '../x' does not match"),
         ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is no text"),
+        ({"patient_id": b"IP\0"}, r"key 'patient_id': 'IP\x00' has a control character; expected none"),
+        ({"lesion_id": b"a\nb"}, r"key 'lesion_id': 'a\nb' has a control character"),
         ({"image_name": ...}, "key image_name is missing; found age_approx"),
         ({"image": ...}, "key image is missing; found age_approx"),
         ({"image": 5}, "key 'image': expected the bytes of a JPEG, found 5"),

@@ -78,6 +78,8 @@ def test_a_test_table_needs_no_labels_and_other_columns_are_ignored(tmp_path):
         ),
         ("ISIC_2,IP_1,male,45,torso,basal cell carcinoma,malignant,1", "expected 0, for a target of 1 is a melanoma"),
         ("ISIC_2,,male,45,torso,nevus,benign,0", "line 3: column patient_id: empty"),
+        ("ISIC_2,IP\0,male,45,torso,nevus,benign,0", r"column patient_id: 'IP\x00' has a control character"),
+        ('ISIC_2,"IP\nX",male,45,torso,nevus,benign,0', r"line 3: column patient_id: 'IP\nX' has a control character"),
         ("../ISIC_2,IP_1,male,45,torso,nevus,benign,0", "column image_name: '../ISIC_2' is not allowed"),
         ("a/b,IP_1,male,45,torso,nevus,benign,0", "column image_name: 'a/b' is not allowed"),
         ("ISIC_1,IP_1,male,45,torso,nevus,benign,0", "line 3: column image_name: 'ISIC_1' stands in line 2 too"),

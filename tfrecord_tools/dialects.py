@@ -215,7 +215,10 @@ def _shown(value: Any) -> str:
 def _text(key: str, value: Any) -> str:
     try:
         if isinstance(value, bytes):
-            return value.decode()
+            text = value.decode()
+            if schema.CONTROL.search(text):
+                raise ForeignError(f"key {key!r}: {text[:40]!r} has a control character; expected none")
+            return text
     except UnicodeDecodeError:
         pass
     raise ForeignError(f"key {key!r}: {_shown(value)} is no text")

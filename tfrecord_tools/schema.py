@@ -54,6 +54,7 @@ DIAGNOSIS = (
 MISSING = -1  # the dialect's code for an empty cell
 MAX_AGE = 120  # years
 IMAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dot, no slash: a name never leaves the image folder
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # no identifier has one: two that look alike would differ
 
 _BYTES_KEYS = ("image", "image_name", "lesion", "patient", "sha256", "source")
 _TEXT_KEYS = ("image_name", "lesion", "patient", "source")  # bytes in the record, str in `Record`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from tfrecord_tools import beam, image, pairs, paths, plain
+from tfrecord_tools import beam, image, pairs, paths, plain, schema
 
 QUALITY, SUBSAMPLING = 95, "4:2:0"  # of the records' JPEGs where nothing else is asked
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
@@ -98,6 +98,8 @@ def check(settings: BuildSettings) -> None:
             raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
     if settings.quality is not None and not 1 <= settings.quality <= 100:
         raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
+    if settings.source is not None and (not settings.source or schema.CONTROL.search(settings.source)):
+        raise BuildError(f"--source {settings.source!r}; expected a name without control characters")
     if settings.workers < 1:
         raise BuildError(f"--workers {settings.workers}; expected at least 1")
     if settings.from_tfrecords is not None:

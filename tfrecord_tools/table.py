@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from tfrecord_tools import csvlines, paths, sources, words
-from tfrecord_tools.schema import IMAGE_NAME, MAX_AGE, MISSING
+from tfrecord_tools.schema import CONTROL, IMAGE_NAME, MAX_AGE, MISSING
 from tfrecord_tools.sources import TableError
 from tfrecord_tools.wording import counted
 
@@ -229,6 +229,9 @@ class _Reader:
         if self.labelled and self.form.has_patients and not patient:
             at = self.at["patient_id"]
             problems.append(f"column {at}: empty; expected an identifier, or folds could share a patient")
+        for ours in ("patient_id", "lesion_id"):
+            if CONTROL.search(cell(ours)):
+                problems.append(f"column {self.at[ours]}: {cell(ours)!r} has a control character; expected none")
         source = self.form.words
         row: dict[str, str | int] = {
             "image_name": name,
