@@ -100,7 +100,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
     same, quarantined = found.same, tuple(shards.Quarantined(*each) for each in found.unusable)
     for shard, channels in found.channels.items():
-        if channels.swapped != settings.swap_rb:
+        if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
             print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
     if settings.csv is not None:
