@@ -236,8 +236,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """The command; exits with 1 and one message on what a user can mend."""
     if len(argv) > 1:
-        hint = "put a pattern in quotes: --from_tfrecords 'old/*.tfrec'" if _is_file(argv[1]) else "see --help"
-        sys.exit(f"error: unexpected argument {argv[1]!r}; {hint}")
+        sys.exit(f"error: unexpected argument {argv[1]!r}; {_hint(argv[1])}")
     start = time.monotonic()
     try:
         settings = _settings_from_flags()
@@ -257,9 +256,13 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {report.complaint(settings, first)}")
 
 
-def _is_file(argument: str) -> bool:
-    """Whether it is likely to be what a shell made of a pattern."""
-    return os.path.isfile(argument) or argument.endswith((".tfrec", ".tfrecord", ".tfrecords"))
+def _hint(argument: str) -> str:
+    """What to do about an argument, which most often a shell made of a pattern."""
+    if argument.endswith(".csv"):
+        return "several tables are --csv a.csv,b.csv"
+    if argument.endswith((".tfrec", ".tfrecord", ".tfrecords")) or os.path.isfile(argument):
+        return "put a pattern in quotes: --from_tfrecords 'old/*.tfrec'"
+    return "see --help"
 
 
 def _settings_from_flags() -> BuildSettings:
