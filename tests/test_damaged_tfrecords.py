@@ -83,7 +83,23 @@ def test_a_record_with_a_bad_value_is_named_and_the_others_are_read(tmp_path, ch
     assert names == ["ISIC_1", "ISIC_3"]
     assert bad.file == "train00-3.tfrec: record 1"
     assert bad.reason.startswith(reason)
+    assert bad.code_of == ("sex" if changes == {"sex": 2} else "")
     assert bad.image_name == ("" if "image_name" in changes else "ISIC_2")
+
+
+def test_codes_without_a_word_are_bad_values_only_where_they_are_rare(tmp_path):
+    rare = [*patients(20), *(values(f"ISIC_{n}", target=0, diagnosis=1, patient_id=n, sex=5) for n in (20,))]
+    assert foreign.read_shards([shard(tmp_path, *rare)]).doubts == ()
+    many = [*rare, values("ISIC_21", target=0, diagnosis=1, patient_id=21, sex=5)]
+    (doubt,) = foreign.read_shards([shard(tmp_path, *many)]).doubts
+    assert doubt == (
+        "2 of 22 records have a code of sex without a word, first train00-22.tfrec: record 20: "
+        "key 'sex': 5 is not allowed; expected 0 to 1, or -1 for missing"
+    )
+    with pytest.raises(build.BuildError, match="cannot be trusted"):
+        build.build(foreign_settings(tmp_path / "train00-22.tfrec", tmp_path / "out"))
+    build.build(foreign_settings(tmp_path / "train00-22.tfrec", tmp_path / "out", codes="sex="))
+    assert len(records_of(tmp_path / "out")) == 22
 
 
 def test_values_that_a_table_tells_are_not_looked_at(tmp_path):

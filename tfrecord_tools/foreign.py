@@ -19,11 +19,12 @@ import pandas as pd
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.channels import Channels, channels_look_swapped
-from tfrecord_tools.dialects import CODED, Dialect, ForeignError, content_of, dialect_of, name_of
+from tfrecord_tools.dialects import CODED, Dialect, ForeignError, UnknownCode, content_of, dialect_of, name_of
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 from tfrecord_tools.wording import counted, verb
 
 _GZIP = b"\x1f\x8b"
+_RARE = 0.01  # of the records; so many may have a code without a word before all of that key's codes are in doubt
 _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped shard shows in the first handful
 
 
@@ -53,11 +54,15 @@ class ForeignRecord:
 
 
 class Unusable(NamedTuple):
-    """A record, or what else of a file cannot be used, as quarantine.csv has it. image_name: "" if not known."""
+    """A record, or what else of a file cannot be used, as quarantine.csv has it.
+
+    image_name: "" if not known. code_of: the key of ours if the reason is a code that there is no word for.
+    """
 
     image_name: str
     file: str
     reason: str
+    code_of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +143,8 @@ def _record(
     try:
         row, image, source, origin, group = content_of(features, dialect, codes)
     except ForeignError as error:
-        return Unusable(name_of(features, dialect), where, str(error))
+        code_of = error.ours if isinstance(error, UnknownCode) else ""
+        return Unusable(name_of(features, dialect), where, str(error), code_of)
     part = schema.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
     return ForeignRecord(image, row, Place(path, part, number, origin), source, group, dialect.name)
 
@@ -217,7 +223,7 @@ def read_shards(
         some = f"{labelled.sum()} of {len(rows)} records {verb(labelled.sum(), 'has', 'have')} a target"
         raise ForeignError(f"{some}, {name!r} has none; build those with and those without one apart")
     names = "+".join(sorted(dialects))
-    doubtful = doubts(frame)
+    doubtful = [*doubts(frame), *_unknown_codes(unusable, len(rows) + len(unusable))]
     merged = ("sex", "anatom_site_general_challenge")
     unknown = [key for key in merged if key not in (codes or {})]
     if "deotte" in dialects and unknown:
@@ -289,6 +295,16 @@ def doubts(frame: pd.DataFrame) -> list[str]:
         who = f"the one with code {who.removeprefix('code:')}" if who.startswith("code:") else repr(who)
         found.append(f"{two} of {len(sexes)} patients {verb(two, 'has', 'have')} two sexes, among them {who}")
     return found
+
+
+def _unknown_codes(unusable: Sequence[Unusable], records: int) -> Iterator[str]:
+    """A code without a word is a bad value where it is rare; where it is not, all codes have other words."""
+    for ours in CODED:
+        found = [each for each in unusable if each.code_of == ours]
+        if len(found) > max(1, _RARE * records):
+            yield f"{len(found)} of {records} records have a code of {ours} without a word, first {found[0].file}: " + (
+                found[0].reason
+            )
 
 
 def without_codes(frame: pd.DataFrame) -> pd.DataFrame:

@@ -98,7 +98,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     codes = dialects.parse_codes(settings.codes) if settings.codes else {}
     files = foreign.find(pattern)
     found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
-    same, quarantined = found.same, tuple(shards.Quarantined(*each) for each in found.unusable)
+    same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
     for shard, channels in found.channels.items():
         if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
