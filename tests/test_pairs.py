@@ -12,7 +12,7 @@ from tfrecord_tools import pairs
     [
         ("image_name_1,other\n", "pairs.csv: line 1: missing column(s) image_name_2; found image_name_1, other"),
         ("image_name_1,image_name_2\na,b\na,../b\n", "pairs.csv: line 3: column image_name_2: '../b'"),
-        ("image_name_1,image_name_2\na\n", "pairs.csv: line 2: 1 cells; the header has 2"),
+        ("image_name_1,image_name_2\na\n", "pairs.csv: line 2: 1 cell; the header has 2"),
         ("image_name_1,image_name_2\na,a\n", "pairs.csv: line 2: column image_name_2: 'a' is image_name_1 too"),
         ("", "pairs.csv: line 1: missing column(s) image_name_1, image_name_2; found nothing"),
         ("image_name_1,image_name_2,similarity\nA,B,0.9\nA,C,high\n", "pairs.csv: line 3: column similarity: 'high'"),

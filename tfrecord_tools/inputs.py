@@ -183,7 +183,7 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
         found.append(shards.Source(file=file or row["image_name"] + _EXTENSIONS[0], path=path, group=group, **row))
     if all(source.path is None for source in found):
         raise BuildError(
-            f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
+            f"{given.images}: holds none of the images of {given.name}, {len(found)} in all; expected files like "
             f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
         )
     return found

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from tfrecord_tools import csvlines, schema
+from tfrecord_tools.wording import counted
 
 Mode = Literal["group", "drop", "keep"]
 MODES: tuple[Mode, ...] = ("group", "drop", "keep")  # the default first
@@ -48,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> list[Pair]:
 
 def _pair(cells: list[str], header: list[str], where: str) -> Pair:
     if len(cells) != len(header):
-        raise PairsError(f"{where}: {len(cells)} cells; the header has {len(header)}")
+        raise PairsError(f"{where}: {counted(len(cells), 'cell')}; the header has {len(header)}")
     row = dict(zip(header, cells, strict=True))
     for column in COLUMNS:
         if not schema.IMAGE_NAME.fullmatch(row[column]):

@@ -12,6 +12,7 @@ from typing import Any
 from tfrecord_tools import beam, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.settings import BuildError
+from tfrecord_tools.wording import counted
 
 try:
     import fcntl
@@ -123,7 +124,8 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     elif not overwrite:
         state = "finished" if before.complete else "unfinished"
         raise BuildError(
-            f"{folder} holds a {state} build of {len(before.shards)} shards at size {before.settings.get('size')}; "
+            f"{folder} holds a {state} build of {counted(len(before.shards), 'shard')} at size "
+            f"{before.settings.get('size')}; "
             "pass --resume to complete it, --overwrite to replace it, or another --out"
         )
     return before

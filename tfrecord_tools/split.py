@@ -74,7 +74,9 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
     Raises SplitError if shards is no multiple of folds, or there are fewer groups than folds.
     """
     if folds < 1 or shards < folds or shards % folds:
-        raise SplitError(f"{shards} shards for {folds} folds; expected a multiple of the number of folds")
+        raise SplitError(
+            f"{counted(shards, 'shard')} for {counted(folds, 'fold')}; expected a multiple of the number of folds"
+        )
     members: dict[str, _Group] = {}
     for name, target in zip(groups, targets, strict=True):
         group = members.setdefault(name, _Group(name))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tfrecord_tools import image, schema, shards, workers
 from tfrecord_tools.paths import AnyPath
+from tfrecord_tools.wording import counted
 from tfrecord_tools.words import CLASSES
 
 MISSING_WORD = "(missing)"
@@ -112,7 +113,8 @@ def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Reco
     try:
         yield from map(schema.decode, schema.read_records(path))
     except FileNotFoundError:
-        raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records") from None
+        held = counted(entry.records, "record")
+        raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {held}") from None
     except OSError as error:
         raise SurveyError(f"{path}: cannot be read: {error.strerror}") from error
     except (schema.CorruptRecord, schema.SchemaError) as error:

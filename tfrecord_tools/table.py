@@ -147,7 +147,7 @@ def _read_file(path: paths.AnyPath) -> _File:
         if len(cells) == len(header):
             rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
         else:
-            errors.append(f"line {line}: {len(cells)} cells; the header has {len(header)}")
+            errors.append(f"line {line}: {counted(len(cells), 'cell')}; the header has {len(header)}")
     return _File(str(path), path.name, header, rows, errors)
 
 

@@ -215,7 +215,7 @@ def _check_shard(
 ) -> Iterator[str]:
     path = folder / entry.name
     if not path.is_file():
-        yield f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records"
+        yield f"{path}: missing; {shards.MANIFEST} lists it with {counted(entry.records, 'record')}"
         return
     try:
         if shards.file_sha256(path) != entry.sha256:
@@ -255,9 +255,9 @@ def _check_shard(
         result.records += found
     promised = schema.shard_count(entry.name)
     if not found == promised == entry.records:
-        yield f"{path}: {found} records; its name says {promised}, {shards.MANIFEST} {entry.records}"
+        yield f"{path}: {counted(found, 'record')}; its name says {promised}, {shards.MANIFEST} {entry.records}"
     if entry.positives is not None and positives != entry.positives:
-        yield f"{path}: {positives} records of melanoma; {shards.MANIFEST} says {entry.positives}"
+        yield f"{path}: {counted(positives, 'record')} of melanoma; {shards.MANIFEST} says {entry.positives}"
 
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
