@@ -66,3 +66,14 @@ def shards(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_command("-m", "tfrecord_tools.build", "--size", str(TINY_PX), "--shards", "5", "--workers", "1", *where)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted build of it with one worker."""
+    from tests.test_build import settings
+    from tfrecord_tools import build
+
+    out = tmp_path_factory.mktemp("finished") / "out"
+    build.build(settings(data, out))
+    return out

@@ -15,7 +15,18 @@ MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob
 # Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
 COMPOSERS = {
     "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference", "addons", "preflight", "sheet", "doctor"},
-    "tfrecord_tools": {"build", "settings", "inputs", "against", "resume", "shards", "synthetic", "verify"}
+    "tfrecord_tools": {
+        "build",
+        "settings",
+        "inputs",
+        "plan",
+        "report",
+        "against",
+        "resume",
+        "shards",
+        "synthetic",
+        "verify",
+    }
     | {"show", "survey"},
 }
 # What a leaf may use: definitions and files, which compose nothing themselves.
@@ -24,6 +35,9 @@ FOUNDATIONS = {
     "tfrecord_tools.paths",
     "tfrecord_tools.words",
     "tfrecord_tools.sources",
+    "tfrecord_tools.command",
+    "tfrecord_tools.csvlines",
+    "tfrecord_tools.wording",
     "melanoma_tf.config",
     "melanoma_tf.files",
     "melanoma_tf.command",
@@ -31,9 +45,10 @@ FOUNDATIONS = {
 }
 ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion", "shears")  # of augmentation
 USES = {
-    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs"},  # what it finds
+    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs", "tfrecord_tools.table"},  # what it finds, and in which images
     "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
-    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools._jpeg"},  # arithmetic on arrays, no more
+    # arithmetic on arrays, and what is in a file; no more
+    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools.plain", "tfrecord_tools._jpeg"},
     "tfrecord_tools.resample": {"tfrecord_tools._resample"},  # the same in C
     "melanoma_tf.decoder": {"tfrecord_tools._jpeg"},  # the one codec in C serves both packages
     "melanoma_tf.data": {"melanoma_tf.decoder"},  # the last step of its pipelines

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import json
 import os
 import random
 import resource
@@ -14,15 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tfrecord_tools import build, inputs, schema, shards, table
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    """An uninterrupted build with one worker."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    build.build(settings(data, out))
-    return out
+from tfrecord_tools import build, inputs, report, schema, shards, table
+from tfrecord_tools.wording import counted
 
 
 def settings(data, out, **changes):
@@ -79,10 +73,32 @@ def test_the_manifest_counts_what_is_there(data, finished):
     assert sum(entry.positives or 0 for entry in manifest.shards) == 12
     inputs = dict(manifest.inputs["train"])
     assert len(inputs.pop("plan")) == 64
-    assert inputs == {"name": "train.csv", "sha256": shards.file_sha256(data / "train.csv"), "rows": 48}
+    assert inputs == {
+        "name": "train.csv",
+        "sha256": shards.file_sha256(data / "train.csv"),
+        "rows": 48,
+        "form": "isic2020",
+        "sources": ["isic2020"],
+    }
     text = (finished / "manifest.json").read_text()
     assert str(data) not in text
     assert str(finished) not in text
+
+
+def test_the_manifest_has_the_totals_of_each_fold(data, finished):
+    content = json.loads((finished / "manifest.json").read_text())
+    records = list(records_of(finished).values())
+    assert content["folds"] == [
+        {
+            "split": "train",
+            "fold": fold,
+            "records": sum(record.fold == fold for record in records),
+            "positives": sum(record.target for record in records if record.fold == fold),
+            "patients": len({record.patient for record in records if record.fold == fold}),
+            "shards": len({path for path in finished.glob("train*.tfrec") if int(path.name[5:7]) % 5 == fold}),
+        }
+        for fold in range(5)
+    ]
 
 
 def test_two_workers_make_the_same_bytes_as_one(data, finished, tmp_path):
@@ -97,6 +113,14 @@ def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
     path = next((tmp_path / "out").glob("test*.tfrec"))
     record = schema.decode(next(schema.read_records(path)))
     assert (record.fold, record.target, record.diagnosis) == (-1, -1, -1)
+    (totals,) = manifest.folds
+    assert (totals.split, totals.fold, totals.records, totals.positives) == ("test", -1, 7, None)
+    assert report.summary(tmp_path / "out", manifest, 7, 2.0).splitlines() == [
+        f"{tmp_path / 'out'}: 7 images at 32 x 32, 0 quarantined, 2.0 s, 3.5 images/s",
+        f"  test: 7 images, {counted(totals.patients, 'patient')}, {counted(totals.shards, 'shard')}",
+        f"next: python -m tfrecord_tools.verify {tmp_path / 'out'}",
+        f"      python -m melanoma_tf.predict --workdir RUN --data {tmp_path / 'out'}",
+    ]
 
 
 def test_few_patients_leave_out_shards_that_would_be_empty(data, tmp_path):
@@ -238,7 +262,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
     page.write_bytes(b"<html>")
     done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "error: 3 image(s) could not be used, see" in done.stderr
+    assert "error: 3 images could not be used, see" in done.stderr
     assert quarantined(tmp_path / "out") == {
         missing.stem: "file is missing",
         cut.stem: "truncated: no end-of-image marker behind the last scan",
@@ -268,7 +292,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
     bad.write_text((data / "train.csv").read_text().replace("ISIC_", "../ISIC_", 1))
     done = subprocess.run([*command(data, tmp_path / "out"), "--csv", str(bad)], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: bad.csv: 1 problem(s)\n  line 2: column image_name: '../ISIC_")
+    assert done.stderr.startswith(f"error: {bad}: 1 problem\n  line 2: column image_name: '../ISIC_")
     assert not (tmp_path / "out").exists()
 
 
@@ -283,10 +307,15 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"subsampling": "4:1:1"}, "--subsampling 4:1:1; expected one of 4:2:0, 4:2:2, 4:4:4"),
         ({"quality": 0}, "--quality 0; expected 1 to 100"),
         ({"workers": 0}, "--workers 0; expected at least 1"),
+        ({"source": "a\tb"}, "--source 'a\\tb'; expected a name without control characters"),
+        ({"source": ""}, "--source ''; expected a name"),
         ({"images": None}, "--csv without --images"),
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
+        ({"swap_rb": True}, "--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given"),
+        ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of the duplicates"),
+        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of group, drop, keep"),
     ],
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):
@@ -298,7 +327,9 @@ def test_a_bad_setting_is_named(data, tmp_path, changes, message):
 
 def test_a_folder_with_none_of_the_images_is_refused(data, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(build.BuildError, match=r"holds none of the 48 images of train\.csv; expected files like ISIC_"):
+    with pytest.raises(
+        build.BuildError, match=r"holds none of the images of train\.csv, 48 in all; expected files like ISIC_"
+    ):
         build.build(settings(data, tmp_path / "out", images=str(tmp_path / "empty")))
 
 
@@ -360,7 +391,7 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
     time.sleep(0.5)  # a worker notices that its parent is gone
     for path in out.glob("*.tfrec"):
         assert path.read_bytes() == (finished / path.name).read_bytes()
-    if signal_number == signal.SIGINT:
+    if signal_number != signal.SIGKILL:
         assert message.endswith("error: interrupted; the finished shards are kept, go on with --resume\n")
         assert not shards.temporary_files(out)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrec")}
@@ -507,82 +538,11 @@ def test_help_shows_the_usage_and_the_flags(module):
     assert {"build": "--[no]resume", "verify": "--[no]json", "synthetic": "--prevalence"}[module] in done.stdout
 
 
-# --------------------------------------------------------------------------------- other forms, and duplicates
+# --------------------------------------------------------------------------------- other forms
 
 
 def records_of(folder):
     return {r.image_name: r for p in Path(folder).glob("*.tfrec") for r in map(schema.decode, schema.read_records(p))}
-
-
-def pairs_csv(folder, *pairs):
-    path = folder / "pairs.csv"
-    path.write_text("image_name_1,image_name_2\n" + "".join(f"{one},{other}\n" for one, other in pairs))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def strangers(finished):
-    """Two images of one target, of patients in different folds."""
-    benign = sorted((r for r in records_of(finished).values() if r.target == 0), key=lambda r: r.image_name)
-    return next((a.image_name, b.image_name) for a in benign for b in benign if a.fold != b.fold)
-
-
-def test_published_duplicates_are_kept_in_one_fold(data, strangers, tmp_path):
-    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers)))
-    one, other = (records_of(tmp_path / "out")[name] for name in strangers)
-    assert one.group == other.group
-    assert one.fold == other.fold
-    assert len(records_of(tmp_path / "out")) == 48
-
-
-def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, capsys):
-    listed = pairs_csv(tmp_path, strangers, ("ISIC_0", "ISIC_1"))  # the second pair is of no image here
-    build.build(settings(data, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
-    kept = records_of(tmp_path / "out")
-    assert [name in kept for name in sorted(strangers)] == [True, False]
-    assert len(kept) == 47
-    assert "1 of 48 images are duplicates of others and left out" in capsys.readouterr().out
-
-
-def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
-    pictures = copy_with_links(data, tmp_path / "data")
-    first = min(strangers)
-    (pictures / "jpeg" / "train" / f"{first}.jpg").unlink()
-    listed = pairs_csv(tmp_path, strangers)
-    manifest = build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
-    assert sum(entry.records for entry in manifest.shards) == 47
-    assert not any(entry.quarantined for entry in manifest.shards)
-    # With the picture back the other one goes, and shards made before could not be kept beside new ones.
-    (pictures / "jpeg" / "train" / f"{first}.jpg").symlink_to(data / "jpeg" / "train" / f"{first}.jpg")
-    with pytest.raises(build.BuildError, match="what differs:\n  train CSV plan: "):
-        build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
-
-
-def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(data)
-    train, test = (table.read_table(data / f"{kind}.csv", kind == "train") for kind in ("train", "test"))
-    listed = pairs_csv(tmp_path, (train.image_name[0], test.image_name[0]))
-    manifest = build.build(build.BuildSettings(32, out="out", duplicates=listed))
-    left_out = (train["patient"] == train["patient"][0]).sum()
-    assert f"{left_out} training images are left out" in capsys.readouterr().out
-    built = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}
-    assert built == {"train": len(train) - left_out, "test": len(test)}
-
-
-def test_a_list_of_duplicates_of_other_pictures_is_warned_of(data, tmp_path, capsys):
-    build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, ("ISIC_x", "ISIC_y"))))
-    assert "none of its 1 pairs is of two images in these tables" in capsys.readouterr().out
-
-
-def test_a_bad_list_of_duplicates_writes_nothing(data, tmp_path):
-    (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
-    done = subprocess.run(
-        command(data, tmp_path / "out", "--duplicates", str(tmp_path / "pairs.csv")), capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "error: pairs.csv: line 1: missing column(s) image_name_1, image_name_2; found a, b" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_in_another_form_is_built_by_a_column_map(data, finished, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import run_command
-from tfrecord_tools import duplicates, pairs
+from tfrecord_tools import duplicates, pairs, table
 
 
 def textured(seed, size=128):
@@ -74,3 +74,29 @@ def test_the_command_writes_the_pairs(tmp_path):
     done = run_command("-m", "tfrecord_tools.duplicates", "--images", str(tmp_path), "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert [pair[:2] for pair in pairs.read(out)] == [("a", "c")]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("image_name,more\na,1\nb,1\n", None),
+        ("isic_id,sex\na,male\nb,\n", None),
+        ("lesion_id,image_id,dx,age,sex,localization\nL,a,mel,,,\nL,b,no such word,,,\n", None),
+        ("file,x\na.jpg,\nb.jpeg,\n", "image_name=file"),
+    ],
+)
+def test_the_images_of_any_table_are_listed(tmp_path, text, columns):
+    (tmp_path / "table.csv").write_text(text)
+    assert duplicates._listed(str(tmp_path / "table.csv"), None, columns) == ["a", "b"]
+
+
+def test_a_table_that_names_no_images_is_an_error(tmp_path):
+    (tmp_path / "table.csv").write_text("name,sex\na,male\n")
+    done = run_command(
+        "-m", "tfrecord_tools.duplicates", "--images", str(tmp_path), "--csv", str(tmp_path / "table.csv")
+    )
+    assert done.returncode == 1
+    assert "table.csv: line 1: unknown header name, sex" in done.stderr
+    (tmp_path / "table.csv").write_text("image_name\n\na\n../b\n")
+    with pytest.raises(table.TableError, match="line 4: column image_name: '../b' is not allowed"):
+        duplicates._listed(str(tmp_path / "table.csv"), None, None)

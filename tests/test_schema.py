@@ -132,6 +132,25 @@ def test_any_flipped_byte_of_a_record_is_found(tmp_path, offset):
     assert caught.value.record == 1
 
 
+@pytest.mark.parametrize(
+    ("byte", "found", "lost"),
+    [
+        (46 + 12 + 5, [b"a" * 30, b"", b"c" * 30], 0),  # in the data of record 1: the length of record 2 is not far
+        (46 + 5, [b"a" * 30, b""], 2 * 46),  # in its length: where record 2 begins is not known
+    ],
+)
+def test_a_scan_goes_on_behind_a_damaged_record_if_its_length_is_sound(tmp_path, byte, found, lost):
+    path = write(tmp_path / "train00-3.tfrec", b"a" * 30, b"b" * 30, b"c" * 30)
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+    scanned = list(schema.scan_records(path))
+    assert [record.data for record in scanned] == found
+    assert [record.at for record in scanned] == [12 + 46 * number for number in range(len(found))]
+    assert [number for number, record in enumerate(scanned) if record.damage] == [1]
+    assert scanned[1].lost == lost
+
+
 @pytest.mark.parametrize("length", [50, 60, 91])
 def test_a_cut_off_shard_is_found(tmp_path, length):
     path = write(tmp_path / "train00-2.tfrec", b"a" * 30, b"b" * 30)

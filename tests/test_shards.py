@@ -21,11 +21,11 @@ def task(tmp_path):
         found = None if index == 1 else str(path)
         patient = f"IP_{index}"
         target = int(index == 2)
-        sources.append(shards.Source(name, path.name, found, patient, "", patient, 0, 50, 3, 1, target))
+        sources.append(shards.Source(name, path.name, found, patient, "", patient, 0, 50, 3, 1, target, "isic2020"))
     out = tmp_path / "out"
     out.mkdir()
     convert = functools.partial(image.convert_sizes, sizes=(32,), quality=95)
-    return shards.ShardTask("train07", "train", 2, (str(out),), "isic2020", convert, tuple(sources))
+    return shards.ShardTask("train07", "train", 2, (str(out),), convert, tuple(sources))
 
 
 def test_a_shard_holds_its_images_under_a_name_with_their_count(task, tmp_path):

@@ -82,14 +82,14 @@ def number(text):
 
 
 def expected_counts(frame, column, missing=True):
-    """What `bars` shows: word -> [images, malignant]."""
+    """What `bars` shows: word -> [images, melanoma]."""
     filled = frame[column].fillna(survey.MISSING_WORD) if missing else frame[column]
     grouped = frame["target"].groupby(filled).agg(["size", "sum"])
     return {word: [int(size), int(positive)] for word, size, positive in grouped.itertuples()}
 
 
 def shown_counts(table):
-    return {word: [number(cell) for cell in cells[-2:]] for word, cells in table.items() if cells[-1] != "malignant"}
+    return {word: [number(cell) for cell in cells[-2:]] for word, cells in table.items() if cells[-1] != "melanoma"}
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +146,12 @@ def test_counts_are_those_of_the_table(parsed, frame, title, column):
 
 
 def test_shares_are_those_of_the_table(parsed, frame):
-    rows = parsed.table("How often malignant", "By site")
-    for word, (images, malignant) in expected_counts(frame, "anatom_site_general_challenge").items():
+    rows = parsed.table("How often melanoma", "By site")
+    for word, (images, melanoma) in expected_counts(frame, "anatom_site_general_challenge").items():
         interval, share, count = rows[word]
-        assert count == f"{malignant:,} of {images:,}"
-        assert share == page.percent(malignant, images)
-        ends = stats.binomtest(malignant, images).proportion_ci(method="wilson")
+        assert count == f"{melanoma:,} of {images:,}"
+        assert share == page.percent(melanoma, images)
+        ends = stats.binomtest(melanoma, images).proportion_ci(method="wilson")
         assert interval == f"95% interval {page.percent(ends.low, 1)} to {page.percent(ends.high, 1)}"
 
 
@@ -160,9 +160,9 @@ def test_folds_hold_what_their_records_say(parsed, shards, frame):
     rows = parsed.table("What it holds", "Folds")
     for fold in range(5):
         chosen = by_name.loc[[record.image_name for record in records(shards) if record.fold == fold]]
-        images, patients, malignant, _ = rows[f"fold {fold}"]
+        images, patients, melanoma, _ = rows[f"fold {fold}"]
         expected = (len(chosen), chosen["target"].sum(), chosen["patient_id"].nunique())
-        assert (number(images), number(malignant), number(patients)) == expected
+        assert (number(images), number(melanoma), number(patients)) == expected
 
 
 def test_patients_are_grouped_by_their_images(parsed, frame):
@@ -183,15 +183,15 @@ def test_missing_cells_are_counted_by_column(parsed, frame):
 
 
 def test_the_age_histogram_has_steps_of_five_years(parsed, frame):
-    malignant = frame[frame["target"] == 1]["age_approx"].dropna()
+    melanoma = frame[frame["target"] == 1]["age_approx"].dropna()
     chart = next(rows for key, rows in parsed.tables.items() if key == ("What it holds", "Age"))
     shown = [row for row in chart if row[0] != "years"]
-    shown = shown[: len(shown) // 2]  # malignant stands first
+    shown = shown[: len(shown) // 2]  # melanoma stands first
     assert [number(count) for _, count in shown] == [
-        int(((malignant >= low) & (malignant < low + 5)).sum()) for low in range(0, 5 * len(shown), 5)
+        int(((melanoma >= low) & (melanoma < low + 5)).sum()) for low in range(0, 5 * len(shown), 5)
     ]
     assert shown[9][0] == "45–49"
-    assert f"malignant, median {np.quantile(malignant, 0.5, method='inverted_cdf'):g} years" in parsed.text
+    assert f"melanoma, median {np.quantile(melanoma, 0.5, method='inverted_cdf'):g} years" in parsed.text
 
 
 def test_source_sizes_are_those_of_the_files(parsed, synthetic):
@@ -247,8 +247,8 @@ def test_the_whole_of_isic_2020_has_its_published_numbers(real_data, shards, out
     monkeypatch.setattr(survey, "_records", lambda folder, entry: contents.pop(entry.fold))
     text = show.make_page(out)
     parsed, frame = Parsed(text), pd.read_csv(path)
-    # 33,126 images, 584 of them malignant, 2,056 patients: Rotemberg et al. 2021, doi 10.1038/s41597-021-00815-z
-    assert re.search(r"images\n33,126\n.*malignant\n584\n.*patients\n2,056\n", parsed.text, re.DOTALL)
+    # 33,126 images, 584 of them melanoma, 2,056 patients: Rotemberg et al. 2021, doi 10.1038/s41597-021-00815-z
+    assert re.search(r"images\n33,126\n.*melanoma\n584\n.*patients\n2,056\n", parsed.text, re.DOTALL)
     assert shown_counts(parsed.table("What it holds", "Sex")) == {
         "male": [17080, 364],
         "female": [15981, 220],
@@ -256,7 +256,7 @@ def test_the_whole_of_isic_2020_has_its_published_numbers(real_data, shards, out
     }
     for title, column in (("Site", "anatom_site_general_challenge"), ("Diagnosis", "diagnosis")):
         assert shown_counts(parsed.table("What it holds", title)) == expected_counts(frame, column)
-    assert parsed.table("How often malignant", "By source size")["6000 × 4000"][-2:] == ["0.16%", "24 of 14,703"]
+    assert parsed.table("How often melanoma", "By source size")["6000 × 4000"][-2:] == ["0.16%", "24 of 14,703"]
     assert len(text) < 1_000_000
 
 
@@ -326,8 +326,26 @@ def test_hostile_names_are_text(out):
     assert parsed.text.count(HOSTILE) >= 6  # three cells, two settings, one name of a pair
 
 
+def test_only_what_was_asked_and_what_was_recognised_is_told_of_the_settings(parsed):
+    rows = parsed.table("Files", "How it was made")
+    assert rows["train form"] == rows["train sources"] == ["isic2020"]
+    assert "None" not in [cell for cells in rows.values() for cell in cells]
+    assert not {"form", "source", "against"} & rows.keys()
+
+
 def test_an_empty_quarantine_says_so(parsed):
     assert "Empty: every image that the table names is in the shards." in parsed.text
+
+
+def test_what_was_left_out_is_told_beside_an_empty_quarantine(out):
+    change_manifest(out)
+    manifest = shards_module.Manifest.read(out)
+    rows = {"train": {**manifest.inputs["train"], "rows": 95}}
+    settings = {**manifest.settings, "on_duplicates": "drop"}
+    change_manifest(out, inputs=rows, settings=settings)
+    text = Parsed(show.make_page(out)).text
+    assert "5 of 95 images were left out before any was read: duplicates of others (--on_duplicates drop)." in text
+    assert "Empty: every image that was not left out is in the shards." in text
 
 
 def test_an_unfinished_build_says_so(out, parsed):
@@ -341,8 +359,8 @@ def test_a_test_build_has_no_rates(synthetic, tmp_path):
     made = run_command("-m", "tfrecord_tools.build", "--size=32", "--workers=1", f"--out={tmp_path / 'out'}", *where)
     assert made.returncode == 0, made.stderr
     parsed, frame = Parsed(show.make_page(tmp_path / "out")), pd.read_csv(synthetic / "test.csv")
-    assert "Nothing is labelled." in parsed.text
-    assert "\nmalignant\n" not in parsed.text
+    assert "A test set: no record has a target or a diagnosis" in parsed.text
+    assert "\nmelanoma\n" not in parsed.text
     assert number(parsed.table("What it holds", "Folds")["test"][0]) == len(frame)
     assert len(parsed.figures) == min(len(frame), 24)
 
@@ -359,12 +377,12 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
     pairs += [Pair("NOWHERE", "ELSEWHERE", 0.4), Pair(first.image_name, far.image_name, 0.99)]
     parsed = Parsed(show.make_page(shards, pairs, samples=0))
     assert "4 pairs given: 2 with both pictures in this build, 1 with one, 1 with none." in parsed.text
-    assert "1 lie in two folds" in parsed.text
+    assert "1 lies in two folds" in parsed.text
     # The leak first although it is the most similar, the incomplete one last although it is the least.
     told = re.findall(r"similarity [0-9.]+", parsed.text)
     assert told == ["similarity 0.99", "similarity 0.9", "similarity 0.5"]
     leak = parsed.text.split("similarity 0.99\n")[1].split("similarity")[0]
-    assert leak.startswith("in two folds\ntwo labels\n")
+    assert leak.startswith(", \nin two folds\n, \ntwo labels\n")
     assert "not in this build\nELSEWHERE" in parsed.text
     assert len(parsed.figures[first.image_name]) == 3
 

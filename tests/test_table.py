@@ -78,6 +78,8 @@ def test_a_test_table_needs_no_labels_and_other_columns_are_ignored(tmp_path):
         ),
         ("ISIC_2,IP_1,male,45,torso,basal cell carcinoma,malignant,1", "expected 0, for a target of 1 is a melanoma"),
         ("ISIC_2,,male,45,torso,nevus,benign,0", "line 3: column patient_id: empty"),
+        ("ISIC_2,IP\0,male,45,torso,nevus,benign,0", r"column patient_id: 'IP\x00' has a control character"),
+        ('ISIC_2,"IP\nX",male,45,torso,nevus,benign,0', r"line 3: column patient_id: 'IP\nX' has a control character"),
         ("../ISIC_2,IP_1,male,45,torso,nevus,benign,0", "column image_name: '../ISIC_2' is not allowed"),
         ("a/b,IP_1,male,45,torso,nevus,benign,0", "column image_name: 'a/b' is not allowed"),
         ("ISIC_1,IP_1,male,45,torso,nevus,benign,0", "line 3: column image_name: 'ISIC_1' stands in line 2 too"),
@@ -87,7 +89,7 @@ def test_a_test_table_needs_no_labels_and_other_columns_are_ignored(tmp_path):
 def test_an_error_names_file_line_column_value_and_what_is_allowed(tmp_path, line, message):
     with pytest.raises(table.TableError) as caught:
         table.read_table(write(tmp_path, GOOD, line), labelled=True)
-    assert str(caught.value).startswith("train.csv: 1 problem(s)")
+    assert str(caught.value).startswith(f"{tmp_path / 'train.csv'}: 1 problem")
     assert message in str(caught.value)
 
 
@@ -115,7 +117,8 @@ def test_ten_errors_are_listed_and_the_rest_counted(tmp_path):
         (HEADER.replace("patient_id,", "") + "\n" + GOOD.replace("IP_1,", ""), "(missing patient_id)"),
         (HEADER.replace("target", "label") + "\n" + GOOD, "line 1: missing column(s) target"),
         (HEADER + ",sex\n" + GOOD + ",male", "line 1: column(s) 'sex' stand twice"),
-        (HEADER + '\n"ISIC_1', "not a UTF-8 CSV file"),
+        (f'{HEADER}\n{GOOD}\n\n"ISIC_2,IP_1\nISIC_3', "line 4: not CSV: unexpected end of data; is a quotation mark"),
+        (f'{HEADER}\nISIC_1,"IP_1,male\nISIC_2,"IP_2",', "line 2: not CSV: ',' expected after '\"'; is a quotation"),
     ],
 )
 def test_a_file_in_another_form_is_refused(tmp_path, text, message):
@@ -131,17 +134,16 @@ def test_a_missing_file_is_named(tmp_path):
         table.read_table(tmp_path / "nowhere.csv", labelled=True)
 
 
-def test_a_path_that_opens_itself_is_read(tmp_path):
-    class Elsewhere:
-        name = "train.csv"
+def test_a_file_in_another_encoding_is_refused_with_the_line(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(f"{HEADER}\n{GOOD}\nISIC_2,P\xe9ter".encode("latin-1"))
+    with pytest.raises(table.TableError) as caught:
+        table.read_table(path, labelled=True)
+    assert str(caught.value).startswith(f"{path}: line 3: not UTF-8 text: invalid continuation byte; save the table as")
 
-        def __fspath__(self):
-            return "gs://bucket/train.csv"
 
-        def open(self, **options):
-            return write(tmp_path, GOOD).open(**options)
-
-    assert len(table.read_table(Elsewhere(), labelled=True)) == 1
+def test_a_url_is_read(tmp_path):
+    assert len(table.read_table(f"file://{write(tmp_path, GOOD)}", labelled=True)) == 1
 
 
 def test_another_forms_name_and_words_can_be_asked_for(tmp_path):
@@ -221,7 +223,7 @@ def test_an_error_in_joined_files_names_the_file(tmp_path, truth, meta, message)
 
 def test_files_that_share_no_column_or_several_are_not_joined(tmp_path):
     one, other = file(tmp_path, "a.csv", "image,sex", "x,male"), file(tmp_path, "b.csv", "name,age", "x,5")
-    with pytest.raises(table.TableError, match=r"a\.csv \+ b\.csv: columns in both: none; expected one"):
+    with pytest.raises(table.TableError, match=r"a\.csv \+ .*b\.csv: columns in both: none; expected one"):
         table.read_table([one, other], labelled=False)
     with pytest.raises(table.TableError, match="columns in both: image, sex; expected one"):
         table.read_table([one, one], labelled=False)
@@ -300,10 +302,11 @@ def test_the_archives_hierarchy_of_diagnoses_is_read(tmp_path, levels, diagnosis
     ("line", "message"),
     [
         ("ISIC_1,malignant,", "column diagnosis: '' and column benign_malignant 'malignant' do not tell whether it is"),
-        ("ISIC_1,indeterminate,", "do not tell whether it is a melanoma; give a diagnosis, or leave the row out"),
+        ("ISIC_1,indeterminate,", "do not tell whether it is a melanoma; give a diagnosis, leave the row out"),
         ("ISIC_1,,unknown", "column diagnosis: 'unknown'"),
         ("ISIC_1,malignant,nevus", "column benign_malignant: 'malignant' is not allowed; expected 'benign', for the"),
         ("ISIC_1,benign,melanoma", "column benign_malignant: 'benign' is not allowed; expected 'malignant', for"),
+        ("ISIC_1,benign,Malignant", "column benign_malignant: 'benign' is not allowed; expected 'malignant', for"),
         ("ISIC_1,bad,nevus", "column benign_malignant: 'bad' is not allowed; expected one of benign, malignant"),
         ("ISIC_1,benign,wart", "column diagnosis: 'wart' is not allowed; expected one of unknown, other"),
     ],
@@ -313,6 +316,15 @@ def test_an_archive_row_whose_label_cannot_be_trusted_is_an_error(tmp_path, line
     with pytest.raises(table.TableError) as caught:
         table.read_table(path, labelled=True)
     assert message in str(caught.value)
+
+
+def test_a_level_that_tells_too_little_is_an_error_that_names_the_way_out(tmp_path):
+    path = archive(tmp_path, "isic_id,diagnosis_1", "ISIC_1,Malignant")
+    with pytest.raises(table.TableError, match="'Malignant' does not tell whether it is a melanoma; .* --split test"):
+        table.read_table(path, labelled=True)
+    assert table.read_table(path, labelled=False)["target"].tolist() == [-1]
+    with pytest.raises(table.TableError, match="missing column.* For pictures without a target give --split test"):
+        table.read_table(archive(tmp_path, "isic_id,sex", "ISIC_1,male"), labelled=True)
 
 
 def test_rows_without_a_label_are_kept_if_asked(tmp_path):

@@ -90,8 +90,10 @@ def test_a_group_in_two_folds_is_a_leak_even_of_other_patients(out):
 def test_the_same_source_file_in_two_folds_is_a_leak(out):
     digest = first_record(out, "train00").sha256
     rewrite(out, "train03", change_first(sha256=digest))
+    names = [first_record(out, shard).image_name for shard in ("train03", "train00")]
     (problem,) = verify.verify([out]).problems
     assert f"leak: source sha256 {digest.hex()} of" in problem
+    assert problem.endswith(f"): images {names[0]} and {names[1]}")
 
 
 def test_a_lesion_in_two_folds_is_a_leak(out):
@@ -217,6 +219,30 @@ def test_a_folder_without_manifest_is_found(tmp_path):
     assert (
         problem == f"{tmp_path / 'manifest.json'}: No such file or directory; expected the folder of a finished build"
     )
+
+
+def test_the_parent_of_builds_of_several_sizes_names_them(out):
+    (problem,) = verify.verify([out.parent]).problems
+    assert problem.endswith(f"finished build; {out.parent} holds builds, so name one of them: {out}")
+
+
+def test_a_missing_quarantine_list_is_found(out):
+    (out / "quarantine.csv").unlink()
+    (problem,) = verify.verify([out]).problems
+    assert problem.startswith(f"{out / 'quarantine.csv'}: missing; expected in every build")
+    dataclasses.replace(shards.Manifest.read(out), complete=False).write(out)
+    assert verify.verify([out]).problems == [f"{out}: the build is not complete; go on with its --resume"]
+
+
+def test_json_has_pairs_only_if_they_were_looked_for(out, tmp_path):
+    base = ["-m", "tfrecord_tools.verify", "--json", str(out)]
+    keys = ["folders", "shards", "records", "near_duplicates"]
+    assert list(json.loads(run_command(*base).stdout)) == [*keys, "problems"]
+    assert list(json.loads(run_command(*base, "--pairs", str(tmp_path / "p.csv")).stdout)) == [
+        *keys,
+        "pairs",
+        "problems",
+    ]
 
 
 def test_the_command_exits_with_0_only_if_all_is_sound(sound, out):

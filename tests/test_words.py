@@ -83,9 +83,16 @@ def test_the_mapping_lists_source_word_code_and_target():
     assert "| ham10000 | unknown | (missing) | -1 |\n" in text
 
 
+def test_the_vocabulary_lists_the_words_behind_each_code():
+    *_, last = words.vocabulary_markdown().splitlines()
+    assert last == "| 17 | other malignant | merkel cell carcinoma; Malignant |"
+    assert "| 2 | melanoma | MEL; mel; melanoma metastasis; Malignant" in words.vocabulary_markdown()
+
+
 def test_the_documentation_lists_the_mapping():
     path = REPOSITORY / "docs" / "data.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if "| source | its sex |" not in text:
         pytest.skip("docs/data.md does not list the words of the sources")
+    assert words.vocabulary_markdown() in text
     assert words.mapping_markdown() in text, "put in what python -m tfrecord_tools.words prints"

@@ -25,31 +25,25 @@ with --resume and ends in the same bytes. Images that cannot be used are listed 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import functools
-import hashlib
-import io
-import itertools
 import os
 import platform
-import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import tfrecord_tools
 from tfrecord_tools import (
-    against,
     beam,
+    command,
     dialects,
     image,
-    inputs,
     pairs,
-    paths,
+    plan,
+    report,
     resample,
     schema,
     shards,
@@ -88,35 +82,26 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
     be used are in the results' shards as `quarantined`.
     """
+    return [manifest for manifest, _ in _build(settings)]
+
+
+def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
+    """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
     asked.check(settings)
-    found = inputs.find(settings)
-    tasks: list[shards.ShardTask] = []
-    described = {}
-    same = [pair[:2] for pair in pairs.read(settings.duplicates)] if settings.duplicates else []
-    held = against.read(settings.others)
-    _check_listed(settings, found, same, held)
-    test = against.of([each.frame for each in found if each.split == "test"])
-    for each in found:
-        planned = _plan(settings, each, same, held, test if each.split == "train" else against.Held())
-        described[each.split] = {
-            "name": each.name,
-            "sha256": each.sha256,
-            "rows": len(each.frame),
-            "plan": _digest(planned),
-        }
-        tasks += planned
+    planned = plan.make(settings)
     outputs = [
-        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), described))
+        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
-    # All are looked at before the first is touched.
-    there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
-    for output, before in zip(outputs, there, strict=True):
-        folders.prepare(output, before, settings.resume)
-        # Before the first shard, so that a killed build is known as ours and what it finished is not lost.
-        output.manifest(complete=False).write(output.folder)
-    _write_shards(settings, tasks, outputs)
-    return [_finish(output) for output in outputs]
+    with contextlib.ExitStack() as stack:
+        for output in outputs:
+            stack.enter_context(folders.claimed(output.folder))
+        # All are looked at before the first is touched.
+        there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
+        for output, before in zip(outputs, there, strict=True):
+            folders.prepare(output, before, settings.resume)
+        _write_shards(settings, planned.tasks, outputs)
+        return [(_finish(output), output.made) for output in outputs]
 
 
 def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
@@ -131,9 +116,11 @@ def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], output
             if task.prefix not in by_folder[str(folder)].finished
         }
         if missing:
-            convert = _convert_to(settings, list(missing))
+            convert = plan.convert_to(settings, list(missing))
             pending[task.prefix] = dataclasses.replace(task, convert=convert, folders=tuple(missing.values()))
     todo = list(pending.values())
+    if not todo:
+        return
     progress = workers.Progress(sum(len(task.sources) for task in todo))
     # closing: on Ctrl-C the workers stop at once, wherever it strikes
     with contextlib.closing(_run(settings, todo, progress)) as results:
@@ -160,121 +147,22 @@ def _finish(output: folders.Output) -> shards.Manifest:
     for path in shards.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
         path.unlink(missing_ok=True)
     manifest = output.manifest(complete=True)
-    shards.write_whole(output.folder / QUARANTINE, _quarantine_csv(manifest))
+    shards.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
     manifest.write(output.folder)
     return manifest
 
 
-# ----------------------------------------------------------------------------------------------- plan
-
-
-def _check_listed(
-    settings: BuildSettings, found: Sequence[inputs.Input], same: list[tuple[str, str]], held: against.Held
-) -> None:
-    """Warns of a list of duplicates that is of other pictures."""
-    names = held.images.union(*(each.frame["image_name"] for each in found))
-    if same and not any(names.issuperset(pair) for pair in same):
-        print(f"warning: {settings.duplicates}: none of its {len(same)} pairs is of two images in these tables")
-
-
-def _resolved(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: against.Held,
-    test: against.Held,
-) -> tuple[list[bool], list[str]]:
-    """Whether each row stays, or is a duplicate, in another build or in the test set; and the leak group of each.
-
-    Groups are made before anything is dropped: one picture under two patients says that they are one.
-    """
-    names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
-    compared = {"target": given.frame["target"].tolist(), "patient": patients}
-    there = inputs.names_with_images(given) if same and settings.on_duplicates == "drop" else None
-    resolution = pairs.resolve(names, compared, same, settings.on_duplicates, there)  # type: ignore[arg-type]
-    for found in resolution.contradictions:
-        values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
-        print(f"warning: one picture under several names disagrees in {found.column}: {values}")
-    if resolution.dropped:
-        print(f"{len(resolution.dropped)} of {len(names)} images are duplicates of others and left out")
-    groups = split.leak_groups(names, patients, lesions, resolution.same)
-    listed = () if settings.on_duplicates == "keep" else same
-    in_test = against.groups_in(test, names, patients, lesions, groups, listed)
-    if in_test:
-        left_out = sum(group in in_test for group in groups)
-        print(f"{left_out} training images are left out: they, their patient or lesion are in the test set")
-    elsewhere = against.groups_in(held, names, patients, lesions, groups, listed)
-    if settings.against:
-        left_out = sum(group in elsewhere for group in groups)
-        print(
-            f"{left_out} of {len(names)} images are left out: they, their patient or lesion are in {settings.against}"
-        )
-        if left_out == len(names):
-            raise BuildError(f"--against {settings.against}: nothing is left to build")
-    gone = elsewhere | in_test
-    stays = [name not in resolution.dropped and group not in gone for name, group in zip(names, groups, strict=True)]
-    return stays, groups
-
-
-def _plan(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: against.Held,
-    test: against.Held,
-) -> list[shards.ShardTask]:
-    """One task per shard that gets any image. same: pairs of image names that show one picture."""
-    stays, leak_groups = _resolved(settings, given, same, held, test)
-    found = list(itertools.compress(inputs.images_of(given, leak_groups), stays))
-    groups = [source.group for source in found]
-    # Test images have no folds, but a patient's still lie together.
-    folds = settings.folds if given.split == "train" else 1
-    assigned = split.assign_shards(groups, [source.target for source in found], folds, settings.shards, settings.seed)
-    members: dict[int, list[shards.Source]] = {}
-    for index in split.shuffled([source.image_name for source in found], settings.seed):
-        members.setdefault(assigned[index], []).append(found[index])
-    return [
-        shards.ShardTask(
-            prefix=shards.prefix(given.split, shard),
-            split=given.split,
-            fold=split.fold_of(shard, folds) if given.split == "train" else -1,
-            folders=tuple(map(str, settings.folders.values())),
-            data_set=given.data_set,
-            convert=_convert_to(settings, settings.sizes),
-            sources=tuple(chosen),
-        )
-        for shard, chosen in sorted(members.items())
-    ]
-
-
-def _digest(tasks: Sequence[shards.ShardTask]) -> str:
-    """SHA-256 of which image goes where: what makes shards of two runs fit together, whatever it came of."""
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update("\n".join([task.prefix, *(source.image_name for source in task.sources), ""]).encode())
-    return digest.hexdigest()
-
-
-def _convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], image.ConvertedSizes]:
-    return functools.partial(
-        image.convert_sizes,
-        sizes=tuple(sizes),
-        quality=settings.quality,
-        max_pixels=settings.max_pixels,
-        fit=settings.fit,
-        subsampling=settings.subsampling,
-        decode_for=max(settings.sizes),
-        swap_rb=settings.swap_rb,
-    )
+# ----------------------------------------------------------------------------------------------- manifest
 
 
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
-    picture = ("fit", "subsampling", "quality", "max_pixels", "swap_rb")
-    keys = (*picture, "folds", "shards", "seed", "source", "form", "columns", "dialect", "codes")
+    keys = ("fit", "max_pixels", "swap_rb", "folds", "shards", "seed", "columns", "codes")
     plain = {key: getattr(settings, key) for key in keys}
+    plain |= {"quality": settings.quality or asked.QUALITY, "subsampling": settings.subsampling or asked.SUBSAMPLING}
+    plain["kept"] = settings.kept and str(settings.kept)
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
-    plain |= {"duplicates": listed, "on_duplicates": settings.on_duplicates if listed else None}
+    plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}
     plain["against"] = sorted(shards.file_sha256(folder / shards.MANIFEST) for folder in settings.others) or None
     return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
 
@@ -283,49 +171,11 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **image.versions(), "tfrecord_tools": tfrecord_tools.__version__}
 
 
-# --------------------------------------------------------------------------------------------- output
-
-
-def _quarantine_csv(manifest: shards.Manifest) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_name", "file", "reason"])
-    for result in manifest.shards:
-        writer.writerows(dataclasses.astuple(image) for image in result.quarantined)
-    return text.getvalue()
-
-
-def _summary(folder: paths.AnyPath, manifest: shards.Manifest, seconds: float) -> str:
-    lines = []
-    for name, fold in sorted({(result.split, result.fold) for result in manifest.shards}, reverse=True):
-        chosen = [result for result in manifest.shards if (result.split, result.fold) == (name, fold)]
-        records, patients = sum(result.records for result in chosen), sum(result.patients for result in chosen)
-        positives = sum(result.positives or 0 for result in chosen)
-        of_which = f", {positives} malignant" if name == "train" else ""
-        title = f"train fold {fold}" if name == "train" else "test"
-        lines.append((fold, f"  {title}: {records} images{of_which}, {patients} patients, {len(chosen)} shards"))
-    images = sum(result.records for result in manifest.shards)
-    size = manifest.settings["size"]
-    return "\n".join(
-        [
-            f"{folder}: {images} images at {size} x {size}, {_quarantined(manifest)} quarantined, "
-            f"{seconds:.1f} s, {images / max(seconds, 1e-9):.1f} images/s",
-            *(line for _, line in sorted(lines, key=lambda line: (line[0] < 0, line[0]))),
-            f"next: python -m tfrecord_tools.verify {shlex.quote(str(folder))}",
-            f"      python -m melanoma_tf.train --data {shlex.quote(str(folder))}",
-        ]
-    )
-
-
-def _quarantined(manifest: shards.Manifest) -> int:
-    return sum(len(result.quarantined) for result in manifest.shards)
-
-
 # -------------------------------------------------------------------------------------------- command
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     default = {field.name: field.default for field in dataclasses.fields(BuildSettings)}
     low, high = asked.SIZES
     text = f"Side of the square images, {low} to {high} pixels; several, as 256,384,512, go to OUT/256, OUT/384, ..."
@@ -337,20 +187,23 @@ def define_flags() -> None:
         "form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised by its header."
     )
     flags.DEFINE_string(
-        "columns", None, "For a CSV (or TFRecords) in no known form: patient_id=patient,image_name=file,..."
+        "columns",
+        None,
+        "For a CSV in no known form, or --from_tfrecords without --csv: patient_id=patient,image_name=file,...",
     )
     flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the pictures from, e.g. 'old/*.tfrec'.")
     flags.DEFINE_enum(
         "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
     )
     flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
-    flags.DEFINE_bool("swap_rb", False, "Exchange red and blue, for pictures whose writer exchanged them.")
+    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: their writer exchanged red and blue; exchange them back.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
     flags.DEFINE_enum(
         "on_duplicates",
-        default["on_duplicates"],
+        None,
         list(pairs.MODES),
-        "Keep a pair in one fold, drop one of it, or ignore it.",
+        "Of --duplicates: group them in one fold (default), drop all but one of each picture, or keep them where they "
+        "fall and only warn where they disagree.",
     )
     flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their pictures, patients and lesions.")
     flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")
@@ -361,27 +214,33 @@ def define_flags() -> None:
     flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
     flags.DEFINE_enum("fit", default["fit"], image.FITS, "Crop to the shorter side, pad with black, or stretch.")
-    flags.DEFINE_enum("subsampling", default["subsampling"], image.SUBSAMPLINGS, "Of colour in the records' JPEGs.")
-    flags.DEFINE_integer("quality", default["quality"], "JPEG quality of the records.", 1, 100)
+    kept = "--from_tfrecords keeps pictures that have the size already, unless another {} is asked."
+    text = f"Of colour in the records' JPEGs; default {asked.SUBSAMPLING}. {kept.format('one')}"
+    flags.DEFINE_enum("subsampling", None, image.SUBSAMPLINGS, text)
+    text = f"JPEG quality of the records; default {asked.QUALITY}. {kept.format('quality')}"
+    flags.DEFINE_integer("quality", None, text, 1, 100)
     flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are quarantined unread.", 1)
     flags.DEFINE_string("source", None, "Name of the data set, kept in each record; default: that of the CSV's form.")
     flags.DEFINE_string("runner", None, "Apache Beam runner, e.g. DirectRunner, DataflowRunner; none: --workers here.")
     flags.DEFINE_list("beam_options", [], "Options of the runner, e.g. --direct_num_workers=2,--job_name=isic.")
     flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if images could not be used.")
-    flags.DEFINE_bool("resume", False, "Complete the build in --out; its settings and CSV must be the same.")
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Complete the build in --out; its settings and CSV must be the same. Pictures "
+        "replaced since are not noticed: --overwrite takes them.",
+    )
     flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
-    for field in default:  # so that --help shows them under the console command's name too
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
     """The command; exits with 1 and one message on what a user can mend."""
     if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
+        sys.exit(f"error: unexpected argument {argv[1]!r}; {_hint(argv[1])}")
     start = time.monotonic()
     try:
         settings = _settings_from_flags()
-        manifests = build_sizes(settings)
+        built = _build(settings)
     except USERS_ERRORS as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -390,20 +249,20 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
     seconds = time.monotonic() - start
-    for folder, manifest in zip(settings.folders.values(), manifests, strict=True):
-        print(_summary(folder, manifest, seconds))
-    quarantined = _quarantined(manifests[0])  # the same for every size
-    if quarantined and not settings.allow_quarantine:
-        listed = next(iter(settings.folders.values())) / QUARANTINE
-        sys.exit(
-            f"error: {quarantined} image(s) could not be used, see {listed}. The shards hold all "
-            f"the others{_but_dropped(settings)}. Mend them and --resume, or pass --allow_quarantine"
-        )
+    for folder, (manifest, made) in zip(settings.folders.values(), built, strict=True):
+        print(report.summary(folder, manifest, made, seconds))
+    first, _ = built[0]
+    if first.quarantined and not settings.allow_quarantine:  # the same for every size
+        sys.exit(f"error: {report.complaint(settings, first)}")
 
 
-def _but_dropped(settings: BuildSettings) -> str:
-    dropped = settings.duplicates and settings.on_duplicates == "drop"
-    return ", but for the duplicates that were dropped, also of these" if dropped else ""
+def _hint(argument: str) -> str:
+    """What to do about an argument, which most often a shell made of a pattern."""
+    if argument.endswith(".csv"):
+        return "several tables are --csv a.csv,b.csv"
+    if argument.endswith((".tfrec", ".tfrecord", ".tfrecords")) or os.path.isfile(argument):
+        return "put a pattern in quotes: --from_tfrecords 'old/*.tfrec'"
+    return "see --help"
 
 
 def _settings_from_flags() -> BuildSettings:
@@ -417,8 +276,7 @@ def _settings_from_flags() -> BuildSettings:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageStat
 
+from tfrecord_tools.wording import counted
+
 _PIXELS = 64  # side to which images are decoded for their means, at least
 # What Pillow raises for bytes that are no sound JPEG.
 _DECODE_ERRORS = (
@@ -44,7 +46,7 @@ class Channels:
         verdict = "look swapped" if self.swapped else "look right"
         return (
             f"red and blue {verdict}: mean R {self.red:.0f}, G {self.green:.0f}, B {self.blue:.0f}, more blue than red "
-            f"in {self.bluer:.0%} of {self.images} images; skin is redder than blue"
+            f"in {self.bluer:.0%} of {counted(self.images, 'image')}; skin is redder than blue"
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tfrecord_tools import schema, sources, words
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
@@ -27,6 +27,14 @@ class ForeignError(ValueError):
     """Foreign TFRecords cannot be used; the message names shard, record, key, value and what is allowed."""
 
 
+class UnknownCode(ForeignError):  # noqa: N818 -- what it is about
+    """A code of the key `ours` that none of the writer's words has, as far as they are known."""
+
+    def __init__(self, message: str, ours: str) -> None:
+        super().__init__(message)
+        self.ours = ours
+
+
 @dataclasses.dataclass(frozen=True)
 class Dialect:
     """keys: our key -> the keys that may hold it. marks: keys by which it is told from the others."""
@@ -42,6 +50,11 @@ class Dialect:
         chosen = {ours: next((key for key in keys if key in have), None) for ours, keys in self.keys.items()}
         return {ours: key for ours, key in chosen.items() if key is not None}
 
+    def pictures(self) -> Dialect:
+        """The same for records whose table is given: pictures, names and files, and the target to compare."""
+        kept = ("image", "image_name", "target", "group", *_ORIGIN)
+        return dataclasses.replace(self, keys={ours: keys for ours, keys in self.keys.items() if ours in kept})
+
     def missing(self, features: Iterable[str]) -> list[str]:
         """What it needs and these keys lack."""
         have = set(features)
@@ -50,16 +63,22 @@ class Dialect:
 
 
 _KAGGLE: Final = {**{key: (key,) for key in KEYS}, "anatom_site_general_challenge": _SITES}
+_ORIGIN: Final = ("width", "height", "sha256")  # of the file that a picture came from; only our records tell it
+_OURS: Final = {
+    **_KAGGLE,
+    **{"patient_id": ("patient",), "lesion_id": ("lesion",)},
+    **{key: (key,) for key in ("source", "group", *_ORIGIN)},
+}
 # The first that fits is taken.
 DIALECTS: Final = (
-    Dialect(
-        "tfrecord_tools",
-        "shards of this project",
-        {**_KAGGLE, "patient_id": ("patient",), "lesion_id": ("lesion",)},
-        ("patient", "lesion", "group", "sha256"),
-    ),
+    Dialect("tfrecord_tools", "shards of this project", _OURS, ("patient", "lesion", "group", "sha256")),
     # https://www.kaggle.com/cdeotte/how-to-create-tfrecords: external data merged, `source` a code, no diagnosis
-    Dialect("deotte", "Chris Deotte's merged data, with a code `source`", _KAGGLE, ("patient_id", "sex", "source")),
+    Dialect(
+        "deotte",
+        "Chris Deotte's merged data, with a code `source`",
+        {**_KAGGLE, "source": ("source",)},
+        ("patient_id", "sex", "source"),
+    ),
     Dialect("kaggle", "the competition's shards, and what follows them", _KAGGLE, ("patient_id", "sex", "age_approx")),
 )
 
@@ -110,14 +129,35 @@ def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[st
 # ---------------------------------------------------------------------------------------------------- values
 
 
-def row_of(
-    features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, str | int], bytes]:
-    """(the row as `table.read_table` returns it, the image as written) of a record's features.
+def name_of(features: Mapping[str, Sequence[Any]], dialect: Dialect) -> str:
+    """The image name of a record that may be no good otherwise; "" if it has none that can be used."""
+    found = list(features.get(dialect.found(features).get("image_name", ""), ()))
+    try:
+        name = str(found[0], "utf-8") if len(found) == 1 and isinstance(found[0], bytes) else ""
+    except UnicodeDecodeError:
+        return ""
+    return name if schema.IMAGE_NAME.fullmatch(name) else ""
+
+
+class Content(NamedTuple):
+    """What a record says. row: as `table.read_table` returns it. image: as written. source: the data set.
+
+    origin: of the image. group: images with the same one belong in one fold. None where the record does not tell.
+    """
+
+    row: dict[str, str | int]
+    image: bytes
+    source: str
+    origin: schema.Origin | None
+    group: int | None
+
+
+def content_of(features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: Mapping[str, Sequence[str]]) -> Content:
+    """The content of a record by its features.
 
     codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}; no words:
     the codes mean nothing, read as missing; not there: the order of Kaggle's train.csv. Words are taken as words.
-    Raises ForeignError naming the key.
+    Raises ForeignError naming the key, UnknownCode if it is a code that there is no word for.
     """
     at = dialect.found(features)
     for ours in ("image", "image_name"):
@@ -138,7 +178,35 @@ def row_of(
         row[ours] = _code(ours, at[ours], values[ours], codes.get(ours)) if ours in at else MISSING
     row["target"] = _number(at["target"], values["target"], 1) if "target" in at else MISSING
     columns = ("image_name", "patient", "lesion", "sex", "age_approx", *_SITES[:1], "diagnosis", "target")
-    return {column: row[column] for column in columns}, image
+    ordered = {column: row[column] for column in columns}
+    return Content(ordered, image, _source(dialect, at, values), _origin(values), _group(values))
+
+
+def _source(dialect: Dialect, at: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    """A name as it stands; a code behind the dialect's name, for a code means something only there."""
+    value = values.get("source")
+    if value in (None, MISSING, b""):
+        return dialect.name
+    return f"{dialect.name}-{value}" if isinstance(value, int) else _text(at["source"], value)
+
+
+def _origin(values: Mapping[str, Any]) -> schema.Origin | None:
+    if not all(key in values for key in _ORIGIN):
+        return None
+    width, height, digest = (values[key] for key in _ORIGIN)
+    for key, value in (("width", width), ("height", height)):
+        if not isinstance(value, int) or value < 1:
+            raise ForeignError(f"key {key!r}: {_shown(value)} is not allowed; expected pixels, 1 or more")
+    if not isinstance(digest, bytes) or len(digest) != 32:
+        raise ForeignError(f"key 'sha256': {_shown(digest)} is not allowed; expected the 32 raw bytes of a SHA-256")
+    return schema.Origin(width, height, digest)
+
+
+def _group(values: Mapping[str, Any]) -> int | None:
+    value = values.get("group")
+    if value is not None and not isinstance(value, int):
+        raise ForeignError(f"key 'group': {_shown(value)} is not allowed; expected a whole number")
+    return None if value == MISSING else value
 
 
 def _one(key: str, found: Sequence[Any]) -> Any:
@@ -155,7 +223,10 @@ def _shown(value: Any) -> str:
 def _text(key: str, value: Any) -> str:
     try:
         if isinstance(value, bytes):
-            return value.decode()
+            text = value.decode()
+            if schema.CONTROL.search(text):
+                raise ForeignError(f"key {key!r}: {text[:40]!r} has a control character; expected none")
+            return text
     except UnicodeDecodeError:
         pass
     raise ForeignError(f"key {key!r}: {_shown(value)} is no text")
@@ -190,7 +261,10 @@ def _code(ours: str, key: str, value: Any, order: Sequence[str] | None) -> int:
             return _WORDS[ours](COLUMN_MAP, _text(key, value))
         if order is not None and not order:
             return MISSING
-        number = _number(key, value, len(CODED[ours] if order is None else order) - 1)
+        try:
+            number = _number(key, value, len(CODED[ours] if order is None else order) - 1)
+        except ForeignError as error:
+            raise UnknownCode(str(error), ours) from None
         if order is None or number == MISSING:
             return number
         return _WORDS[ours](COLUMN_MAP, order[number])

@@ -1,18 +1,20 @@
-"""The same picture under two names: re-encoded, resized, slightly cropped, mirrored or turned.
+"""The same picture under two names: re-encoded, resized, slightly cropped, mirrored or turned by quarters.
 
   python -m tfrecord_tools.duplicates --images jpeg/ --out pairs.csv
   python -m tfrecord_tools.duplicates --images jpeg/ --csv train.csv --out pairs.csv
 
+Turns are quarter turns, with or without mirroring; other angles are not looked for. --csv takes every table that
+`build` takes, and compares only its images.
+
 Three steps, each on what the one before lets through: (1) a hash of the 77 lowest DCT coefficients of a 32 x 32 grey
-thumbnail, looked up in random-hyperplane tables under all eight mirrorings and turns, so that nothing is compared
-with everything; (2) the two thumbnails, one stretched and shifted onto the other by least squares; (3) the same at
-64 x 64 from the JPEGs. Steps 2 and 3 judge details only (what is left after a blur is taken away): skin with a dark
-spot in the middle is alike in every picture, hairs and pigment network are not.
+thumbnail, looked up in random-hyperplane tables under all eight mirrorings and quarter turns, so that nothing is
+compared with everything; (2) the two thumbnails, one stretched and shifted onto the other by least squares; (3) the
+same at 64 x 64 from the JPEGs. Steps 2 and 3 judge details only (what is left after a blur is taken away): skin with a
+dark spot in the middle is alike in every picture, hairs and pigment network are not.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
 import os
@@ -25,11 +27,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from absl import app, flags
+from absl import flags
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from tfrecord_tools import command, sources, table
 from tfrecord_tools.pairs import Pair, to_csv
+from tfrecord_tools.wording import counted
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -224,9 +228,9 @@ def _hashed(fingerprints: Sequence[Fingerprint], apart: Ints | None) -> tuple[In
 def _near(tables: Sequence[_Table], plain: Floats, turned: Floats, apart: Ints | None) -> Iterator[Ints]:
     """Keys (index in plain) * n + (index in turned) of signatures that share a bucket and are near."""
     count = len(plain)
-    for table in tables:
+    for buckets in tables:
         for start in range(0, count, _QUERIES):
-            one, other = table.look_up(turned[start : start + _QUERIES])
+            one, other = buckets.look_up(turned[start : start + _QUERIES])
             one += start
             use = one != other
             if apart is not None:
@@ -477,39 +481,30 @@ def _parallel(function: Callable[[Given], Made], items: Iterable[Given], workers
 # --------------------------------------------------------------------------------------------------- command
 
 
-def _named_files(folder: Path, table: str | None) -> list[tuple[str, Path]]:
-    """The JPEGs of a folder, or those of them that the CSV's column image_name lists."""
+def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, Path]]:
+    """The JPEGs of a folder; those with these names if there are any given."""
     try:
         files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")}
     except OSError as error:
         raise DuplicatesError(f"{folder}: {error.strerror}; expected the folder of the images") from error
-    if table is None:
+    if names is None:
         return list(files.items())
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if "image_name" not in (reader.fieldnames or ()):
-                raise DuplicatesError(f"{table}: line 1: missing column(s) image_name")
-            listed = set()
-            for row in reader:
-                if not row["image_name"]:
-                    raise DuplicatesError(f"{table}: line {reader.line_num}: no image_name")
-                listed.add(row["image_name"])
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DuplicatesError(f"{table}: not a UTF-8 CSV file: {error}") from error
-    except OSError as error:
-        raise DuplicatesError(f"{table}: cannot be read: {error.strerror}") from error
-    return [(name, files.get(name, folder / f"{name}.jpg")) for name in sorted(listed)]
+    return [(name, files.get(name, folder / f"{name}.jpg")) for name in sorted(set(names))]
+
+
+def _listed(given: str, form: str | None, columns: str | None) -> list[str]:
+    mapped = sources.parse_columns(columns) if columns else None
+    return table.read_names(given.split(","), form, mapped)
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     flags.DEFINE_string("images", None, "The folder of the JPEGs.", required=True)
-    flags.DEFINE_string("csv", None, "Compare only the images in its column image_name; default: all in --images.")
+    flags.DEFINE_string("csv", None, "Compare only the images of this table, as for build; default: all in --images.")
+    flags.DEFINE_enum("form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised.")
+    flags.DEFINE_string("columns", None, "For a --csv in no known form: image_name=file.")
     flags.DEFINE_string("out", None, "Where the pairs go, as CSV; default: standard output.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
-    for field in ("images", "csv", "out", "workers"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -518,24 +513,25 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
     args = flags.FLAGS
     try:
-        files = _named_files(Path(args.images), args.csv)
+        names = _listed(args.csv, args.form, args.columns) if args.csv else None
+        files = _named_files(Path(args.images), names)
         found = find(files, args.workers)
         text = to_csv(found.pairs)
         if args.out:
             Path(args.out).write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
-    except (DuplicatesError, OSError) as error:
+    except (DuplicatesError, table.TableError, OSError) as error:
         sys.exit(f"error: {error}")
     for name, reason in found.unreadable:
         print(f"{name}: not compared: {reason}", file=sys.stderr)
-    print(f"{len(files)} images, {len(found.pairs)} pair(s), {len(found.unreadable)} not compared", file=sys.stderr)
+    totals = f"{counted(len(files), 'image')}, {counted(len(found.pairs), 'pair')}"
+    print(f"{totals}, {len(found.unreadable)} not compared", file=sys.stderr)
 
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

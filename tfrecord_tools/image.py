@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageCms, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+from tfrecord_tools import plain
 from tfrecord_tools.resample import Box, Pixels, reach, resample
 
 try:
@@ -37,7 +38,7 @@ except ImportError:  # no wheel for this platform: Pillow does all of it, a litt
 
 MAX_PIXELS = 100_000_000  # the largest ISIC 2020 image has 24 million; more is a mistake or an attack
 FITS = ("crop", "pad", "stretch")
-SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
+SUBSAMPLINGS = tuple(plain.SUBSAMPLINGS)
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, table 4
 _TRANSPOSE = {  # EXIF orientation -> what brings it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,6 +108,7 @@ def convert_sizes(
     subsampling: str = "4:2:0",
     decode_for: int = 0,
     swap_rb: bool = False,
+    keep: plain.Asked | None = None,
 ) -> ConvertedSizes:
     """Square JPEGs of each size, from one decoding.
 
@@ -114,7 +116,8 @@ def convert_sizes(
     max_pixels: checked in the header before anything is decoded. fit: crop the centre square, pad with black to a
     square, or stretch. subsampling: one of SUBSAMPLINGS. decode_for: the size whose decoding scale is used, at least
     every one of sizes (default: the largest of them); the bytes depend on it. swap_rb: exchange red and blue of the
-    decoded pixels, for files whose writer exchanged them; grey stays as it is, CMYK is rejected.
+    decoded pixels, for files whose writer exchanged them; grey stays as it is, CMYK is rejected. keep: a file that has
+    the size already, is plain (see `plain.is_plain`) and sound is taken as it is, byte for byte; None: never.
     Raises ImageRejected with the reason if the bytes are no whole JPEG that can be shown as RGB.
     """
     image = _open(data)
@@ -126,6 +129,9 @@ def convert_sizes(
         raise ImageRejected("CMYK without an ICC profile: its colours are unknown")
     if image.mode == "CMYK" and swap_rb:
         raise ImageRejected("red and blue of a CMYK picture cannot be swapped")
+    kept = width == height and width in sizes and keep is not None and not swap_rb and _is_kept(data, image, keep)
+    if kept and set(sizes) == {width}:
+        return ConvertedSizes((data,) * len(sizes), width, height)
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         reduction = _reduction(width, height, decode_for or max(sizes), fit)
@@ -136,6 +142,9 @@ def convert_sizes(
         raise ImageRejected(f"cannot be decoded: {error}") from error
     jpegs = []
     for size in sizes:
+        if kept and size == width:
+            jpegs.append(data)
+            continue
         square = _fit(pixels, width, height, reduction, size, fit)
         if swap_rb and image.mode == "RGB":
             square = np.ascontiguousarray(square[..., ::-1])
@@ -144,6 +153,23 @@ def convert_sizes(
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     return ConvertedSizes(tuple(jpegs), width, height)
+
+
+def _is_kept(data: bytes, image: JpegImageFile, asked: plain.Asked) -> bool:
+    """Whether a file is plain, and its decoder has nothing to say against it."""
+    if not plain.is_plain(data, asked):
+        return False
+    width, height = image.size
+    if _jpeg and _jpeg.decode_into(data, 1, (0, 0, width, height), np.empty((height, width, 3), np.uint8)):
+        return True
+    try:
+        if simplejpeg:
+            simplejpeg.decode_jpeg(data)
+        else:
+            decode(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _reduction(width: int, height: int, size: int, fit: str) -> int:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tfrecord_tools import dialects, foreign, paths, schema, shards, sources, table
 from tfrecord_tools.settings import BuildError, BuildSettings
+from tfrecord_tools.wording import verb
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle mounts competitions under the second path since 2026; older sessions have the first.
@@ -22,15 +23,19 @@ _EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
 class Input:
     """A table and its images. split: "train" (labelled) or "test". files: the CSVs, or what else the rows are from.
 
-    frame: as `table.read_table` returns it. images: their folder, or the place of each row's image in foreign shards.
-    data_set: its name, for the records.
+    frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
+    each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
+    same: pairs of image names that belong in one fold for reasons that the frame does not tell. quarantined: what of
+    the foreign shards cannot be used.
     """
 
     split: str
     files: tuple[paths.AnyPath, ...]
     frame: pd.DataFrame
     images: paths.AnyPath | tuple[foreign.Place, ...]
-    data_set: str
+    form: str
+    same: tuple[tuple[str, str], ...] = ()
+    quarantined: tuple[shards.Quarantined, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,9 +81,13 @@ def _table_input(
     columns = sources.parse_columns(settings.columns) if settings.columns else None
     if kind == "auto":
         kind = "train" if table.is_labelled(tables, settings.form, columns) else "test"
+    form = table.form_of(tables, settings.form, columns)
     frame = table.read_table(tables, kind == "train", settings.form, columns)
-    data_set = settings.source or table.form_of(tables, settings.form, columns).source
-    return Input(kind, tables, frame, images, data_set)
+    if kind == "train":
+        _warn_of_patients(given, frame)
+    elif table.is_labelled(tables, settings.form, columns):
+        print(f"note: {given}: --split test leaves out its targets")
+    return Input(kind, tables, frame.assign(source=settings.source or form.source), images, form.name)
 
 
 def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
@@ -88,15 +97,17 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         keys = sources.parse_columns(settings.columns, dialects.KEYS)
     codes = dialects.parse_codes(settings.codes) if settings.codes else {}
     files = foreign.find(pattern)
-    found = foreign.read_shards(files, settings.dialect, keys, codes)
+    found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
+    same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
     for shard, channels in found.channels.items():
-        if channels.swapped != settings.swap_rb:
+        if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
             print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
     if settings.csv is not None:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = foreign.with_table(found.frame, rows.frame)
-        return dataclasses.replace(rows, frame=frame, files=(*rows.files, *map(paths.path, files)))
+        read = (*rows.files, *map(paths.path, files))
+        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined)
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
@@ -108,15 +119,25 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         kind = "train" if found.labelled else "test"
     if kind == "train" and not found.labelled:
         raise BuildError(f"{pattern}: --split train, but the records have no target")
-    unnamed = (found.frame["patient"] == "").sum()
-    if kind == "train" and unnamed:
-        print(
-            f"warning: {pattern}: {unnamed} of {len(found.frame)} records name no patient; each is taken for a patient "
-            "of its own, so folds may share one. Give the table of the images with --csv"
-        )
+    if kind == "train":
+        _warn_of_patients(pattern, found.frame, ". Give the table of the images with --csv")
+        if settings.split == "auto" and any(os.path.basename(file).startswith("test") for file in files):
+            print(f"note: {pattern}: has targets, so it becomes training data; --split test leaves them out")
+    elif found.labelled:
+        print(f"note: {pattern}: --split test leaves out its targets")
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
-    source = settings.source or found.dialect
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, source)
+    frame = frame.assign(source=settings.source or list(found.sources))
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
+
+
+def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: str = "") -> None:
+    unnamed = frame[frame["patient"] == ""]
+    if unnamed.empty:
+        return
+    number = f"{len(unnamed)} of {len(frame)} images {verb(len(unnamed), 'names', 'name')} no patient"
+    who = "no image names a patient" if len(unnamed) == len(frame) else number
+    by = "lesion" if (unnamed["lesion"] != "").any() else "image"
+    print(f"warning: {where}: {who}: folded by {by}, so two folds may share a patient{advice}")
 
 
 def names_with_images(given: Input) -> set[str]:
@@ -145,9 +166,10 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
     if isinstance(given.images, tuple):
         return [
             shards.Source(
-                file=f"{os.path.basename(place.path)} at byte {place.part.offset}",
+                file=f"{os.path.basename(place.path)}: record {place.record}",
                 path=place.path,
                 part=place.part,
+                origin=place.origin,
                 group=group,
                 **row,
             )
@@ -161,7 +183,7 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
         found.append(shards.Source(file=file or row["image_name"] + _EXTENSIONS[0], path=path, group=group, **row))
     if all(source.path is None for source in found):
         raise BuildError(
-            f"{given.images}: holds none of the {len(found)} images of {given.name}; expected files like "
+            f"{given.images}: holds none of the images of {given.name}, {len(found)} in all; expected files like "
             f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
         )
     return found

@@ -76,10 +76,10 @@ class Bar(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A row of `rates`: so many malignant of the labelled images, with the ends of the interval, 0..1."""
+    """A row of `rates`: so many melanomas of the labelled images, with the ends of the interval, 0..1."""
 
     label: str
-    malignant: int
+    melanomas: int
     images: int
     low: float
     high: float
@@ -93,7 +93,7 @@ def table(header: Sequence[Content], rows: Iterable[Sequence[Content]], class_: 
 
 
 def bars(what: str, rows: Sequence[Bar], classes: Sequence[int], unit: str = "images") -> Html:
-    """Images by class as stacked bars, malignant first so that they share a baseline; counts beside them."""
+    """Images by class as stacked bars, melanoma first so that they share a baseline; counts beside them."""
     longest = max((row.total for row in rows), default=0) or 1
     several = len(classes) > 1 and 1 in classes
     cells = []
@@ -105,7 +105,7 @@ def bars(what: str, rows: Sequence[Bar], classes: Sequence[int], unit: str = "im
             at += 100 * count / longest
         counted = [f"{row.total:,}", *([f"{row.counts.get(1, 0):,}"] if several else [])]
         cells.append([row.label, _cell(drawing), *counted])
-    return table([what, "", unit, *(["malignant"] if several else [])], cells, class_="chart")
+    return table([what, "", unit, *(["melanoma"] if several else [])], cells, class_="chart")
 
 
 def _strip(at: float, width: float, class_: str, title: str) -> Html | None:
@@ -119,24 +119,24 @@ def _cell(drawing: Content) -> Html:
 
 
 def rates(what: str, rows: Sequence[Rate], overall: float) -> Html:
-    """Malignant shares as dots with their intervals; a dashed line at the overall share, 0..1."""
+    """Shares of melanoma as dots with their intervals; a dashed line at the overall share, 0..1."""
     # Rows of a handful of images have intervals of nearly 0 to 1, which would squeeze all others together.
-    ends = [row.high for row in rows if row.images >= 30] + [row.malignant / row.images for row in rows if row.images]
+    ends = [row.high for row in rows if row.images >= 30] + [row.melanomas / row.images for row in rows if row.images]
     top = _round_up(max([overall, *ends], default=1.0) or 1.0, limit=1.0)
     cells = []
     for row in rows:
         mark = [_line(100 * overall / top, class_="overall")]
         if row.images:
             low, high = f"{100 * row.low / top:.4g}%", f"{min(100 * row.high / top, 101):.4g}%"
-            middle = f"{100 * row.malignant / row.images / top:.4g}%"
+            middle = f"{100 * row.melanomas / row.images / top:.4g}%"
             interval = f"95% interval {percent(row.low, 1)} to {percent(row.high, 1)}"
             mark.append(tag("line", x1=low, x2=high, y1="50%", y2="50%", class_="whisker"))
-            mark.append(tag("circle", cx=middle, cy="50%", r="4", class_="malignant"))
+            mark.append(tag("circle", cx=middle, cy="50%", r="4", class_="melanoma"))
             mark.insert(0, tag("title", interval))
-        count = [f"{row.malignant:,}", tag("span", f" of {row.images:,}", class_="of")]
-        cells.append([row.label, _cell(mark), percent(row.malignant, row.images), count])
+        count = [f"{row.melanomas:,}", tag("span", f" of {row.images:,}", class_="of")]
+        cells.append([row.label, _cell(mark), percent(row.melanomas, row.images), count])
     axis = tag("span", tag("span", "0"), tag("span", percent(top, 1)), class_="axis")
-    return table([what, axis, "share", "malignant"], cells, class_="chart rates")
+    return table([what, axis, "share", "melanoma"], cells, class_="chart rates")
 
 
 def _line(at: float, class_: str) -> Html:
@@ -223,10 +223,10 @@ def document(title: str, body: Content) -> Html:
 
 # Orange and blue are told apart with any colour vision, and every figure stands in text beside its colour.
 _STYLE = """
-:root{--page:#fff;--card:#f6f7f9;--ink:#1c2127;--soft:#56606c;--line:#d8dde4;--malignant:#c4511f;--benign:#3f7fae;
+:root{--page:#fff;--card:#f6f7f9;--ink:#1c2127;--soft:#56606c;--line:#d8dde4;--melanoma:#c4511f;--other:#3f7fae;
 --unlabelled:#7d8794;--bad:#a5261b;--badpage:#fdecea}
 @media (prefers-color-scheme:dark){:root{--page:#14171b;--card:#1d2127;--ink:#e7eaee;--soft:#a3adb8;--line:#363d47;
---malignant:#f0884f;--benign:#6aaedb;--unlabelled:#929ca8;--bad:#ff9b8f;--badpage:#3a1d1a}}
+--melanoma:#f0884f;--other:#6aaedb;--unlabelled:#929ca8;--bad:#ff9b8f;--badpage:#3a1d1a}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);
@@ -259,9 +259,9 @@ tbody th{font-weight:400}
 .cell{display:block;width:100%;height:14px;overflow:visible}
 .axis{display:flex;justify-content:space-between}
 svg text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}
-rect.malignant,circle.malignant{fill:var(--malignant)}rect.benign{fill:var(--benign)}
+rect.melanoma,circle.melanoma{fill:var(--melanoma)}rect.other{fill:var(--other)}
 rect.unlabelled{fill:var(--unlabelled)}rect.missing{fill:var(--soft)}
-.whisker{stroke:var(--malignant);stroke-width:1.5}.overall{stroke:var(--soft);stroke-dasharray:2 2}
+.whisker{stroke:var(--melanoma);stroke-width:1.5}.overall{stroke:var(--soft);stroke-dasharray:2 2}
 .grid{stroke:var(--line)}
 .histogram{display:block;width:100%;height:auto}
 figure{margin:0 0 10px}figcaption{font-size:13px;color:var(--soft)}
@@ -269,7 +269,7 @@ details{font-size:13px;color:var(--soft)}summary{cursor:pointer}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13.5px;margin:10px 0 14px}
 .key::before{content:"";display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px;
 background:currentColor}
-.key.malignant::before{background:var(--malignant)}.key.benign::before{background:var(--benign)}
+.key.melanoma::before{background:var(--melanoma)}.key.other::before{background:var(--other)}
 .key.unlabelled::before{background:var(--unlabelled)}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:16px 12px;margin:10px 0 24px}
 .sheet figure{margin:0;min-width:0}
@@ -285,7 +285,7 @@ color:var(--soft);font-size:12.5px;text-align:center;padding:6px}
 .warning{background:var(--badpage);border:1px solid var(--bad);border-radius:8px;padding:10px 14px;margin:12px 0}
 @media (max-width:480px){main{padding:18px 14px 40px}h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
 .card{padding:12px}.sheet{grid-template-columns:1fr 1fr 1fr;gap:14px 8px}.sheet figcaption{font-size:11px}}
-@media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--malignant:#c4511f;--benign:#3f7fae;
+@media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--melanoma:#c4511f;--other:#3f7fae;
 --unlabelled:#7d8794;--bad:#a5261b;--badpage:#fff}body,table,.note,.legend{font-size:11px}main{max-width:none;padding:0}h2{margin-top:24px}nav,details{display:none}
 .key::before{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .card,.pair,.sheet figure,tr{break-inside:avoid}h2,h3,.lead,.legend{break-after:avoid}

@@ -10,10 +10,11 @@ import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from tfrecord_tools import paths, schema
+from tfrecord_tools import csvlines, schema
+from tfrecord_tools.wording import counted
 
-Mode = Literal["drop", "group", "keep"]
-MODES: tuple[Mode, ...] = ("drop", "group", "keep")
+Mode = Literal["group", "drop", "keep"]
+MODES: tuple[Mode, ...] = ("group", "drop", "keep")  # the default first
 COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
 
 
@@ -33,32 +34,23 @@ class Pair(NamedTuple):
 def read(path: str | os.PathLike[str]) -> list[Pair]:
     """The pairs of a CSV with the columns image_name_1, image_name_2 and perhaps similarity; others are ignored.
 
-    Raises PairsError naming file, line, column and value.
+    Raises PairsError naming path, line, column and value.
     """
-    path = paths.path(path)
-    pairs = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                found = ", ".join(header) or "nothing"
-                raise PairsError(f"{path.name}: line 1: missing column(s) {', '.join(missing)}; found {found}")
-            for cells in reader:
-                if cells:
-                    pairs.append(_pair(cells, header, f"{path.name}: line {reader.line_num}"))
-    except OSError as error:
-        raise PairsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise PairsError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
-    return pairs
+        (_, header), *rows = csvlines.read(path) or [(1, [])]
+    except csvlines.CsvError as error:
+        raise PairsError(str(error)) from error
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        found = ", ".join(header) or "nothing"
+        raise PairsError(f"{path}: line 1: missing column(s) {', '.join(missing)}; found {found}")
+    return [_pair(cells, header, f"{path}: line {line}") for line, cells in rows]
 
 
 def _pair(cells: list[str], header: list[str], where: str) -> Pair:
     if len(cells) != len(header):
-        raise PairsError(f"{where}: {len(cells)} cells; the header has {len(header)}")
-    row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+        raise PairsError(f"{where}: {counted(len(cells), 'cell')}; the header has {len(header)}")
+    row = dict(zip(header, cells, strict=True))
     for column in COLUMNS:
         if not schema.IMAGE_NAME.fullmatch(row[column]):
             raise PairsError(f"{where}: column {column}: {row[column]!r} does not match {schema.IMAGE_NAME.pattern}")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfrecord_tools import beam, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.settings import BuildError
+from tfrecord_tools.wording import counted
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on every system, and then nothing keeps two builds apart
+    fcntl = None  # type: ignore[assignment]
 
 QUARANTINE = "quarantine.csv"
 
@@ -16,18 +26,20 @@ QUARANTINE = "quarantine.csv"
 class Output:
     """One folder of a build.
 
-    planned: its manifest without shards. finished: the shards that are done, by prefix. before: the manifest of the
-    build that was there.
+    planned: its manifest without shards. finished: the shards that are done, by prefix. made: images in those of them
+    that this run made. before: the manifest of the build that was there.
     """
 
     folder: AnyPath
     planned: shards.Manifest
     finished: dict[str, shards.ShardResult] = dataclasses.field(default_factory=dict)
+    made: int = 0
     before: shards.Manifest | None = None
 
     def add(self, result: shards.ShardResult) -> None:
         """Lists a committed shard in the manifest."""
         self.finished[result.prefix] = result
+        self.made += result.records
         self.manifest(complete=False).write(self.folder)
 
     def manifest(self, complete: bool) -> shards.Manifest:
@@ -48,35 +60,109 @@ class Output:
             (self.folder / name).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def claimed(folder: AnyPath) -> Iterator[None]:
+    """Makes the folder, and keeps other builds out of it until the block or this process ends, however it does.
+
+    The lock is on the folder itself, so that it leaves no file. URLs and file systems without locks have none.
+    BuildError if the folder cannot be made, or another build is at work in it. If the block fails before anything is
+    in it, a folder that was made vanishes again.
+    """
+    there = folder.exists()
+    if there and not folder.is_dir():
+        raise BuildError(f"{folder} is a file; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from error
+    with _locked(folder):
+        try:
+            yield
+        except BaseException:
+            if not there and isinstance(folder, Path):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+
+
+@contextlib.contextmanager
+def _locked(folder: AnyPath) -> Iterator[None]:
+    if fcntl is None or not isinstance(folder, Path):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BuildError(f"{folder}: another build is at work here; wait for it, or choose another --out") from None
+    except OSError:  # a network file system, say
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | None:
     """The manifest of the build that is there already, None if there is none; changes nothing.
 
     Raises BuildError if the folder holds something else, or a build that is neither to be resumed nor overwritten,
-    or one that cannot be resumed because its settings differ; ShardError if its manifest cannot be read.
+    or one that cannot be resumed because its settings differ or its manifest cannot be read.
     """
     folder = output.folder
-    if folder.exists() and not folder.is_dir():
-        raise BuildError(f"{folder} is a file; choose another --out")
     if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
         return None
     if not (folder / shards.MANIFEST).exists():
         raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
-    before = shards.Manifest.read(folder)
+    try:
+        before = shards.Manifest.read(folder)
+    except shards.ShardError as error:
+        return _unreadable(output, error, overwrite)
     if resume:
         _check_same(folder, before, output.planned)
     elif not overwrite:
         state = "finished" if before.complete else "unfinished"
         raise BuildError(
-            f"{folder} holds a {state} build of {len(before.shards)} shards at size {before.settings.get('size')}; "
+            f"{folder} holds a {state} build of {counted(len(before.shards), 'shard')} at size "
+            f"{before.settings.get('size')}; "
             "pass --resume to complete it, --overwrite to replace it, or another --out"
         )
     return before
 
 
-def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> None:
-    """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build."""
+def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> shards.Manifest:
+    """A manifest that stands for a damaged one, with whatever a build leaves; BuildError if it may not be replaced."""
     folder = output.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(path.name for path in folder.iterdir())
+    matches = [match for match in map(shards.SHARD_NAME.fullmatch, names) if match]
+    left = {path.name for path in (*shards.temporary_files(folder), *beam.job_folders(folder))}
+    known = {shards.MANIFEST, QUARANTINE, *left, *(match[0] for match in matches)}
+    if not overwrite:
+        raise BuildError(f"{error}; --overwrite replaces the build, or choose another --out") from error
+    if strange := [name for name in names if name not in known]:
+        raise BuildError(f"{error}; not overwritten, for {strange[0]} is of no build; choose another --out") from error
+    found = [
+        shards.ShardResult(match[0], match[1].rstrip("0123456789"), -1, 0, None, 0, 0, "", ()) for match in matches
+    ]
+    return dataclasses.replace(output.planned, shards=tuple(found), complete=False)
+
+
+def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> None:
+    """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build.
+
+    Leaves a manifest, so that a build that is killed before its first shard is known as ours. BuildError if the folder
+    cannot be written.
+    """
+    try:
+        _make_ready(output, before, resume)
+        output.manifest(complete=False).write(output.folder)
+    except OSError as error:
+        raise BuildError(f"{output.folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _make_ready(output: Output, before: shards.Manifest | None, resume: bool) -> None:
+    folder = output.folder
     beam.remove_leftovers(str(folder))
     for path in shards.temporary_files(folder):
         path.unlink()
@@ -98,7 +184,13 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
     """Raises BuildError naming what differs, for then the shards would not fit together."""
 
     def flat(manifest: shards.Manifest) -> dict[str, Any]:
-        inputs = {f"{kind} CSV {key}": value for kind, each in manifest.inputs.items() for key, value in each.items()}
+        # What is quarantined of the input follows from the input, and is long.
+        inputs = {
+            f"{kind} CSV {key}": value
+            for kind, each in manifest.inputs.items()
+            for key, value in each.items()
+            if key != "quarantined"
+        }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}
 

@@ -54,6 +54,7 @@ DIAGNOSIS = (
 MISSING = -1  # the dialect's code for an empty cell
 MAX_AGE = 120  # years
 IMAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dot, no slash: a name never leaves the image folder
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # no identifier has one: two that look alike would differ
 
 _BYTES_KEYS = ("image", "image_name", "lesion", "patient", "sha256", "source")
 _TEXT_KEYS = ("image_name", "lesion", "patient", "source")  # bytes in the record, str in `Record`
@@ -68,6 +69,14 @@ class Part(NamedTuple):
 
     offset: int
     length: int
+    sha256: bytes
+
+
+class Origin(NamedTuple):
+    """The file that a picture first came from. width, height: pixels as displayed. sha256: 32 raw bytes."""
+
+    width: int
+    height: int
     sha256: bytes
 
 
@@ -91,7 +100,7 @@ class Record:
     """One image with its metadata, field for field what a shard holds; -1 or "" where a value is missing.
 
     image: JPEG bytes, upright RGB. patient_id: `stable_id(patient)`. sex, anatom_site_general_challenge,
-    diagnosis: indices into SEX, SITE, DIAGNOSIS. age_approx: years. target: 1 malignant, 0 benign, -1 unlabelled.
+    diagnosis: indices into SEX, SITE, DIAGNOSIS. age_approx: years. target: 1 melanoma, 0 other, -1 unlabelled.
     width, height: pixels of the source image as displayed. fold: -1 for test. group: images with the same group
     must never be in two folds. source: data set, e.g. "isic2020". sha256: 32 raw bytes, of the source file.
     """
@@ -349,27 +358,58 @@ def write_record(file: BinaryIO, data: bytes) -> None:
     file.write(struct.pack("<I", _masked_crc(data)))
 
 
+class Scanned(NamedTuple):
+    """A record as it lies in its file. at: first byte of its data. damage: why there are none.
+
+    lost: bytes from this record on to the end of the file, if nothing behind it can be found.
+    """
+
+    at: int
+    data: bytes
+    damage: CorruptRecord | None = None
+    lost: int = 0
+
+
+def scan_records(path: str | os.PathLike[str]) -> Iterator[Scanned]:
+    """The records of a shard, damaged ones too, both checksums of each checked.
+
+    Wrong data cost one record. A wrong length, and a file that is cut off, end it: where the next begins is not known.
+    """
+    shard = paths.path(path)
+    left = size = shard.stat().st_size
+    with shard.open("rb") as file:
+        index = 0
+        while header := file.read(12):
+            here, left = (path, index, size - left + 12), left - len(header)
+            if len(header) < 12:
+                yield _damaged(*here, f"cut off: its header has {len(header)} of 12 bytes", len(header))
+                return
+            length, crc = struct.unpack("<QI", header)
+            if _masked_crc(header[:8]) != crc:
+                yield _damaged(*here, "the checksum of its length is wrong", 12 + left)
+                return
+            if length + 4 > left:
+                yield _damaged(*here, f"cut off: {length + 4} bytes expected, {left} are left", 12 + left)
+                return
+            data = file.read(length)
+            if _masked_crc(data) == struct.unpack("<I", file.read(4))[0]:
+                yield Scanned(here[2], data)
+            else:
+                yield _damaged(*here, "the checksum of its data is wrong")
+            left -= length + 4
+            index += 1
+
+
+def _damaged(path: str | os.PathLike[str], index: int, at: int, reason: str, lost: int = 0) -> Scanned:
+    return Scanned(at, b"", CorruptRecord(path, index, reason), lost)
+
+
 def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """Yields the records of a shard, both checksums of each checked.
 
     Raises CorruptRecord naming the shard and the record number (from 0), also when the file is cut off.
     """
-    shard = paths.path(path)
-    left = shard.stat().st_size
-    with shard.open("rb") as file:
-        index = 0
-        while header := file.read(12):
-            left -= len(header)
-            if len(header) < 12:
-                raise CorruptRecord(path, index, f"cut off: its header has {len(header)} of 12 bytes")
-            length, crc = struct.unpack("<QI", header)
-            if _masked_crc(header[:8]) != crc:
-                raise CorruptRecord(path, index, "the checksum of its length is wrong")
-            if length + 4 > left:
-                raise CorruptRecord(path, index, f"cut off: {length + 4} bytes expected, {left} are left")
-            data = file.read(length)
-            if _masked_crc(data) != struct.unpack("<I", file.read(4))[0]:
-                raise CorruptRecord(path, index, "the checksum of its data is wrong")
-            left -= length + 4
-            yield data
-            index += 1
+    for record in scan_records(path):
+        if record.damage is not None:
+            raise record.damage
+        yield record.data

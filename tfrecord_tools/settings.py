@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from tfrecord_tools import beam, image, paths
+from tfrecord_tools import beam, image, pairs, paths, plain, schema
 
+QUALITY, SUBSAMPLING = 95, "4:2:0"  # of the records' JPEGs where nothing else is asked
 SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
 
 
@@ -18,7 +19,8 @@ class BuildError(RuntimeError):
 class BuildSettings:
     """What the flags say; see `define_flags`. out: None for tfrecords/SIZE.
 
-    csv and images: both or neither; with from_tfrecords no images, and a csv or none.
+    csv and images: both or neither; with from_tfrecords no images, and a csv or none. on_duplicates: None for "group".
+    quality, subsampling: None for QUALITY and SUBSAMPLING, or what a picture in TFRecords has already.
     """
 
     size: int | tuple[int, ...]
@@ -31,8 +33,8 @@ class BuildSettings:
     shards: int = 30
     seed: int = 0
     fit: str = "crop"
-    quality: int = 95
-    subsampling: str = "4:2:0"
+    quality: int | None = None
+    subsampling: str | None = None
     max_pixels: int = image.MAX_PIXELS
     source: str | None = None
     form: str | None = None
@@ -44,7 +46,7 @@ class BuildSettings:
     duplicates: str | None = None
     runner: str | None = None
     beam_options: Sequence[str] = ()
-    on_duplicates: str = "group"
+    on_duplicates: pairs.Mode | None = None
     against: str | None = None
     allow_quarantine: bool = False
     resume: bool = False
@@ -54,6 +56,18 @@ class BuildSettings:
     def sizes(self) -> tuple[int, ...]:
         """Sides of the square images, in pixels."""
         return (self.size,) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def kept(self) -> plain.Asked | None:
+        """What pictures in TFRecords must have, apart from the size, to stay as they are; None: all are encoded."""
+        if self.from_tfrecords is None or self.swap_rb:
+            return None
+        return plain.Asked(self.quality, self.subsampling)
+
+    @property
+    def mode(self) -> pairs.Mode:
+        """What becomes of duplicates."""
+        return self.on_duplicates or "group"
 
     @property
     def others(self) -> list[paths.AnyPath]:
@@ -77,12 +91,15 @@ def check(settings: BuildSettings) -> None:
         raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
     for name, value, allowed in (
         ("fit", settings.fit, image.FITS),
-        ("subsampling", settings.subsampling, image.SUBSAMPLINGS),
+        ("subsampling", settings.subsampling or SUBSAMPLING, image.SUBSAMPLINGS),
+        ("on_duplicates", settings.mode, pairs.MODES),
     ):
         if value not in allowed:
             raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
-    if not 1 <= settings.quality <= 100:
+    if settings.quality is not None and not 1 <= settings.quality <= 100:
         raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
+    if settings.source is not None and (not settings.source or schema.CONTROL.search(settings.source)):
+        raise BuildError(f"--source {settings.source!r}; expected a name without control characters")
     if settings.workers < 1:
         raise BuildError(f"--workers {settings.workers}; expected at least 1")
     if settings.from_tfrecords is not None:
@@ -90,11 +107,13 @@ def check(settings: BuildSettings) -> None:
             raise BuildError("--from_tfrecords and --images together; expected one of them")
         if settings.dialect and settings.columns and settings.csv is None:
             raise BuildError("--dialect and --columns together, both say what the records hold; expected one of them")
-    elif settings.dialect or settings.codes:
-        raise BuildError("--dialect and --codes are for --from_tfrecords, which is not given")
+    elif settings.dialect or settings.codes or settings.swap_rb:
+        raise BuildError("--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given")
     elif (settings.csv is None) != (settings.images is None):
         given, other = ("csv", "images") if settings.images is None else ("images", "csv")
         raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
+    if settings.on_duplicates and not settings.duplicates:
+        raise BuildError(f"--on_duplicates {settings.on_duplicates} without --duplicates, the list of the duplicates")
     if settings.runner is not None:
         beam.check(settings.runner, settings.beam_options)
     elif settings.beam_options:

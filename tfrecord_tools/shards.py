@@ -33,8 +33,9 @@ class ShardError(RuntimeError):
 class Source:
     """One image to put into a shard. path: None if no file was found; file: its name, for quarantine.csv.
 
-    group: images with the same name here never cross folds. part: None if the file is the image and nothing else.
-    The other fields are those of `schema.Record`.
+    group: images with the same name here never cross folds. source: the data set, for the record. part: None if the
+    file is the image and nothing else. origin: the file that the image first came from, None if it is this one.
+    copies: names of its duplicates, which were dropped. The other fields are those of `schema.Record`.
     """
 
     image_name: str
@@ -48,7 +49,10 @@ class Source:
     anatom_site_general_challenge: int
     diagnosis: int
     target: int
+    source: str
     part: schema.Part | None = None
+    origin: schema.Origin | None = None
+    copies: tuple[str, ...] = ()
 
     def read(self) -> bytes:
         """The image's bytes; OSError if they cannot be read, ShardError if they are no longer what they were."""
@@ -77,14 +81,16 @@ class ShardTask:
     split: str
     fold: int
     folders: tuple[str, ...]
-    data_set: str
     convert: Callable[[bytes], tuple[Sequence[bytes], int, int]]
     sources: tuple[Source, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Quarantined:
-    """An image that did not get into its shard, and why."""
+    """An image that did not get into its shard, or a part of foreign shards that did into none, and why.
+
+    image_name: "" if it is not known.
+    """
 
     image_name: str
     file: str
@@ -203,6 +209,10 @@ class _Tally:
 
 def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantined:
     def reject(reason: str) -> Quarantined:
+        if source.copies:
+            again = "--resume" if source.part is None else "build again with --overwrite"
+            were = "duplicate {} was" if len(source.copies) == 1 else "duplicates {} were"
+            reason += f"; its {were.format(', '.join(source.copies))} dropped for it: mend it and {again}"
         return Quarantined(source.image_name, source.file, reason)
 
     if source.path is None:
@@ -217,6 +227,7 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         jpegs, width, height = task.convert(data)
     except ValueError as error:
         return reject(str(error))
+    origin = source.origin or schema.Origin(width, height, hashlib.sha256(data).digest())
     record = schema.Record(
         image=jpegs[0],
         image_name=source.image_name,
@@ -226,12 +237,12 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         anatom_site_general_challenge=source.anatom_site_general_challenge,
         patient=source.patient,
         lesion=source.lesion,
-        width=width,
-        height=height,
+        width=origin.width,
+        height=origin.height,
         fold=task.fold,
         group=schema.stable_id(source.group),
-        source=task.data_set,
-        sha256=hashlib.sha256(data).digest(),
+        source=source.source,
+        sha256=origin.sha256,
         diagnosis=source.diagnosis,
         target=source.target,
     )
@@ -301,11 +312,32 @@ def file_sha256(path: str | os.PathLike[str] | AnyPath) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoldTotals:
+    """What the shards of a fold hold together. fold: -1 for test. positives: None for test. shards: how many."""
+
+    split: str
+    fold: int
+    records: int
+    positives: int | None
+    patients: int
+    shards: int
+
+    @classmethod
+    def of(cls, results: Sequence[ShardResult]) -> FoldTotals:
+        """The totals of these shards, all of one fold; a patient is in one of them only."""
+        first = results[0]
+        records, patients = (sum(getattr(each, field) for each in results) for field in ("records", "patients"))
+        positives = None if first.positives is None else sum(each.positives or 0 for each in results)
+        return cls(first.split, first.fold, records, positives, patients, len(results))
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a build is and holds: nothing in it depends on where, when or with how many workers it was made.
 
-    settings: everything that determines the bytes. versions: of what may change them. inputs: by split, the CSV's
-    name, sha256 and rows. complete: False until the last shard is there.
+    settings: everything that determines the bytes. versions: of what may change them. inputs: by split, what the
+    records are made of: name, sha256, rows and form of the CSV, data sets, where each image goes. complete: False until
+    the last shard is there.
     """
 
     settings: dict[str, Any]
@@ -314,9 +346,27 @@ class Manifest:
     shards: tuple[ShardResult, ...] = ()
     complete: bool = False
 
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """What could not be used: of foreign shards, and the images of each shard."""
+        unread = [Quarantined(**entry) for each in self.inputs.values() for entry in each.get("quarantined", ())]
+        return unread + [image for result in self.shards for image in result.quarantined]
+
+    @property
+    def folds(self) -> list[FoldTotals]:
+        """The totals of each fold, then of test."""
+        by_place: dict[tuple[str, int], list[ShardResult]] = {}
+        for result in self.shards:
+            by_place.setdefault((result.split, result.fold), []).append(result)
+        ordered = sorted(by_place.items(), key=lambda item: (item[0][0] != "train", item[0]))
+        return [FoldTotals.of(results) for _, results in ordered]
+
     def write(self, folder: AnyPath) -> None:
         """Replaces the folder's manifest whole."""
-        content = {"schema_version": schema.SCHEMA_VERSION, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(self)
+        listed, complete = fields.pop("shards"), fields.pop("complete")
+        content = {"schema_version": schema.SCHEMA_VERSION, **fields}
+        content |= {"folds": [dataclasses.asdict(fold) for fold in self.folds], "shards": listed, "complete": complete}
         write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -328,8 +378,21 @@ class Manifest:
             version = content.pop("schema_version")
             if version != schema.SCHEMA_VERSION:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
-            return cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
+            content.pop("folds", None)  # they follow from the shards
+            read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
+            read.quarantined  # noqa: B018 -- raises if they are in no such form
+            return read
         except OSError as error:
-            raise ShardError(f"{path}: {error.strerror}; expected the folder of a finished build") from error
+            expected = f"expected the folder of a finished build{_builds_in(folder)}"
+            raise ShardError(f"{path}: {error.strerror}; {expected}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{path}: not a manifest: {error}") from error
+
+
+def _builds_in(folder: AnyPath) -> str:
+    """A hint if it is the parent of builds, as --size 256,384 makes them; else ""."""
+    try:
+        found = sorted(str(each) for each in folder.iterdir() if (each / MANIFEST).is_file())
+    except OSError:
+        return ""
+    return f"; {folder} holds builds, so name one of them: {' '.join(found)}" if found else ""

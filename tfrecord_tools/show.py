@@ -17,14 +17,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from tfrecord_tools import page, paths, schema, shards, survey
+from tfrecord_tools import command, page, paths, schema, shards, survey
 from tfrecord_tools import pairs as lists
-from tfrecord_tools.page import Html, card, join, note, percent, tag
+from tfrecord_tools.page import Content, Html, card, join, note, percent, tag
 from tfrecord_tools.pairs import Pair, PairsError
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.survey import Place, Shown, Split, Survey, SurveyError
+from tfrecord_tools.wording import verb
 from tfrecord_tools.words import CLASSES
 
 _QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
@@ -40,12 +41,12 @@ def counts_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: 
 
 
 def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: str) -> Html:
-    """The malignant share of each group that has labelled images."""
+    """The share of melanoma in each group that has labelled images."""
     rows = []
     for label, counts in groups.items():
-        malignant, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
+        melanomas, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
-            rows.append(page.Rate(label, malignant, labelled, *survey.wilson(malignant, labelled)))
+            rows.append(page.Rate(label, melanomas, labelled, *survey.wilson(melanomas, labelled)))
     overall = found.total.get(1, 0) / (found.total.get(1, 0) + found.total.get(0, 0))
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
@@ -54,18 +55,18 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
     """The counts that come first, in large."""
     total = found.total
     everything, labelled = sum(total.values()), total.get(1, 0) + total.get(0, 0)
-    quarantined = sum(len(entry.quarantined) for entry in manifest.shards)
+    quarantined = len(manifest.quarantined)
     size = manifest.settings.get("size")
     boxes = [("images", everything, f"{size} × {size} pixels")]
     for target in found.classes:
         of_what = f"{percent(total[target], labelled)} of the labelled" if target >= 0 else "without a target"
         boxes.append((CLASSES[target], total[target], of_what))
     affected = sum(counts.get(1, 0) > 0 for counts in found.per_patient.values())
-    boxes.append(("patients", len(found.per_patient), f"{affected:,} with a malignant image" if labelled else ""))
+    boxes.append(("patients", len(found.per_patient), f"{affected:,} with a melanoma" if labelled else ""))
     if found.lesions:
         boxes.append(("lesions", len(found.lesions), ""))
     boxes.append(("shards", len(manifest.shards), f"{sum(entry.bytes for entry in manifest.shards) / 1e6:,.1f} MB"))
-    boxes.append(("quarantined", quarantined, "could not be used" if quarantined else "every image was used"))
+    boxes.append(("quarantined", quarantined, "could not be used" if quarantined else "all could be used"))
     drawn = (
         tag("div", tag("dt", name), tag("dd", f"{n:,}", tag("small", more)), class_="tile") for name, n, more in boxes
     )
@@ -74,7 +75,7 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
 
 def folds(found: Survey) -> Html:
     """A row for each fold, and for test."""
-    header, rows = ["part", "images", "patients", "malignant", "share"], []
+    header, rows = ["part", "images", "patients", "melanoma", "share"], []
     for place in sorted(found.by_place, key=lambda place: (place[1] < 0, place)):
         counts = found.by_place[place]
         row = [_say(place), f"{sum(counts.values()):,}", f"{len(found.patients_in.get(place, ())):,}"]
@@ -110,7 +111,7 @@ def patients(found: Survey) -> Html:
     numbers = [sum(counts.values()) for counts in found.per_patient.values()]
     text = "No patient is named."
     if numbers:
-        text = f"Median {statistics.median_low(numbers):,}, most {max(numbers):,}. Malignant: with such an image."
+        text = f"Median {statistics.median_low(numbers):,}, most {max(numbers):,}. Melanoma: with such an image."
     return card("Images per patient", page.bars("images", rows, found.classes, "patients"), note(text))
 
 
@@ -125,9 +126,19 @@ def missing(found: Survey) -> Html:
 
 
 def settings(manifest: shards.Manifest) -> Html:
-    """What determines the bytes: settings, versions, inputs."""
-    described = {f"{split} {key}": value for split, each in manifest.inputs.items() for key, value in each.items()}
-    rows = [(key, str(value)) for key, value in {**manifest.settings, **described, **manifest.versions}.items()]
+    """What determines the bytes: settings that were made, versions, inputs."""
+    described = {
+        f"{split} {key}": value
+        for split, each in manifest.inputs.items()
+        for key, value in each.items()
+        if key != "quarantined"  # a section of its own
+    }
+    everything = {**manifest.settings, **described, **manifest.versions}
+    rows = [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in everything.items()
+        if value is not None
+    ]
     return card("How it was made", page.table(["setting", "value"], rows, class_="text"))
 
 
@@ -155,9 +166,12 @@ def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
 
 def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
     """What did not get into the shards, and why."""
-    images = [each for entry in manifest.shards for each in entry.quarantined]
+    images, left_out = manifest.quarantined, _left_out(manifest)
+    if left_out:
+        yield tag("p", left_out)
     if not images:
-        yield tag("p", "Empty: every image that the table names is in the shards.")
+        every = "every image that was not left out" if left_out else "every image that the table names"
+        yield tag("p", f"Empty: {every} is in the shards." if manifest.complete else "Empty so far.")
         return
     rows = [(each.image_name, each.file, each.reason) for each in images[:_QUARANTINE_SHOWN]]
     yield tag("div", page.table(["image", "file", "reason"], rows, class_="text"), class_="card")
@@ -165,17 +179,32 @@ def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
         yield note(f"{len(rows):,} of {len(images):,} are shown; all are in quarantine.csv.")
 
 
+def _left_out(manifest: shards.Manifest) -> str:
+    """How many images a build leaves out on purpose, and why; "" if it has none, or is not complete."""
+    rows = sum(each.get("rows", 0) for each in manifest.inputs.values())
+    in_shards = sum(len(entry.quarantined) + entry.records for entry in manifest.shards)
+    if not manifest.complete or in_shards >= rows:
+        return ""
+    whys = {
+        "duplicates of others (--on_duplicates drop)": manifest.settings.get("on_duplicates") == "drop",
+        "held by another build (--against)": manifest.settings.get("against") is not None,
+        "held by the test set": len(manifest.inputs) > 1,
+    }
+    reasons = ", or ".join(why for why, applies in whys.items() if applies) or "for a reason that is not known"
+    number = rows - in_shards
+    return f"{number:,} of {rows:,} images {verb(number, 'was', 'were')} left out before any was read: {reasons}."
+
+
 def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Html]:
     """Pairs side by side: those in two folds first, then the least similar, those with one picture last."""
     here = [pair for pair in pairs if {pair.first, pair.second} & found.pictured.keys()]
     both = [pair for pair in here if {pair.first, pair.second} <= found.pictured.keys()]
     leaks = {pair for pair in both if _differ(found, pair, "fold")}
-    text = f"{len(pairs):,} pairs given: {len(both):,} with both pictures in this build, "
+    text = f"{len(pairs):,} {verb(len(pairs), 'pair', 'pairs')} given: {len(both):,} with both pictures in this build, "
     yield tag("p", text, f"{len(here) - len(both):,} with one, {len(pairs) - len(here):,} with none.")
     if leaks:
-        yield tag(
-            "p", f"{len(leaks):,} lie in two folds: models are judged there on what they trained on.", class_="bad"
-        )
+        text = f"{len(leaks):,} {verb(len(leaks), 'lies', 'lie')} in two folds"
+        yield tag("p", f"{text}: models are judged there on what they trained on.", class_="bad")
     complete = set(both)
 
     def order(pair: Pair) -> tuple[bool, bool, float]:
@@ -192,7 +221,7 @@ def _differ(found: Survey, pair: Pair, field: str) -> bool:
 
 
 def _pair(found: Survey, pair: Pair) -> Html:
-    remarks = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
+    remarks: list[Content] = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
     if {pair.first, pair.second} <= found.pictured.keys():
         told = {"fold": "in two folds", "target": "two labels", "patient": "two patients"}
         remarks += [tag("span", text, class_="bad") for field, text in told.items() if _differ(found, pair, field)]
@@ -205,7 +234,8 @@ def _pair(found: Survey, pair: Pair) -> Html:
         else:
             fold = f"fold {shown.record.fold}" if shown.record.fold >= 0 else "test"
             figures.append(_figure(shown, f"{CLASSES[shown.record.target]}, {fold}"))
-    return tag("div", tag("p", remarks) if remarks else None, figures, class_="card pair")
+    apart = [part for remark in remarks for part in (", ", remark)][1:]
+    return tag("div", tag("p", apart) if apart else None, figures, class_="card pair")
 
 
 # ------------------------------------------------------------------------------------------------- page
@@ -222,7 +252,7 @@ def make_page(
     manifest = shards.Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
     found = survey.read(folder, manifest, samples, seed, names)
-    sections = {"What it holds": _holds(found), "How often malignant": _malignant(found)}
+    sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
     sections["Pictures"] = join(contact_sheets(found))
     sections["Quarantine"] = join(quarantine(manifest))
@@ -259,11 +289,11 @@ def _holds(found: Survey) -> Html:
     return join([page.legend(found.classes), tag("div", cards, class_="cards")])
 
 
-def _malignant(found: Survey) -> Html:
+def _melanomas(found: Survey) -> Html:
     total = found.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
-        return tag("p", "Nothing is labelled.")
+        return tag("p", "A test set: no record has a target or a diagnosis, so there is no share to show.")
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
         rates_card(found, "By sex", survey.words(found.by_sex, schema.SEX)),
@@ -273,7 +303,7 @@ def _malignant(found: Survey) -> Html:
     if len(found.by_size) > 1:
         cards.append(rates_card(found, "By source size", survey.sizes(found.by_size), shortcut))
     text = (
-        "Malignant images as a share of the labelled ones. Dashed: the share in the whole build, "
+        "Images of melanoma as a share of the labelled ones. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
         "those of one patient are not quite."
     )
@@ -289,14 +319,12 @@ def _files(found: Survey, manifest: shards.Manifest) -> list[Html]:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     flags.DEFINE_string("out", "show.html", "The page; a file that ends in .html, replaced if it is there.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs: image_name_1,image_name_2 and perhaps similarity.")
     flags.DEFINE_integer("samples", 24, "Pictures on the contact sheet of each class.", 0)
     flags.DEFINE_integer("pairs", 40, "Pairs of --duplicates to show.", 0)
     flags.DEFINE_integer("seed", 0, "Of the choice of the pictures.")
-    for name in ("out", "duplicates", "samples", "pairs", "seed"):  # for --help under the console command's name
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -320,8 +348,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

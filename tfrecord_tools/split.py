@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 
+from tfrecord_tools.wording import counted
+
 
 class SplitError(ValueError):
     """The images cannot be split as asked; the message says why."""
@@ -67,22 +69,25 @@ def leak_groups(
 def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:
     """The shard (0..shards-1) of each image; images of one group share a shard, folds are alike.
 
-    groups: the patient (or other leak group) of each image. targets: 1 counts as malignant, all else does not.
+    groups: the patient (or other leak group) of each image. targets: 1 counts as melanoma, all else does not.
     shards: a multiple of folds; a shard may stay empty if there are few groups, a fold may not.
     Raises SplitError if shards is no multiple of folds, or there are fewer groups than folds.
     """
     if folds < 1 or shards < folds or shards % folds:
-        raise SplitError(f"{shards} shards for {folds} folds; expected a multiple of the number of folds")
-    counted: dict[str, _Group] = {}
+        raise SplitError(
+            f"{counted(shards, 'shard')} for {counted(folds, 'fold')}; expected a multiple of the number of folds"
+        )
+    members: dict[str, _Group] = {}
     for name, target in zip(groups, targets, strict=True):
-        group = counted.setdefault(name, _Group(name))
+        group = members.setdefault(name, _Group(name))
         group.images += 1
         group.positives += target == 1
-    if len(counted) < folds:
-        raise SplitError(f"{len(counted)} patient(s) for {folds} folds; each fold needs at least one of its own")
+    if len(members) < folds:
+        found = counted(len(members), "patient")
+        raise SplitError(f"{found} for {folds} folds; each fold needs at least one of its own, so give fewer --folds")
     shard_of = {}
-    for fold, members in enumerate(_balance(list(counted.values()), folds, seed)):
-        for index, shard in enumerate(_balance(members, shards // folds, seed)):
+    for fold, chosen in enumerate(_balance(list(members.values()), folds, seed)):
+        for index, shard in enumerate(_balance(chosen, shards // folds, seed)):
             shard_of.update({group.name: fold + index * folds for group in shard})
     return [shard_of[name] for name in groups]
 
@@ -97,14 +102,14 @@ def _hash(seed: int, name: Hashable) -> bytes:
 
 
 def _balance(groups: list[_Group], bins: int, seed: int) -> list[list[_Group]]:
-    """Largest first, each group to the bin that has least: of malignant images if it has any, then of images."""
+    """Largest first, each group to the bin that has least: of melanomas if it has any, then of images."""
     filled: list[list[_Group]] = [[] for _ in range(bins)]
     positives, images = [0] * bins, [0] * bins
     for group in sorted(groups, key=lambda group: (-group.positives, -group.images, _hash(seed, group.name))):
-        malignant_first = group.positives > 0
+        melanomas_first = group.positives > 0
 
-        def load(index: int, malignant_first: bool = malignant_first) -> tuple[int, int, int]:
-            return (positives[index] if malignant_first else 0, images[index], index)
+        def load(index: int, melanomas_first: bool = melanomas_first) -> tuple[int, int, int]:
+            return (positives[index] if melanomas_first else 0, images[index], index)
 
         chosen = min(range(bins), key=load)
         filled[chosen].append(group)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tfrecord_tools import image, schema, shards, workers
 from tfrecord_tools.paths import AnyPath
+from tfrecord_tools.wording import counted
 from tfrecord_tools.words import CLASSES
 
 MISSING_WORD = "(missing)"
@@ -24,7 +25,7 @@ THUMBNAIL = 160  # pixels; twice what a phone shows, and some 5 kB each in the p
 _THUMBNAIL_QUALITY = 80
 _SIZES_SHOWN = 12  # groups of source sizes; ISIC 2020 has 89, of which 12 hold 97% of the images
 AGE_STEP = 5  # years; ISIC's age_approx comes in steps of 5
-_AGE_BAND = 10  # years, for rates, so that a band has enough malignant images
+_AGE_BAND = 10  # years, for rates, so that a band has enough melanomas
 _PER_PATIENT = (1, 2, 3, 6, 11, 21, 51, 101)  # lower ends of the groups of images per patient
 COLUMNS = ("patient", "lesion", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
 
@@ -78,7 +79,7 @@ class Survey:
 
     @property
     def classes(self) -> list[int]:
-        """The targets that occur, malignant first."""
+        """The targets that occur, melanoma first."""
         return [target for target in CLASSES if self.total.get(target)]
 
 
@@ -112,7 +113,8 @@ def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Reco
     try:
         yield from map(schema.decode, schema.read_records(path))
     except FileNotFoundError:
-        raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records") from None
+        held = counted(entry.records, "record")
+        raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {held}") from None
     except OSError as error:
         raise SurveyError(f"{path}: cannot be read: {error.strerror}") from error
     except (schema.CorruptRecord, schema.SchemaError) as error:
@@ -204,11 +206,11 @@ def sizes(found: Mapping[tuple[int, int], Split]) -> dict[str, Split]:
 
 
 def images_per_patient(found: Mapping[str, Split]) -> dict[str, Split]:
-    """Patients by how many images they have; malignant means at least one malignant image."""
+    """Patients by how many images they have; melanoma means at least one such image."""
     named = {}
     for low, high in itertools.pairwise([*_PER_PATIENT, math.inf]):
         label = str(low) if high - low == 1 else f"{low}–{high - 1}" if high < math.inf else f"over {low - 1}"
-        # CLASSES stands in the order that decides: one malignant image makes the patient so.
+        # CLASSES stands in the order that decides: one melanoma makes the patient so.
         verdicts = (
             next(target for target in CLASSES if counts.get(target))
             for counts in found.values()

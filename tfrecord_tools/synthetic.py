@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
-from tfrecord_tools import schema
+from tfrecord_tools import command, schema
 
 MARKER = "synthetic.json"  # written last: its presence says that the folder is ours and whole
 TEST_SHARE = 0.15  # test images per training image
@@ -250,7 +250,7 @@ def _sigmoid(values: Any) -> Any:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
+    """Defines the flags."""
     default = SyntheticSettings()
     flags.DEFINE_string("out", default.out, "Where the data set goes.")
     flags.DEFINE_integer("images", default.images, "Training images; 15 % as many test images come on top.", 1)
@@ -259,8 +259,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", default.seed, "The same seed gives the same data set.", 0)
     flags.DEFINE_integer("min_size", default.min_size, "Shorter side of the smallest pictures, in pixels.", 32, 2000)
     flags.DEFINE_bool("overwrite", False, "Replace another synthetic data set in --out.")
-    for name in (*(field.name for field in dataclasses.fields(SyntheticSettings)), "overwrite"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -284,8 +282,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

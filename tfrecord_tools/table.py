@@ -1,25 +1,23 @@
 """Metadata CSVs of every source -> one checked table.
 
-The csv module reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no
-"NA" or "nan" for a missing value behind the user's back.
+`csvlines` reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no "NA" or
+"nan" for a missing value behind the user's back.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
-from tfrecord_tools import sources, words
-from tfrecord_tools.schema import IMAGE_NAME, MAX_AGE, MISSING
+from tfrecord_tools import csvlines, paths, sources, words
+from tfrecord_tools.schema import CONTROL, IMAGE_NAME, MAX_AGE, MISSING
 from tfrecord_tools.sources import TableError
+from tfrecord_tools.wording import counted
 
 PathLike = str | os.PathLike[str]
 _ERRORS_SHOWN = 10  # enough to see a pattern, few enough to read
@@ -30,8 +28,9 @@ _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the tar
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A CSV, or several joined. rows: (where it stands, cell of each column)."""
+    """A CSV, or several joined. path: as errors begin. rows: (where it stands, cell of each column)."""
 
+    path: str
     name: str
     header: list[str]
     rows: list[tuple[str, dict[str, str]]]
@@ -85,11 +84,38 @@ def read_table(
             problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} stands in {first} too; expected once")
         errors.extend(f"{where}: {problem}" for problem in problems)
         rows.append(row)
+    _raise(file, errors)
+    return pd.DataFrame(rows)
+
+
+def read_names(
+    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[str]:
+    """The image names of a table that `read_table` reads, or of any with a column image_name; in file order.
+
+    Nothing but the names is looked at. Raises TableError listing the first problems if there are any.
+    """
+    file = _read(path)
+    if form is None and columns is None and _IMAGE in file.header:
+        columns = {}
+    if columns is not None:
+        columns = {"patient_id": "", **columns}
+    reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
+    errors, names = list(file.errors), []
+    for where, cells in file.rows:
+        name, problems = reader.name(cells)
+        names.append(name)
+        errors.extend(f"{where}: {problem}" for problem in problems)
+    _raise(file, errors)
+    return names
+
+
+def _raise(file: _File, errors: Sequence[str]) -> None:
+    """TableError with the first of the errors, if there are any."""
     if errors:
         more = len(errors) - _ERRORS_SHOWN
-        shown = errors[:_ERRORS_SHOWN] + ([f"... and {more} more"] if more > 0 else [])
-        raise TableError("\n  ".join([f"{file.name}: {len(errors)} problem(s)", *shown]))
-    return pd.DataFrame(rows)
+        shown = list(errors[:_ERRORS_SHOWN]) + ([f"... and {more} more"] if more > 0 else [])
+        raise TableError("\n  ".join([f"{file.path}: {counted(len(errors), 'problem')}", *shown]))
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -99,56 +125,51 @@ def _form(file: _File, name: str | None, columns: Mapping[str, str] | None) -> s
     try:
         return sources.form_of(file.header, name, columns)
     except TableError as error:
-        raise TableError(f"{file.name}: line 1: {error}") from None
+        raise TableError(f"{file.path}: line 1: {error}") from None
 
 
 def _read(path: PathLike | Sequence[PathLike]) -> _File:
     """The CSV, or the join of several."""
     given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    # What can be opened is taken as it is: it may lie where pathlib cannot go.
-    first, *others = [_read_file(cast(Path, each) if hasattr(each, "open") else Path(each)) for each in given]
+    first, *others = [_read_file(paths.path(each)) for each in given]
     for other in others:
         first = _join(first, other)
     return first
 
 
-def _read_file(path: Path) -> _File:
+def _read_file(path: paths.AnyPath) -> _File:
     (_, header), *lines = _read_lines(path)
     twice = sorted({repr(column) for column in header if header.count(column) > 1})
     if twice:
-        raise TableError(f"{path.name}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
+        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
     rows, errors = [], []
     for line, cells in lines:
         if len(cells) == len(header):
             rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
         else:
-            errors.append(f"line {line}: {len(cells)} cells; the header has {len(header)}")
-    return _File(path.name, header, rows, errors)
+            errors.append(f"line {line}: {counted(len(cells), 'cell')}; the header has {len(header)}")
+    return _File(str(path), path.name, header, rows, errors)
 
 
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
     """(line number from 1, cells) of every line that is not blank; at least the header and one more."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel puts a byte order mark in front
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise TableError(f"{path.name}: not a UTF-8 CSV file: {error}") from error
+        lines = csvlines.read(path)
+    except csvlines.CsvError as error:
+        raise TableError(str(error)) from error
     if not lines:
-        raise TableError(f"{path.name}: empty; expected a header and one line per image")
+        raise TableError(f"{path}: empty; expected a header and one line per image")
     if len(lines) == 1:
-        raise TableError(f"{path.name}: no rows; expected a header and one line per image")
+        raise TableError(f"{path}: no rows; expected a header and one line per image")
     return lines
 
 
 def _join(one: _File, other: _File) -> _File:
     """Row by row by the only column that both have; a row that only one of them has is an error."""
-    name = f"{one.name} + {other.name}"
+    path, name = f"{one.path} + {other.path}", f"{one.name} + {other.name}"
     shared = [column for column in one.header if column in other.header]
     if len(shared) != 1:
-        raise TableError(f"{name}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
+        raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
     errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]
     (key,) = shared
     partners: dict[str, tuple[str, dict[str, str]]] = {}
@@ -167,7 +188,7 @@ def _join(one: _File, other: _File) -> _File:
     for image, (where, _) in partners.items():
         if image not in found:
             errors.append(f"{other.name} {where}: column {key}: {image!r} is not in {one.name}")
-    return _File(name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
+    return _File(path, name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
 
 
 # ----------------------------------------------------------------------------------------------------- rows
@@ -183,7 +204,10 @@ class _Reader:
         has_label = form.is_labelled(file.header) and (form.name != "isic2020" or "target" in self.at)
         if labelled and not has_label:
             missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
-            raise TableError(f"{file.name}: line 1: missing column(s) {missing}; found {', '.join(file.header)}")
+            raise TableError(
+                f"{file.path}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
+                "For pictures without a target give --split test"
+            )
 
     def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:
         """One row of the table, and what is wrong with it."""
@@ -199,12 +223,15 @@ class _Reader:
                 problems.append(f"column {self.at[ours]}: {cell(ours)!r} is not allowed; expected {error}")
                 return MISSING
 
-        name, wrong = self._name(cell(_IMAGE))
+        name, wrong = self.name(cells)
         problems += wrong
         patient = cell("patient_id")
         if self.labelled and self.form.has_patients and not patient:
             at = self.at["patient_id"]
             problems.append(f"column {at}: empty; expected an identifier, or folds could share a patient")
+        for ours in ("patient_id", "lesion_id"):
+            if CONTROL.search(cell(ours)):
+                problems.append(f"column {self.at[ours]}: {cell(ours)!r} has a control character; expected none")
         source = self.form.words
         row: dict[str, str | int] = {
             "image_name": name,
@@ -223,8 +250,9 @@ class _Reader:
             problems += wrong
         return row, problems
 
-    def _name(self, cell: str) -> tuple[str, list[str]]:
+    def name(self, cells: Mapping[str, str]) -> tuple[str, list[str]]:
         """(image name, problems)."""
+        cell = cells[self.at[_IMAGE]]
         name = _EXTENSION.sub("", cell) if self.form.file_names else cell
         if IMAGE_NAME.fullmatch(name):
             return name, []
@@ -248,9 +276,11 @@ class _Reader:
             at = self.at["benign_malignant"]
             return diagnosis, MISSING, [f"column {at}: {verdict!r} is not allowed; expected {error}"]
         if target == MISSING and not self.keep_unlabelled:
-            beside = f" and column {self.at['benign_malignant']} {verdict!r}" if "benign_malignant" in self.at else ""
-            problem = f"column {column}: {word!r}{beside} do not tell whether it is a melanoma; give a diagnosis"
-            return diagnosis, MISSING, [f"{problem}, or leave the row out"]
+            told = f"column {column}: {word!r} does not tell"
+            if "benign_malignant" in self.at:
+                told = f"column {column}: {word!r} and column {self.at['benign_malignant']} {verdict!r} do not tell"
+            advice = "give a diagnosis, leave the row out, or build the table without targets by --split test"
+            return diagnosis, MISSING, [f"{told} whether it is a melanoma; {advice}"]
         return diagnosis, target, []
 
     def _diagnosis(self, cells: Mapping[str, str]) -> tuple[str, str]:

@@ -17,11 +17,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
-from tfrecord_tools import duplicates, image, pairs, paths, schema, shards
+from tfrecord_tools import command, duplicates, image, pairs, paths, schema, shards
 from tfrecord_tools.paths import AnyPath
+from tfrecord_tools.resume import QUARANTINE
+from tfrecord_tools.wording import counted
 
 At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
@@ -31,7 +33,6 @@ _FOLD_SETTINGS = (
     "folds",
     "shards",
     "seed",
-    "source",
     "on_duplicates",
     "duplicates",
     "against",
@@ -69,7 +70,7 @@ class _Seen:
     """Where patients, groups, sources and names were met first, over all folders."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str], tuple[Place, str]] = {}
+        self._first: dict[tuple[str, str], tuple[Place, str, str]] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._told: set[tuple[str, str, Place]] = set()
 
@@ -78,22 +79,28 @@ class _Seen:
         twice = self._names.setdefault((folder, record.image_name), where)
         if twice != where:
             yield f"{where}: image_name {record.image_name} is also {twice}; expected once"
-        leaks = self._leak("patient", record.patient, place, where) if record.patient else None
+        leaks = self._leak("patient", record.patient, record, place, where) if record.patient else None
         # A group holds its patients and lesions, so it tells something new only where neither leaks.
         if not leaks and record.lesion:
-            leaks = self._leak("lesion", record.lesion, place, where)
-        leaks = leaks or self._leak("group", str(record.group), place, where)
-        for leak in (leaks, self._leak("source sha256", record.sha256.hex(), place, where)):
+            leaks = self._leak("lesion", record.lesion, record, place, where)
+        leaks = leaks or self._leak("group", str(record.group), record, place, where)
+        for leak in (leaks, self._leak("source sha256", record.sha256.hex(), record, place, where)):
             if leak and leak[0] not in self._told:  # a patient with a hundred images leaks once per fold
                 self._told.add(leak[0])
                 yield leak[1]
 
-    def _leak(self, kind: str, value: str, place: Place, where: str) -> tuple[tuple[str, str, Place], str] | None:
+    def _leak(
+        self, kind: str, value: str, record: schema.Record, place: Place, where: str
+    ) -> tuple[tuple[str, str, Place], str] | None:
         """(what to tell once, line) if the value was met in another place before."""
-        first_place, first_where = self._first.setdefault((kind, value), (place, where))
+        name = record.image_name
+        first_place, first_where, first = self._first.setdefault((kind, value), (place, where, name))
         if first_place == place:
             return None
-        line = f"{where}: leak: {kind} {value} of {_say(place)} is also in {_say(first_place)} ({first_where})"
+        line = (
+            f"{where}: leak: {kind} {value} of {_say(place)} is also in {_say(first_place)} ({first_where}): "
+            f"images {name} and {first}"
+        )
         return (kind, value, place), line
 
 
@@ -160,6 +167,11 @@ def verify(
             continue
         if not manifest.complete:
             result.problems.append(f"{folder}: the build is not complete; go on with its --resume")
+        elif not (folder / QUARANTINE).is_file():
+            result.problems.append(
+                f"{folder / QUARANTINE}: missing; expected in every build, with a line for each image "
+                f"that could not be used ({len(manifest.quarantined)} here)"
+            )
         listed = {entry.name for entry in manifest.shards}
         for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
             if path.name not in listed:
@@ -203,7 +215,7 @@ def _check_shard(
 ) -> Iterator[str]:
     path = folder / entry.name
     if not path.is_file():
-        yield f"{path}: missing; {shards.MANIFEST} lists it with {entry.records} records"
+        yield f"{path}: missing; {shards.MANIFEST} lists it with {counted(entry.records, 'record')}"
         return
     try:
         if shards.file_sha256(path) != entry.sha256:
@@ -243,9 +255,9 @@ def _check_shard(
         result.records += found
     promised = schema.shard_count(entry.name)
     if not found == promised == entry.records:
-        yield f"{path}: {found} records; its name says {promised}, {shards.MANIFEST} {entry.records}"
+        yield f"{path}: {counted(found, 'record')}; its name says {promised}, {shards.MANIFEST} {entry.records}"
     if entry.positives is not None and positives != entry.positives:
-        yield f"{path}: {positives} malignant records; {shards.MANIFEST} says {entry.positives}"
+        yield f"{path}: {counted(positives, 'record')} of melanoma; {shards.MANIFEST} says {entry.positives}"
 
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
@@ -263,13 +275,15 @@ def _say(place: Place) -> str:
 
 
 def define_flags() -> None:
-    """Defines the flags; called only when this is the command, so that commands can be imported side by side."""
-    flags.DEFINE_bool("json", False, "Print one JSON object: folders, shards, records, problems, ...")
+    """Defines the flags."""
+    flags.DEFINE_bool(
+        "json",
+        False,
+        "Print one JSON object: folders, shards, records, near_duplicates, problems; with --pairs also pairs.",
+    )
     flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
     flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to, wherever they lie.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
-    for field in ("json", "duplicates", "pairs", "workers"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -279,12 +293,17 @@ def main(argv: Sequence[str]) -> None:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
     result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers, bool(flags.FLAGS.pairs))
     if flags.FLAGS.json:
-        print(json.dumps({"folders": list(folders), **dataclasses.asdict(result)}, indent=1))
+        found = {"folders": list(folders), **dataclasses.asdict(result)}
+        if not flags.FLAGS.pairs:
+            del found["pairs"]  # not looked for, which an empty list would not say
+        print(json.dumps(found, indent=1))
     else:
         for problem in result.problems:
             print(problem)
-        verdict = f"{len(result.problems)} problem(s)" if result.problems else "all sound, no leak between folds"
-        print(f"{', '.join(folders)}: {result.shards} shards, {result.records} records: {verdict}")
+        verdict = counted(len(result.problems), "problem") if result.problems else "all sound, no leak between folds"
+        print(
+            f"{', '.join(folders)}: {counted(result.shards, 'shard')}, {counted(result.records, 'record')}: {verdict}"
+        )
     if flags.FLAGS.pairs:
         try:
             shards.write_whole(paths.path(flags.FLAGS.pairs), pairs.to_csv(result.pairs))
@@ -296,8 +315,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

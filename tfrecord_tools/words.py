@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
 COLUMN_MAP = "columns"  # the words of all sources together, for a table with a column map
-CLASSES: Final = {1: "malignant", 0: "benign", MISSING: "unlabelled"}  # by target; page.py colours by these words
+CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; page.py colours by these words
 CLASSES_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")  # one-hot columns; UNK may be absent
 
 # Word -> word of the vocabulary, "" for missing. Spelt as published, compared without regard to case.
@@ -228,13 +228,25 @@ def target_of(word: str, diagnosis: int, verdict: str) -> int:
     if verdict and verdict not in _VERDICTS:
         raise ValueError(f"one of {', '.join(_VERDICTS)}, or nothing")
     meaning = DIAGNOSIS[diagnosis] if diagnosis != MISSING else ""
-    if word.lower() in _UNDECIDED:
-        return 0 if verdict == "benign" else MISSING
     if verdict == "malignant" and meaning in _ONLY_BENIGN:
         raise ValueError(f"'benign', for the diagnosis is {meaning}")
     if verdict == "benign" and meaning in _ONLY_MALIGNANT:
         raise ValueError(f"'malignant', for the diagnosis is {meaning}")
+    if word.lower() in _UNDECIDED:
+        return 0 if verdict == "benign" else MISSING
     return int(meaning == "melanoma")
+
+
+def vocabulary_markdown() -> str:
+    """Each code of a diagnosis and the words of any source that become it, as a Markdown table of docs/data.md."""
+    union: dict[str, dict[str, None]] = {name: {} for name in DIAGNOSIS}  # a dict keeps the order
+    for published in _DIAGNOSIS.values():
+        for word, meaning in published.items():
+            union[meaning][word] = None
+    lines = ["| code | diagnosis | words that become it |", "| ---: | --- | --- |"]
+    for code, name in enumerate(DIAGNOSIS):
+        lines.append(f"| {code} | {name} | {'; '.join(word for word in union[name] if word != name) or '–'} |")
+    return "\n".join(lines) + "\n"
 
 
 def mapping_markdown() -> str:
@@ -259,4 +271,4 @@ def _described_target(source: str, word: str, meaning: str) -> str:
 
 
 if __name__ == "__main__":
-    print(mapping_markdown(), end="")
+    print(vocabulary_markdown() + "\n" + mapping_markdown(), end="")

@@ -114,9 +114,9 @@ def _count(images: int) -> None:
 class Progress:
     """A bar with images/s and time left on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
-        self._total, self._stream = total, stream
-        self._bar = stream.isatty()
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._total, self._stream = total, stream or sys.stderr
+        self._bar = self._stream.isatty()
         self._start = time.monotonic()
         self._shown = self._start
 
