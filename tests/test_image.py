@@ -274,7 +274,7 @@ def test_every_subsampling_of_the_source_gives_pillows_pixels(factor, monkeypatc
             assert np.array_equal(found, expected), (decoder, reduction)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_without_any_of_the_decoders_the_bytes_are_the_same(monkeypatch, mode, options):
     data = jpeg(picture(1300, 1000).convert(mode), **options)
