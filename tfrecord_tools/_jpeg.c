@@ -31,7 +31,7 @@ enum {
     NEAR = 119,
     MIDDLE = 26,
     FAR = -17,
-    MARGIN = 2 /* rows and columns of the result beyond the asked ones whose samples are looked at */
+    MARGIN = 1 /* rows and columns of the result beyond the asked ones that their samples are made of */
 };
 
 /* across, down: blocks in an MCU. steps, dc, ac: which tables are its own. n: samples of a block in each direction. predicted:

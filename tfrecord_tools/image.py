@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms, features
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -33,7 +34,7 @@ except ImportError:  # not compiled, for want of a C compiler at installation, o
     _jpeg = None  # type: ignore[assignment]
 try:
     import simplejpeg
-except ImportError:  # no wheel for this platform: Pillow does all of it, a little slower and blind to damage
+except ImportError:  # no wheel for this platform: Pillow does all of it, slower and blind to damage
     simplejpeg = None
 
 MAX_PIXELS = 100_000_000  # the largest ISIC 2020 image has 24 million; more is a mistake or an attack
@@ -51,6 +52,7 @@ _TRANSPOSE = {  # EXIF orientation -> what brings it upright
 }
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _COLORSPACE = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode -> simplejpeg's
+_BAND = 32  # rows that NumPy does at a time: its sums fit the caches, and take little memory
 _HALVING = (119, 26, -17)  # 256ths, at distances of 1/2, 3/2 and 5/2 pixels; its frequencies stand in _jpeg.c
 # What libjpeg warns of when the coded picture itself is damaged, and goes on with grey or shifted blocks.
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
@@ -234,29 +236,43 @@ def _decode_at(data: bytes, reduction: int, mode: str) -> Pixels:
 
 def _is_ycbcr(image: JpegImageFile) -> bool:
     """Whether the three components are luma and chroma, as libjpeg guesses it."""
-    if "jfif" in image.info or "adobe" in image.info:
-        return "jfif" in image.info or image.info.get("adobe_transform") != 0
+    if "jfif" in image.info:
+        return True
+    if "adobe_transform" in image.info:
+        return image.info["adobe_transform"] != 0
     return [layer[0] for layer in image.layer] != list(b"RGB")
 
 
 def _halved(pixels: Pixels) -> Pixels:
     """u8[H,W,C] at half the size, without what would show as a false pattern; `_jpeg.c` has the same filter."""
-    halves = pixels.astype(np.int32)
-    for axis, shift in ((0, 5), (1, 11)):  # 3 bits more between the two
-        length = halves.shape[axis]
-        padded = np.pad(halves, [(2, 4) if a == axis else (0, 0) for a in range(3)], "edge")
-        at = [np.moveaxis(padded, axis, 0)[k : k + length + length % 2 : 2] for k in range(6)]
-        total = np.sum([weight * (at[2 - k] + at[3 + k]) for k, weight in enumerate(_HALVING)], axis=0)
-        halves = np.moveaxis((total + (1 << shift >> 1)) >> shift, 0, axis)
-    return np.clip(halves, 0, 255).astype(np.uint8)
+    height, width, channels = pixels.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    out = np.empty((rows, columns, channels), np.uint8)
+    across = np.clip(np.arange(-2, 2 * columns + 4), 0, width - 1)
+    for top in range(0, rows, _BAND):
+        bottom = min(top + _BAND, rows)
+        band = pixels[np.clip(np.arange(2 * top - 2, 2 * bottom + 4), 0, height - 1)].astype(np.int32)
+        down = _halve(band, 5)  # 3 bits more than the result has
+        out[top:bottom] = np.clip(_halve(down.swapaxes(0, 1)[across], 11).swapaxes(0, 1), 0, 255)
+    return out
+
+
+def _halve(values: npt.NDArray[np.int32], shift: int) -> npt.NDArray[np.int32]:
+    """i32[2*N+6,...] -> i32[N,...]: six weighed for every second one, in 2**(8 - shift)ths."""
+    at = [values[k : len(values) - 6 + k : 2] for k in range(6)]
+    near, middle, far = (weight * (at[2 - k] + at[3 + k]) for k, weight in enumerate(_HALVING))
+    return (near + middle + far + (1 << shift >> 1)) >> shift
 
 
 def _rgb(luma: Pixels, chroma: Pixels) -> Pixels:
     """u8[H,W,3] of u8[H,W,1] and u8[H,W,2]: JFIF's conversion in libjpeg's whole numbers."""
-    blue, red = (chroma[..., i].astype(np.int32) - 128 for i in (0, 1))
-    parts = (91881 * red, -22554 * blue - 46802 * red, 116130 * blue)
-    found = np.stack([luma[..., 0] + ((part + 32768) >> 16) for part in parts], axis=-1)
-    return np.clip(found, 0, 255).astype(np.uint8)
+    out = np.empty((*luma.shape[:2], 3), np.uint8)
+    for top in range(0, len(luma), _BAND):
+        band = slice(top, top + _BAND)
+        blue, red = (chroma[band, :, i].astype(np.int32) - 128 for i in (0, 1))
+        for channel, part in enumerate((91881 * red, -22554 * blue - 46802 * red, 116130 * blue)):
+            out[band, :, channel] = np.clip(luma[band, :, 0] + ((part + 32768) >> 16), 0, 255)
+    return out
 
 
 def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit: str) -> Pixels:
