@@ -334,6 +334,17 @@ def test_every_exif_orientation_comes_out_upright(orientation):
     assert psnr(pixels(converted.jpeg), pixels(jpeg(reference(data, 100)))) > 40
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_picture_is_padded_as_if_it_had_been_stored_upright(orientation):
+    """26 rows or columns of 128 are added on one side, 25 on the other, never the other way round."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = jpeg(picture(640, 385), exif=exif, quality=100, subsampling="4:4:4")
+    upright = jpeg(ImageOps.exif_transpose(Image.open(io.BytesIO(turned))), quality=100, subsampling="4:4:4")
+    found, expected = (pixels(image.convert_sizes(data, (128,), 95, fit="pad").jpegs[0]) for data in (turned, upright))
+    assert psnr(found, expected) > 40
+
+
 def test_grey_becomes_rgb():
     data = jpeg(picture().convert("L"))
     found = pixels(image.convert(data, 128, 95).jpeg)
@@ -402,6 +413,14 @@ def test_cmyk_with_a_profile_is_converted(ink, rgb):
     data = jpeg(Image.new("CMYK", (100, 100), ink), icc_profile=cmyk_profile())
     found = pixels(image.convert(data, 64, 95).jpeg)
     assert np.abs(found - rgb).max() < 6
+
+
+def test_cmyk_is_padded_with_black_too():
+    """No ink would be white."""
+    data = jpeg(Image.new("CMYK", (120, 40), (0, 0, 0, 0)), icc_profile=cmyk_profile())
+    found = pixels(image.convert_sizes(data, (60,), 95, fit="pad").jpegs[0])
+    assert found[:12].max() < 6
+    assert found[28:32].min() > 249
 
 
 def test_cmyk_without_a_profile_is_rejected():

@@ -150,7 +150,7 @@ def convert_sizes(
         square = _fit(pixels, width, height, reduction, size, fit)
         if swap_rb and image.mode == "RGB":
             square = np.ascontiguousarray(square[..., ::-1])
-        square = _finish(square, image.mode, profile, orientation)
+        square = _padded(_finish(square, image.mode, profile, orientation), size)
         jpegs.append(_encode(square, quality, subsampling))
     if orientation in (5, 6, 7, 8):
         width, height = height, width
@@ -276,7 +276,7 @@ def _rgb(luma: Pixels, chroma: Pixels) -> Pixels:
 
 
 def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit: str) -> Pixels:
-    """u8[size,size,C] of a picture that was width x height before it was decoded at 1/reduction."""
+    """u8[size,size,C] of a picture that was width x height before it was decoded at 1/reduction; still to be padded."""
     if fit == "crop":
         return resample(pixels, _centre_square(width, height, reduction), size, size)
     whole = (0.0, 0.0, width / reduction, height / reduction)
@@ -284,17 +284,25 @@ def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit
         return resample(pixels, whole, size, size)
     longest = max(width, height)
     across, down = (max(1, round(extent * size / longest)) for extent in (width, height))
-    padded = np.zeros((size, size, pixels.shape[2]), np.uint8)
-    top, left = (size - down) // 2, (size - across) // 2
-    padded[top : top + down, left : left + across] = resample(pixels, whole, across, down)
-    return padded
+    return resample(pixels, whole, across, down)
 
 
-def _finish(square: Pixels, mode: str, profile: bytes | None, orientation: int) -> Pixels:
+def _padded(pixels: Pixels, size: int) -> Pixels:
+    """u8[size,size,3]: upright and in sRGB already, so that what is added is black, and lies as beside any picture."""
+    height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _finish(pixels: Pixels, mode: str, profile: bytes | None, orientation: int) -> Pixels:
     """Upright RGB in sRGB."""
     if mode == "RGB" and not profile and orientation not in _TRANSPOSE:
-        return square
-    image = Image.frombytes(mode, (square.shape[1], square.shape[0]), square.tobytes())
+        return pixels
+    image = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
     image = _to_srgb(image, profile) if profile else image.convert("RGB")
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
