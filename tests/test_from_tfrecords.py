@@ -162,7 +162,7 @@ def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
     assert "skin is redder than blue" in said
     assert "give --swap_rb" in said
     build.build(foreign_settings(path, tmp_path / "swapped", swap_rb=True))
-    assert "warning" not in capsys.readouterr().out
+    assert "red and blue" not in capsys.readouterr().out
     kept, swapped = records_of(tmp_path / "kept"), records_of(tmp_path / "swapped")
     for name, record in swapped.items():
         before, after = (np.asarray(Image.open(io.BytesIO(each.image)), float) for each in (kept[name], record))
@@ -174,6 +174,40 @@ def test_records_without_patients_are_warned_of(tmp_path, capsys):
     path = shard(tmp_path, *[{**each, "patient_id": -1 if n < 3 else n} for n, each in enumerate(patients(10))])
     build.build(foreign_settings(path, tmp_path / "out"))
     assert "3 of 10 images name no patient: folded by image, so two folds may share" in capsys.readouterr().out
+
+
+def test_patients_that_are_numbers_of_the_writers_table_are_warned_of(tmp_path, capsys):
+    path = shard(tmp_path, *patients(10))
+    build.build(foreign_settings(path, tmp_path / "first"))
+    are = f"warning: {path}: 10 patients are numbers of this writer's table (code:0), comparable with no other file"
+    assert f"{are}; give --csv\n" in capsys.readouterr().out
+    (tmp_path / "named").mkdir()
+    named = [{**each, "image_name": b"B_" + each["image_name"]} for each in patients(20)]
+    build.build(foreign_settings(shard(tmp_path / "named", *named), tmp_path / "out", against=str(tmp_path / "first")))
+    said = capsys.readouterr().out
+    assert f": whoever is in {tmp_path / 'first'} too is not recognised, so training and test may share a" in said
+    assert f"--against {tmp_path / 'first'}: its patients are numbers of its writer's table (code:" in said
+
+
+def test_equal_codes_of_two_writers_are_no_leak_but_noted_and_those_of_the_same_files_are_compared(tmp_path):
+    path = shard(tmp_path, *patients(10))
+    (tmp_path / "other").mkdir()
+    picture = jpeg(10, 200, 30, size=(96, 80))
+    renamed = [
+        {**each, "image_name": b"B_" + each["image_name"], "image": picture + bytes([n])}
+        for n, each in enumerate(patients(10))
+    ]
+    other = shard(tmp_path / "other", *renamed)
+    for name, given, seed in (("a", path, 0), ("b", other, 0), ("a2", path, 1)):
+        build.build(foreign_settings(given, tmp_path / name, seed=seed))
+    found = verify.verify([tmp_path / "a", tmp_path / "b"], near_duplicates=False)
+    assert found.problems == []
+    assert [note.partition(":")[0] for note in found.notes] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert "(code:" in found.notes[0]
+    assert verify.verify([tmp_path / "a"], near_duplicates=False).notes == []
+    again = verify.verify([tmp_path / "a", tmp_path / "a2"], near_duplicates=False)
+    assert again.notes == []
+    assert any("leak: patient code:" in problem for problem in again.problems)
 
 
 def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):

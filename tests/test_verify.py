@@ -237,10 +237,11 @@ def test_a_missing_quarantine_list_is_found(out):
 def test_json_has_pairs_only_if_they_were_looked_for(out, tmp_path):
     base = ["-m", "tfrecord_tools.verify", "--json", str(out)]
     keys = ["folders", "shards", "records", "near_duplicates"]
-    assert list(json.loads(run_command(*base).stdout)) == [*keys, "problems"]
+    assert list(json.loads(run_command(*base).stdout)) == [*keys, "notes", "problems"]
     assert list(json.loads(run_command(*base, "--pairs", str(tmp_path / "p.csv")).stdout)) == [
         *keys,
         "pairs",
+        "notes",
         "problems",
     ]
 

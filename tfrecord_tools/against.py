@@ -22,7 +22,7 @@ class Held:
 
 
 def read(folders: Sequence[AnyPath]) -> Held:
-    """Of all records of these builds.
+    """Of all records of these builds; warns of patients who are numbers of a writer's table.
 
     Raises:
       BuildError: an unfinished or damaged build.
@@ -30,7 +30,7 @@ def read(folders: Sequence[AnyPath]) -> Held:
     """
     images, patients, lesions = set(), set(), set()
     for folder in folders:
-        manifest = shards.Manifest.read(folder)
+        manifest, coded = shards.Manifest.read(folder), ""
         if not manifest.complete:
             raise BuildError(f"--against {folder}: an unfinished build; complete it with its --resume")
         try:
@@ -39,9 +39,13 @@ def read(folders: Sequence[AnyPath]) -> Held:
                     record = schema.decode(data)
                     images.add(record.image_name)
                     patients.add(record.patient)
+                    coded = coded or (record.patient if record.patient.startswith(schema.CODE) else "")
                     lesions.add(record.lesion)
         except (OSError, schema.SchemaError, schema.CorruptRecord) as error:
             raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
+        if coded:
+            text = f"its patients are numbers of its writer's table ({coded}), comparable with no other file"
+            print(f"warning: --against {folder}: {text}; build it with --csv")
     return Held(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
 
 

@@ -233,10 +233,10 @@ def _text(key: str, value: Any) -> str:
 
 
 def _identifier(key: str, value: Any) -> str:
-    """A name as it stands; a code as "code:CODE", so that it is never taken for a name. "" if missing."""
+    """A name as it stands; a code behind `schema.CODE`, so that it is never taken for a name. "" if missing."""
     if value is None or value == MISSING:
         return ""
-    return f"code:{value}" if isinstance(value, int) else _text(key, value)
+    return f"{schema.CODE}{value}" if isinstance(value, int) else _text(key, value)
 
 
 def _number(key: str, value: Any, highest: int) -> int:

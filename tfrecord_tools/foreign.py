@@ -292,7 +292,7 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     sexes = frame[(frame["sex"] != MISSING) & (frame["patient"] != "")].groupby("patient")["sex"].nunique()
     if two := int((sexes > 1).sum()):
         who = str(sexes.idxmax())
-        who = f"the one with code {who.removeprefix('code:')}" if who.startswith("code:") else repr(who)
+        who = f"the one with code {who.removeprefix(schema.CODE)}" if who.startswith(schema.CODE) else repr(who)
         found.append(f"{two} of {len(sexes)} patients {verb(two, 'has', 'have')} two sexes, among them {who}")
     return found
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tfrecord_tools import dialects, foreign, paths, schema, shards, sources, table
 from tfrecord_tools.settings import BuildError, BuildSettings
-from tfrecord_tools.wording import verb
+from tfrecord_tools.wording import counted, verb
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle mounts competitions under the second path since 2026; older sessions have the first.
@@ -125,6 +125,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
             print(f"note: {pattern}: has targets, so it becomes training data; --split test leaves them out")
     elif found.labelled:
         print(f"note: {pattern}: --split test leaves out its targets")
+    _warn_of_codes(settings, pattern, found.frame)
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=settings.source or list(found.sources))
     return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
@@ -138,6 +139,18 @@ def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: s
     who = "no image names a patient" if len(unnamed) == len(frame) else number
     by = "lesion" if (unnamed["lesion"] != "").any() else "image"
     print(f"warning: {where}: {who}: folded by {by}, so two folds may share a patient{advice}")
+
+
+def _warn_of_codes(settings: BuildSettings, pattern: str, frame: pd.DataFrame) -> None:
+    coded = frame["patient"][frame["patient"].str.startswith(schema.CODE)]
+    if coded.empty:
+        return
+    number = counted(coded.nunique(), "patient")
+    are = f"{number} {verb(coded.nunique(), 'is a number', 'are numbers')} of this writer's table ({coded.iloc[0]})"
+    text = f"warning: {pattern}: {are}, comparable with no other file"
+    if settings.against:
+        text += f": whoever is in {settings.against} too is not recognised, so training and test may share a patient"
+    print(f"{text}; give --csv")
 
 
 def names_with_images(given: Input) -> set[str]:

@@ -53,6 +53,7 @@ DIAGNOSIS = (
 )
 MISSING = -1  # the dialect's code for an empty cell
 MAX_AGE = 120  # years
+CODE = "code:"  # before a patient who is a number of the table that a writer of TFRecords had
 IMAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dot, no slash: a name never leaves the image folder
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # no identifier has one: two that look alike would differ
 

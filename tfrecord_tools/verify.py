@@ -53,7 +53,7 @@ class NearDuplicate:
 
 @dataclasses.dataclass
 class Verification:
-    """What was read, and the problems found, one line each.
+    """What was read, the problems found, one line each, and notes on what could not be checked.
 
     near_duplicates: the pairs of pictures among them, those of identical files included, for programs. pairs: if they
     were asked for, all nearly identical pictures, those of one fold too.
@@ -63,38 +63,49 @@ class Verification:
     records: int = 0
     near_duplicates: list[NearDuplicate] = dataclasses.field(default_factory=list)
     pairs: list[pairs.Pair] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
 class _Seen:
-    """Where patients, groups, sources and names were met first, over all folders."""
+    """Where patients, groups, sources and names were met first, over all folders.
+
+    A patient who is a number of a writer's table is compared only with those of the same input files.
+    """
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str], tuple[Place, str, str]] = {}
+        self._first: dict[tuple[str, str, str], tuple[Place, str, str]] = {}
+        self._inputs: set[str] = set()
+        self._coded: dict[str, tuple[str, str]] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._told: set[tuple[str, str, Place]] = set()
 
-    def problems(self, folder: str, record: schema.Record, place: Place, where: str) -> Iterator[str]:
-        """The leaks and repetitions that this record brings to light."""
+    def problems(self, folder: str, record: schema.Record, place: Place, where: str, made_of: str) -> Iterator[str]:
+        """The leaks and repetitions that this record brings to light. made_of: equal for equal input files."""
+        self._inputs.add(made_of)
+        coded = record.patient.startswith(schema.CODE)
+        if coded:
+            self._coded.setdefault(made_of, (folder, record.patient))
+        within = made_of if coded else ""
         twice = self._names.setdefault((folder, record.image_name), where)
         if twice != where:
             yield f"{where}: image_name {record.image_name} is also {twice}; expected once"
-        leaks = self._leak("patient", record.patient, record, place, where) if record.patient else None
+        leaks = self._leak("patient", record.patient, record, place, where, within) if record.patient else None
         # A group holds its patients and lesions, so it tells something new only where neither leaks.
         if not leaks and record.lesion:
             leaks = self._leak("lesion", record.lesion, record, place, where)
-        leaks = leaks or self._leak("group", str(record.group), record, place, where)
+        leaks = leaks or self._leak("group", str(record.group), record, place, where, within)
         for leak in (leaks, self._leak("source sha256", record.sha256.hex(), record, place, where)):
             if leak and leak[0] not in self._told:  # a patient with a hundred images leaks once per fold
                 self._told.add(leak[0])
                 yield leak[1]
 
     def _leak(
-        self, kind: str, value: str, record: schema.Record, place: Place, where: str
+        self, kind: str, value: str, record: schema.Record, place: Place, where: str, within: str = ""
     ) -> tuple[tuple[str, str, Place], str] | None:
-        """(what to tell once, line) if the value was met in another place before."""
+        """(what to tell once, line) if the value was met in another place before. within: where it means the same."""
         name = record.image_name
-        first_place, first_where, first = self._first.setdefault((kind, value), (place, where, name))
+        first_place, first_where, first = self._first.setdefault((kind, value, within), (place, where, name))
         if first_place == place:
             return None
         line = (
@@ -102,6 +113,14 @@ class _Seen:
             f"images {name} and {first}"
         )
         return (kind, value, place), line
+
+    def notes(self) -> Iterator[str]:
+        """What could not be compared: codes, where there is more than the files that they are of."""
+        for folder, patient in self._coded.values() if len(self._inputs) > 1 else ():
+            yield (
+                f"{folder}: its patients are numbers of its writer's table ({patient}), not compared with those of "
+                "other input files, so a patient may be in both unseen; build it with --csv"
+            )
 
 
 class _Pictures:
@@ -183,7 +202,9 @@ def verify(
                 f"{homes.setdefault(_origin(folder, manifest, entry.split), str(folder))} {entry.split}",
                 entry.fold,
             )
-            result.problems += _check_shard(folder, entry, size, seen, result, place, pictures)
+            made_of = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
+            result.problems += _check_shard(folder, entry, size, seen, result, place, made_of, pictures)
+    result.notes += seen.notes()
     if pictures is not None:
         for problem, apart, found in pictures.problems(workers, all_pairs):
             result.problems += [problem] if problem else []
@@ -211,6 +232,7 @@ def _check_shard(
     seen: _Seen,
     result: Verification,
     home: Place,
+    made_of: str,
     pictures: _Pictures | None,
 ) -> Iterator[str]:
     path = folder / entry.name
@@ -237,7 +259,7 @@ def _check_shard(
             positives += record.target == 1
             place = (home[0], record.fold)
             yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
-            yield from seen.problems(str(folder), record, place, where)
+            yield from seen.problems(str(folder), record, place, where, made_of)
             try:
                 picture = image.decode(record.image)
             except image.ImageRejected as error:
@@ -279,7 +301,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "json",
         False,
-        "Print one JSON object: folders, shards, records, near_duplicates, problems; with --pairs also pairs.",
+        "Print one JSON object: folders, shards, records, near_duplicates, notes, problems; with --pairs also pairs.",
     )
     flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
     flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to, wherever they lie.")
@@ -300,6 +322,8 @@ def main(argv: Sequence[str]) -> None:
     else:
         for problem in result.problems:
             print(problem)
+        for note in result.notes:
+            print(f"note: {note}")
         verdict = counted(len(result.problems), "problem") if result.problems else "all sound, no leak between folds"
         print(
             f"{', '.join(folders)}: {counted(result.shards, 'shard')}, {counted(result.records, 'record')}: {verdict}"
