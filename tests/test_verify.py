@@ -150,6 +150,24 @@ def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, tmp
     assert verify.verify([sound / "train", tmp_path / "48"]).problems == []
 
 
+def test_a_copy_leaks_into_its_original_beside_another_size_too(sound, out, tmp_path):
+    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
+    build.build(build.BuildSettings(48, *where, shards=5))
+    for folders in ([sound / "train", out], [sound / "train", tmp_path / "48", out]):
+        problems = verify.verify(folders, near_duplicates=False).problems
+        assert sum("leak: patient" in problem for problem in problems) == 10
+        assert f"of {out} train fold 0 is also in {sound / 'train'} train fold 0" in problems[0]
+
+
+def test_a_folder_that_is_given_twice_is_told(out, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(tmp_path)
+    result = verify.verify(["out", "./out/", tmp_path / "link"], near_duplicates=False)
+    again = "the folder out again; expected each once"
+    assert result.problems == [f"out: {again}", f"{tmp_path / 'link'}: {again}"]
+    assert result.records == 25
+
+
 def test_builds_of_one_table_with_other_folds_leak(sound, tmp_path):
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "other"))
     build.build(build.BuildSettings(32, *where, shards=5, seed=1))

@@ -4,7 +4,7 @@
   python -m tfrecord_tools.verify train_folder external_folder test_folder --json
 
 A leak is a patient, lesion, group, source file or nearly identical picture in two folds, or in two folders. Builds of
-the same CSV with the same folds at several sizes count as one folder. --noduplicates leaves out the search for nearly
+the same CSV with the same folds at different sizes count as one folder. --noduplicates leaves out the search for nearly
 identical pictures; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from absl import flags
 from PIL import Image
@@ -172,13 +173,18 @@ def verify(
 
     near_duplicates: whether to look for nearly identical pictures under two names too. workers: threads for that.
     all_pairs: list them all, not only those in two places.
-    Builds of one CSV at several sizes may hold the same in the same fold, and only there.
+    Builds of one CSV at several sizes may hold the same in the same fold, and only there; two at one size may not.
     Raises nothing on bad data: every finding is a line in the result's `problems`.
     """
     result, seen = Verification(), _Seen()
     pictures = _Pictures() if near_duplicates else None
-    homes: dict[str, str] = {}
+    homes: dict[str, dict[object, str]] = {}
+    given: dict[str, AnyPath] = {}
     for folder in map(paths.path, folders):
+        other = given.setdefault(os.path.realpath(folder) if isinstance(folder, Path) else str(folder), folder)
+        if other is not folder:
+            result.problems.append(f"{folder}: the folder {other} again; expected each once")
+            continue
         try:
             manifest = shards.Manifest.read(folder)
         except shards.ShardError as error:
@@ -196,12 +202,15 @@ def verify(
             if path.name not in listed:
                 result.problems.append(f"{path}: not in {shards.MANIFEST}; expected only the shards listed there")
         size = manifest.settings.get("size")
+        home = {}
+        for split in {entry.split for entry in manifest.shards}:
+            sizes = homes.setdefault(_origin(folder, manifest, split), {})
+            # At another size it is the same build again; at the same it is another, or a copy.
+            home[split] = str(folder) if size in sizes else next(iter(sizes.values()), str(folder))
+            sizes.setdefault(size, home[split])
         for entry in manifest.shards:
             result.shards += 1
-            place = (
-                f"{homes.setdefault(_origin(folder, manifest, entry.split), str(folder))} {entry.split}",
-                entry.fold,
-            )
+            place = (f"{home[entry.split]} {entry.split}", entry.fold)
             made_of = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
             result.problems += _check_shard(folder, entry, size, seen, result, place, made_of, pictures)
     result.notes += seen.notes()
