@@ -76,6 +76,18 @@ def test_the_command_writes_the_pairs(tmp_path):
     assert [pair[:2] for pair in pairs.read(out)] == [("a", "c")]
 
 
+def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("image_name\na\n")
+    images = ("-m", "tfrecord_tools.duplicates", "--images", str(tmp_path / "none"))
+    done = run_command(*images, "--csv", str(path), "--out", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: --out {path}: not overwritten, for it is no list of pairs written here")
+    assert path.read_text() == "image_name\na\n"
+    done = run_command(*images, "--out", str(tmp_path / "nodir" / "x.csv"))
+    assert "nodir; make it first" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "columns"),
     [

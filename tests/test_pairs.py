@@ -42,6 +42,37 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [pair[:3] for pair in pairs.read(tmp_path / "pairs.csv")] == [("a", "b", 0.875), ("c", "d", None)]
 
 
+def test_a_list_is_written_over_a_list_and_an_empty_file_only(tmp_path):
+    path = tmp_path / "pairs.csv"
+    for _ in range(2):
+        pairs.check_output(path)
+        pairs.write(path, [pairs.Pair("a", "b")])
+    assert path.read_text() == pairs.to_csv([pairs.Pair("a", "b")])
+    path.write_text("")
+    pairs.check_output(path)
+    assert list(tmp_path.iterdir()) == [path]
+    for text in ("{}", "image_name,target\na,1\n", "image_name_1,image_name_2\na,b\n"):  # the last: not ours
+        path.write_text(text)
+        with pytest.raises(
+            pairs.PairsError, match=r"pairs\.csv: not overwritten, for it is no list of pairs written here"
+        ):
+            pairs.check_output(path)
+        assert path.read_text() == text
+
+
+def test_a_list_that_could_not_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / "nodir" / "x.csv", f"no such folder {tmp_path / 'nodir'}; make it first"),
+        (tmp_path / "file" / "x.csv", f"no such folder {tmp_path / 'file'}; make it first"),
+        (tmp_path, "no file; expected the name of a new one, or of a list of pairs to replace"),
+        (tmp_path / ("x" * 255), "cannot be written: File name too long"),
+    ):
+        with pytest.raises(pairs.PairsError) as caught:
+            pairs.check_output(path)
+        assert str(caught.value) == f"{path}: {message}"
+
+
 def test_drop_keeps_the_first_of_each_connected_set_and_tells_contradictions():
     same = [("c", "b"), ("b", "d"), ("a", "elsewhere")]
     got = pairs.resolve(["d", "c", "b", "a"], {"target": [0, 1, -1, 0]}, same, "drop")

@@ -133,11 +133,26 @@ def test_all_pairs_are_listed_for_a_build_that_will_fold_anew(out, tmp_path):
 
 def test_a_list_that_cannot_be_written_keeps_the_findings(out):
     name = rewrite(out, "train03", change_first(sha256=first_record(out, "train00").sha256))
-    done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", "/nonexistent/pairs.csv")
+    path = out.parent / "pairs.csv"
+    verified = [sys.executable, "-m", "tfrecord_tools.verify", str(out), "--pairs", str(path)]
+    full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "-", *verified]  # no file may hold a byte
+    done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"{name}: record 0: leak: source sha256" in done.stdout
-    assert "error: --pairs /nonexistent/pairs.csv: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"error: --pairs {path}: cannot be written: File too large\n"
+    assert not path.exists()
+
+
+def test_no_list_is_written_over_the_manifest_or_where_there_is_no_folder(out):
+    before = (out / "manifest.json").read_bytes()
+    for path, message in (
+        (out / "manifest.json", "not overwritten, for it is no list of pairs written here; choose another"),
+        (out / "none" / "pairs.csv", f"no such folder {out / 'none'}; make it first"),
+    ):
+        done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(path))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"error: --pairs {path}: {message}\n"
+    assert (out / "manifest.json").read_bytes() == before
 
 
 def test_builds_are_verified_by_url(sound):

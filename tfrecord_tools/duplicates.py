@@ -31,8 +31,9 @@ from absl import flags
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from tfrecord_tools import command, sources, table
-from tfrecord_tools.pairs import Pair, to_csv
+from tfrecord_tools import command, paths, sources, table
+from tfrecord_tools import pairs as lists
+from tfrecord_tools.pairs import Pair
 from tfrecord_tools.wording import counted
 
 Floats = npt.NDArray[np.float32]
@@ -512,15 +513,19 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
     args = flags.FLAGS
+    out = paths.path(args.out) if args.out else None
     try:
+        if out is not None:
+            lists.check_output(out)
         names = _listed(args.csv, args.form, args.columns) if args.csv else None
         files = _named_files(Path(args.images), names)
         found = find(files, args.workers)
-        text = to_csv(found.pairs)
-        if args.out:
-            Path(args.out).write_text(text, encoding="utf-8")
+        if out is not None:
+            lists.write(out, found.pairs)
         else:
-            sys.stdout.write(text)
+            sys.stdout.write(lists.to_csv(found.pairs))
+    except lists.PairsError as error:
+        sys.exit(f"error: --out {error}")
     except (DuplicatesError, table.TableError, OSError) as error:
         sys.exit(f"error: {error}")
     for name, reason in found.unreadable:

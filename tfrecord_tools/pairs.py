@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -10,12 +11,17 @@ import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from tfrecord_tools import csvlines, schema
+from tfrecord_tools import csvlines, paths, schema
+from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.wording import counted
 
 Mode = Literal["group", "drop", "keep"]
 MODES: tuple[Mode, ...] = ("group", "drop", "keep")  # the default first
 COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
+
+
+_WRITTEN = (*COLUMNS, "similarity", "symmetry")
+_HEADER = ",".join(_WRITTEN).encode() + b"\n"
 
 
 class PairsError(ValueError):
@@ -76,11 +82,47 @@ def to_csv(pairs: Iterable[Pair]) -> str:
     """The CSV that `read` reads."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, "similarity", "symmetry"])
+    writer.writerow(_WRITTEN)
     for each in pairs:
         similarity = "" if each.similarity is None else f"{each.similarity:.3f}"
         writer.writerow([each.first, each.second, similarity, each.symmetry])
     return out.getvalue()
+
+
+def check_output(path: AnyPath) -> None:
+    """Raises PairsError if `write` would replace a file that it has not written, or cannot write: before the work."""
+    try:
+        if path.exists() and not path.is_file():
+            raise PairsError(f"{path}: no file; expected the name of a new one, or of a list of pairs to replace")
+        if path.is_file():
+            with path.open("rb") as file:
+                begin = file.read(len(_HEADER))
+            if begin not in (_HEADER, b""):
+                raise PairsError(f"{path}: not overwritten, for it is no list of pairs written here; choose another")
+        elif not path.parent.is_dir() and not paths.is_remote(path):
+            raise PairsError(f"{path}: no such folder {path.parent}; make it first")
+        temporary = paths.temporary(path)
+        try:
+            temporary.open("wb").close()
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PairsError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write(path: AnyPath, pairs: Iterable[Pair]) -> None:
+    """Writes the list whole, or leaves the file as it was. Raises PairsError."""
+    temporary = paths.temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(to_csv(pairs).encode())
+            paths.sync(file)
+        paths.commit(temporary, path)
+    except OSError as error:
+        raise PairsError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # what is told above counts
+            temporary.unlink(missing_ok=True)
 
 
 class Contradiction(NamedTuple):

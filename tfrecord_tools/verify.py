@@ -322,6 +322,11 @@ def main(argv: Sequence[str]) -> None:
     folders = argv[1:]
     if not folders:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
+    try:
+        if flags.FLAGS.pairs:
+            pairs.check_output(paths.path(flags.FLAGS.pairs))
+    except pairs.PairsError as error:
+        sys.exit(f"error: --pairs {error}")
     result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers, bool(flags.FLAGS.pairs))
     if flags.FLAGS.json:
         found = {"folders": list(folders), **dataclasses.asdict(result)}
@@ -339,9 +344,9 @@ def main(argv: Sequence[str]) -> None:
         )
     if flags.FLAGS.pairs:
         try:
-            shards.write_whole(paths.path(flags.FLAGS.pairs), pairs.to_csv(result.pairs))
-        except OSError as error:
-            sys.exit(f"error: --pairs {flags.FLAGS.pairs}: {error.strerror or error}")
+            pairs.write(paths.path(flags.FLAGS.pairs), result.pairs)
+        except pairs.PairsError as error:
+            sys.exit(f"error: --pairs {error}")
     if result.problems:
         sys.exit(1)
 
