@@ -39,7 +39,8 @@ def rewrite(folder, shard, change):
             schema.write_record(file, schema.encode(record))
     digest = shards.file_sha256(folder / entry.name)
     positives = sum(record.target for record in records)
-    changed = dataclasses.replace(entry, sha256=digest, positives=positives)
+    patients, size = len({record.patient for record in records} - {""}), (folder / entry.name).stat().st_size
+    changed = dataclasses.replace(entry, sha256=digest, positives=positives, patients=patients, bytes=size)
     entries = tuple(changed if each is entry else each for each in manifest.shards)
     dataclasses.replace(manifest, shards=entries).write(folder)
     return entry.name
@@ -227,6 +228,50 @@ def test_a_picture_of_another_size_is_found(out):
     problems = verify.verify([out]).problems
     assert len(problems) == 25
     assert problems[0].endswith(": 32 x 32 RGB; expected 40 x 40 RGB")
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "count", "message"),
+    [
+        ("shards", 0, "patients", "{shard}: {was} patients; manifest.json says 99"),
+        ("shards", 1, "bytes", "{shard}: {was} bytes; manifest.json says 99"),
+        ("folds", 0, "records", "{manifest}: folds[0].records: 99; its shards say {was}"),
+        ("folds", 4, "patients", "{manifest}: folds[4].patients: 99; its shards say {was}"),
+        ("folds", 2, "positives", "{manifest}: folds[2].positives: 99; its shards say {was}"),
+        ("folds", 1, "shards", "{manifest}: folds[1].shards: 99; its shards say 1"),
+    ],
+)
+def test_every_count_of_the_manifest_is_checked(out, key, number, count, message):
+    path = out / "manifest.json"
+    content = json.loads(path.read_text())
+    was, content[key][number][count] = content[key][number][count], 99
+    path.write_text(json.dumps(content))
+    expected = message.format(shard=out / content["shards"][number]["name"], manifest=path, was=was)
+    assert expected.replace(" 1 patients", " 1 patient") in verify.verify([out], near_duplicates=False).problems
+
+
+@pytest.mark.parametrize(("folds", "found"), [(None, "no list"), ([], "0 folds")])
+def test_a_manifest_without_its_folds_is_found(out, folds, found):
+    path = out / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "folds": folds}))
+    assert verify.verify([out], near_duplicates=False).problems == [f"{path}: folds: {found}; its shards have 5"]
+
+
+def test_a_build_without_records_is_a_problem_and_an_empty_fold_noted(out):
+    for shard in ("train03", "train00", "train01", "train02", "train04"):
+        name = rewrite(out, shard, lambda records: [])
+        (out / name).rename(out / f"{shard}-0.tfrec")
+        manifest = shards.Manifest.read(out)
+        entries = (
+            dataclasses.replace(e, name=f"{shard}-0.tfrec", records=0) if e.name == name else e for e in manifest.shards
+        )
+        dataclasses.replace(manifest, shards=tuple(entries)).write(out)
+        result = verify.verify([out])
+        if shard == "train03":
+            text = f"{out}: fold 3 has no record, so no model can be judged on it; see {out / 'quarantine.csv'}"
+            assert (result.problems, result.notes) == ([], [text])
+    text = f"{out}: no records; expected at least one, see {out / 'quarantine.csv'}"
+    assert (result.problems, result.notes) == ([text], [])
 
 
 def test_a_missing_record_is_found(out):

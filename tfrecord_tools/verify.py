@@ -197,6 +197,11 @@ def verify(
                 f"{folder / QUARANTINE}: missing; expected in every build, with a line for each image "
                 f"that could not be used ({len(manifest.quarantined)} here)"
             )
+        result.problems += _check_folds(folder, manifest)
+        if manifest.complete and not any(entry.records for entry in manifest.shards):
+            result.problems.append(f"{folder}: no records; expected at least one, see {folder / QUARANTINE}")
+        else:
+            result.notes += _empty_folds(folder, manifest)
         listed = {entry.name for entry in manifest.shards}
         for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
             if path.name not in listed:
@@ -255,6 +260,7 @@ def _check_shard(
         yield f"{path}: cannot be read: {error.strerror or error}"
         return
     found, positives, at = 0, 0, 0
+    patients: set[str] = set()
     try:
         for index, data in enumerate(schema.read_records(path)):
             found += 1
@@ -266,6 +272,7 @@ def _check_shard(
                 yield f"{where}: {error}"
                 continue
             positives += record.target == 1
+            patients.add(record.patient)
             place = (home[0], record.fold)
             yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
             yield from seen.problems(str(folder), record, place, where, made_of)
@@ -289,6 +296,36 @@ def _check_shard(
         yield f"{path}: {counted(found, 'record')}; its name says {promised}, {shards.MANIFEST} {entry.records}"
     if entry.positives is not None and positives != entry.positives:
         yield f"{path}: {counted(positives, 'record')} of melanoma; {shards.MANIFEST} says {entry.positives}"
+    if len(patients - {""}) != entry.patients:
+        yield f"{path}: {counted(len(patients - {''}), 'patient')}; {shards.MANIFEST} says {entry.patients}"
+    if path.stat().st_size != entry.bytes:
+        yield f"{path}: {counted(path.stat().st_size, 'byte')}; {shards.MANIFEST} says {entry.bytes}"
+
+
+def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+    """The totals of the folds, which `Manifest.read` passes over, for they follow from the shards."""
+    path = folder / shards.MANIFEST
+    told = json.loads(path.read_text(encoding="utf-8")).get("folds")
+    if not isinstance(told, list) or len(told) != len(manifest.folds):
+        found = counted(len(told), "fold") if isinstance(told, list) else "no list"
+        yield f"{path}: folds: {found}; its shards have {len(manifest.folds)}"
+        return
+    for number, (each, totals) in enumerate(zip(told, map(dataclasses.asdict, manifest.folds), strict=True)):
+        for key, value in totals.items():
+            is_ = each.get(key) if isinstance(each, dict) else None
+            if is_ != value:
+                yield f"{path}: folds[{number}].{key}: {json.dumps(is_)}; its shards say {json.dumps(value)}"
+
+
+def _empty_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+    """Folds whose pictures could none be used, so that there is nothing to judge a model on."""
+    filled = {entry.fold for entry in manifest.shards if entry.records}
+    folds = manifest.settings.get("folds")
+    if not manifest.complete or "train" not in manifest.inputs or not isinstance(folds, int):
+        return
+    for fold in range(folds):
+        if fold not in filled:
+            yield f"{folder}: fold {fold} has no record, so no model can be judged on it; see {folder / QUARANTINE}"
 
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
