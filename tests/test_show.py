@@ -365,6 +365,18 @@ def test_a_test_build_has_no_rates(synthetic, tmp_path):
     assert len(parsed.figures) == min(len(frame), 24)
 
 
+def test_a_training_build_without_records_is_no_test_set(shards, tmp_path):
+    text = Parsed(show.make_page(write_build(shards, tmp_path / "empty", {0: []}))).text
+    assert "No labelled record, so there is no share to show." in text
+    assert "test set" not in text
+
+
+def test_no_patient_is_not_said_to_be_without_melanoma(shards, tmp_path):
+    unnamed = [dataclasses.replace(record, patient="", patient_id=-1) for record in records(shards)]
+    text = Parsed(show.make_page(write_build(shards, tmp_path / "unnamed", {0: unnamed}))).text
+    assert "\npatients\n0\nnone is named\n" in text
+
+
 # ---------------------------------------------------------------------------------------------- duplicates
 
 
@@ -392,7 +404,7 @@ def test_only_so_many_pairs_are_shown(shards):
     pairs = [Pair(names[0], name, None) for name in names[1:]]
     parsed = Parsed(show.make_page(shards, pairs, samples=0, limit=7))
     assert len(parsed.figures[names[0]]) == 7
-    assert f"7 of {len(pairs)} are shown" in parsed.text
+    assert f"7 of {len(pairs)} are shown; --most_pairs says how many" in parsed.text
 
 
 # ------------------------------------------------------------------------------------------------- command
@@ -402,11 +414,13 @@ def test_the_command_writes_the_page(out, tmp_path):
     names = [record.image_name for record in records(out)][:2]
     (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{names[0]},{names[1]}\n")
     where = tmp_path / "new" / "page.html"
-    done = run_command("-m", "tfrecord_tools.show", str(out), f"--out={where}", f"--duplicates={tmp_path}/pairs.csv")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{where}: 0.")
+    base = ("-m", "tfrecord_tools.show", str(out), f"--out={where}", f"--duplicates={tmp_path}/pairs.csv")
     pairs = [Pair(names[0], names[1], None)]
-    assert where.read_text(encoding="utf-8") == show.make_page(out, pairs)
+    for more, limit in ((), 40), (("--most_pairs=0",), 0):
+        done = run_command(*base, *more)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{where}: 0.")
+        assert where.read_text(encoding="utf-8") == show.make_page(out, pairs, limit=limit)
 
 
 def damage(folder):

@@ -62,7 +62,8 @@ def tiles(found: Survey, manifest: shards.Manifest) -> Html:
         of_what = f"{percent(total[target], labelled)} of the labelled" if target >= 0 else "without a target"
         boxes.append((CLASSES[target], total[target], of_what))
     affected = sum(counts.get(1, 0) > 0 for counts in found.per_patient.values())
-    boxes.append(("patients", len(found.per_patient), f"{affected:,} with a melanoma" if labelled else ""))
+    of_whom = f"{affected:,} with a melanoma" if labelled else ""
+    boxes.append(("patients", len(found.per_patient), of_whom if found.per_patient else "none is named"))
     if found.lesions:
         boxes.append(("lesions", len(found.lesions), ""))
     boxes.append(("shards", len(manifest.shards), f"{sum(entry.bytes for entry in manifest.shards) / 1e6:,.1f} MB"))
@@ -211,7 +212,7 @@ def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Htm
         return pair not in leaks, pair not in complete, math.inf if pair.similarity is None else pair.similarity
 
     if len(here) > limit:
-        yield note(f"{limit:,} of {len(here):,} are shown; --pairs says how many.")
+        yield note(f"{limit:,} of {len(here):,} are shown; --most_pairs says how many.")
     yield tag("div", (_pair(found, pair) for pair in sorted(here, key=order)[:limit]), class_="pairs")
 
 
@@ -252,7 +253,7 @@ def make_page(
     manifest = shards.Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
     found = survey.read(folder, manifest, samples, seed, names)
-    sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found)}
+    sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found, manifest)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
     sections["Pictures"] = join(contact_sheets(found))
     sections["Quarantine"] = join(quarantine(manifest))
@@ -289,11 +290,14 @@ def _holds(found: Survey) -> Html:
     return join([page.legend(found.classes), tag("div", cards, class_="cards")])
 
 
-def _melanomas(found: Survey) -> Html:
+def _melanomas(found: Survey, manifest: shards.Manifest) -> Html:
     total = found.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
-        return tag("p", "A test set: no record has a target or a diagnosis, so there is no share to show.")
+        test = "A test set: no record has a target or a diagnosis"
+        return tag(
+            "p", f"{'No labelled record' if 'train' in manifest.inputs else test}, so there is no share to show."
+        )
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
         rates_card(found, "By sex", survey.words(found.by_sex, schema.SEX)),
@@ -323,7 +327,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "show.html", "The page; a file that ends in .html, replaced if it is there.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs: image_name_1,image_name_2 and perhaps similarity.")
     flags.DEFINE_integer("samples", 24, "Pictures on the contact sheet of each class.", 0)
-    flags.DEFINE_integer("pairs", 40, "Pairs of --duplicates to show.", 0)
+    flags.DEFINE_integer("most_pairs", 40, "Pairs of --duplicates to show, at most.", 0)
     flags.DEFINE_integer("seed", 0, "Of the choice of the pictures.")
 
 
@@ -336,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: --out {out}; expected a name that ends in .html")
     try:
         pairs = None if given.duplicates is None else lists.read(given.duplicates)
-        text = make_page(paths.path(argv[1]), pairs, given.samples, given.pairs, given.seed)
+        text = make_page(paths.path(argv[1]), pairs, given.samples, given.most_pairs, given.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         shards.write_whole(out, text)
     except (SurveyError, PairsError, shards.ShardError) as error:
