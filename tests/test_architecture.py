@@ -38,6 +38,7 @@ FOUNDATIONS = {
     "tfrecord_tools.command",
     "tfrecord_tools.csvlines",
     "tfrecord_tools.wording",
+    "tfrecord_tools.jpegs",
     "melanoma_tf.config",
     "melanoma_tf.files",
     "melanoma_tf.command",

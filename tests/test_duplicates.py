@@ -76,6 +76,35 @@ def test_the_command_writes_the_pairs(tmp_path):
     assert [pair[:2] for pair in pairs.read(out)] == [("a", "c")]
 
 
+def test_files_are_those_that_build_takes(tmp_path):
+    for name in ("a.jpg", "a.jpeg", "b.JPEG", "c.Jpg", "d.png"):
+        (tmp_path / name).touch()
+    assert duplicates._named_files(tmp_path, None) == [("a", tmp_path / "a.jpg"), ("b", tmp_path / "b.JPEG")]
+    listed = [("a", tmp_path / "a.jpg"), ("c", tmp_path / "c.jpg")]  # the second is missing, as for build
+    assert duplicates._named_files(tmp_path, ["c", "a", "a"]) == listed
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (None, "holds no JPEGs; expected files like NAME{.jpg,.jpeg,.JPG,.JPEG}"),
+        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.JPG,.JPEG}"),
+    ],
+)
+def test_a_folder_without_pictures_is_an_error(tmp_path, names, message):
+    (tmp_path / "a.Jpg").touch()
+    with pytest.raises(duplicates.DuplicatesError) as caught:
+        duplicates._named_files(tmp_path, names)
+    assert str(caught.value) == f"{tmp_path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
+)
+def test_what_is_no_jpeg_is_told_by_its_first_bytes(data, found):
+    assert duplicates.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
+
+
 def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):
     path = tmp_path / "all.csv"
     path.write_text("image_name\na\n")

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -102,6 +103,14 @@ def test_another_synthetic_set_is_replaced_only_if_asked(tmp_path):
     assert synthetic.generate(other, overwrite=True)
     assert json.loads((tmp_path / "synthetic.json").read_text())["seed"] == 5
     assert len(list((tmp_path / "jpeg" / "train").iterdir())) == 4
+
+
+def test_what_to_do_next_can_be_pasted_into_a_shell(tmp_path):
+    command = [sys.executable, "-m", "tfrecord_tools.synthetic", "--out", str(tmp_path / "my data"), "--images=1"]
+    done = subprocess.run([*command, "--patients=1", "--min_size=32"], capture_output=True, text=True)
+    _, _, following = done.stdout.partition("next: ")
+    where = ["--csv", f"{tmp_path}/my data/train.csv", "--images", f"{tmp_path}/my data/jpeg/train"]
+    assert shlex.split(following)[-4:] == where
 
 
 def test_the_command_names_a_bad_value(tmp_path):

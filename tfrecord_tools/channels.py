@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import struct
 from collections.abc import Iterable
 
 from PIL import Image, ImageStat
 
+from tfrecord_tools.jpegs import DECODE_ERRORS
 from tfrecord_tools.wording import counted
 
 _PIXELS = 64  # side to which images are decoded for their means, at least
-# What Pillow raises for bytes that are no sound JPEG.
-_DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error),
-    Image.DecompressionBombError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,5 +62,5 @@ def _mean_rgb(jpeg: bytes) -> list[float] | None:
         with Image.open(io.BytesIO(jpeg)) as image:
             image.draft("RGB", (_PIXELS, _PIXELS))
             return ImageStat.Stat(image.convert("RGB")).mean
-    except _DECODE_ERRORS:
+    except (*DECODE_ERRORS, Image.DecompressionBombError):
         return None

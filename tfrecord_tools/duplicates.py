@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from absl import flags
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from threadpoolctl import threadpool_limits
 
-from tfrecord_tools import command, paths, sources, table
+from tfrecord_tools import command, jpegs, paths, sources, table
 from tfrecord_tools import pairs as lists
 from tfrecord_tools.pairs import Pair
 from tfrecord_tools.wording import counted
@@ -57,8 +56,6 @@ _MAX_SHIFT, _MAX_SCALE = 0.2, 1.25  # how far step 2 may move: of half the side;
 _CHUNK = 1024  # pairs aligned at once: 30 MB
 _QUERIES = 65536  # queries looked up at once
 _THREAD_SHARE = 256  # images read ahead by the threads, so that memory does not grow with the data set
-
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 
 
 class DuplicatesError(ValueError):
@@ -113,7 +110,10 @@ def _grey(jpeg: bytes, size: int) -> Fingerprint:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
             picture.draft("L", (2 * size, 2 * size))
             return _shrink(picture, size)
-    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:  # its own words are the address of a buffer
+        found = f"it begins with {jpeg[:8]!r}" if jpeg else "the file is empty"
+        raise DuplicatesError(f"not a JPEG that can be read: {found}") from error
+    except (*jpegs.DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise DuplicatesError(f"cannot be decoded: {error}") from error
 
 
@@ -483,14 +483,19 @@ def _parallel(function: Callable[[Given], Made], items: Iterable[Given], workers
 
 
 def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, Path]]:
-    """The JPEGs of a folder; those with these names if there are any given."""
+    """The JPEGs of a folder; those with these names if there are any given, also where there is none of one."""
     try:
-        files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")}
+        there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DuplicatesError(f"{folder}: {error.strerror}; expected the folder of the images") from error
-    if names is None:
-        return list(files.items())
-    return [(name, files.get(name, folder / f"{name}.jpg")) for name in sorted(set(names))]
+    stems = {Path(name).stem for name in there if name.endswith(jpegs.EXTENSIONS)}
+    wanted = stems if names is None else set(names)
+    if not stems & wanted:
+        like = f"expected files like {jpegs.expected('NAME' if names is None else min(wanted, default='NAME'))}"
+        if names is None:
+            raise DuplicatesError(f"{folder}: holds no JPEGs; {like}")
+        raise DuplicatesError(f"{folder}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
+    return [(name, folder / (jpegs.file_of(name, there) or name + jpegs.EXTENSIONS[0])) for name in sorted(wanted)]
 
 
 def _listed(given: str, form: str | None, columns: str | None) -> list[str]:

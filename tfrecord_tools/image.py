@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import io
 import re
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from PIL import Image, ImageCms, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tfrecord_tools import plain
+from tfrecord_tools.jpegs import DECODE_ERRORS
 from tfrecord_tools.resample import Box, Pixels, reach, resample
 
 try:
@@ -59,8 +59,6 @@ _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
 # It says the same of a few bytes of padding before the end, which some writers leave and which do no harm: a scan that
 # lost its way leaves hundreds. Before any other marker there could be more to come, and it warns only once.
 _PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9")
-# What Pillow raises for bytes that are no sound JPEG.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 
 
 class ImageRejected(ValueError):  # noqa: N818 -- a verdict on the image, not a fault
@@ -138,7 +136,7 @@ def convert_sizes(
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         reduction = _reduction(width, height, decode_for or max(sizes), fit)
         pixels = _decode_reduced(data, image, reduction, _needed(width, height, reduction, tuple(sizes), fit))
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         if isinstance(error, ImageRejected):
             raise
         raise ImageRejected(f"cannot be decoded: {error}") from error
@@ -196,7 +194,7 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: t
     """The picture at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
 
     needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
-    Raises ImageRejected if the coded picture is damaged, any of _DECODE_ERRORS if it cannot be decoded.
+    Raises ImageRejected if the coded picture is damaged, any of DECODE_ERRORS if it cannot be decoded.
     """
     if _jpeg and image.mode == "RGB":
         width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
@@ -321,7 +319,7 @@ def decode(data: bytes) -> Image.Image:
     image = _open(data)
     try:
         image.load()
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageRejected(f"cannot be decoded: {error}") from error
     return image
 
@@ -338,7 +336,7 @@ def _open(data: bytes) -> JpegImageFile:
         raise ImageRejected("truncated: no end-of-image marker behind the last scan")
     try:
         return JpegImageFile(io.BytesIO(data))
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageRejected(f"not a JPEG that can be read: {error}") from error
 
 
@@ -355,7 +353,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         if transform is None:
             return image.convert("RGB")
         converted = ImageCms.applyTransform(image, transform)
-    except (ImageCms.PyCMSError, *_DECODE_ERRORS) as error:
+    except (ImageCms.PyCMSError, *DECODE_ERRORS) as error:
         raise ImageRejected(f"its ICC profile cannot be used on {image.mode} pixels: {error}") from error
     assert converted is not None  # None only for inPlace=True
     return converted

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Container
 
 import pandas as pd
 
-from tfrecord_tools import dialects, foreign, paths, schema, shards, sources, table
+from tfrecord_tools import dialects, foreign, jpegs, paths, schema, shards, sources, table
 from tfrecord_tools.settings import BuildError, BuildSettings
 from tfrecord_tools.wording import counted, verb
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle mounts competitions under the second path since 2026; older sessions have the first.
 PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
-_EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +157,7 @@ def names_with_images(given: Input) -> set[str]:
     if isinstance(given.images, tuple):
         return set(names)
     files = _files(given.images)
-    return {name for name in names if _file_of(name, files)}
+    return {name for name in names if jpegs.file_of(name, files)}
 
 
 def _files(folder: paths.AnyPath) -> set[str]:
@@ -167,10 +165,6 @@ def _files(folder: paths.AnyPath) -> set[str]:
         return {path.name for path in folder.iterdir()}
     except OSError as error:
         raise BuildError(f"{folder}: {error.strerror}; expected the folder of the images") from error
-
-
-def _file_of(name: str, files: Container[str]) -> str | None:
-    return next((name + extension for extension in _EXTENSIONS if name + extension in files), None)
 
 
 def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
@@ -191,12 +185,12 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
     files = _files(given.images)
     found = []
     for row, group in zip(rows, groups, strict=True):
-        file = _file_of(row["image_name"], files)
+        file = jpegs.file_of(row["image_name"], files)
         path = None if file is None else str(given.images / file)
-        found.append(shards.Source(file=file or row["image_name"] + _EXTENSIONS[0], path=path, group=group, **row))
+        found.append(shards.Source(file=file or row["image_name"] + jpegs.EXTENSIONS[0], path=path, group=group, **row))
     if all(source.path is None for source in found):
         raise BuildError(
             f"{given.images}: holds none of the images of {given.name}, {len(found)} in all; expected files like "
-            f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
+            f"{jpegs.expected(found[0].image_name)}"
         )
     return found

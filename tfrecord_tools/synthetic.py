@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -276,7 +277,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {error.filename or settings.out}: {error.strerror}")
     what = f"{settings.images} training images of {settings.patients} patients, and a test set"
     print(f"{settings.out}: {what if made else 'already holds this data set; nothing to do'}")
-    where = "" if settings.out == "data" else f" --csv {settings.out}/train.csv --images {settings.out}/jpeg/train"
+    where = (
+        ""
+        if settings.out == "data"
+        else f" --csv {quote(f'{settings.out}/train.csv')} --images {quote(f'{settings.out}/jpeg/train')}"
+    )
     print(f"next: python -m tfrecord_tools.build --size 128{where}")
 
 
