@@ -114,6 +114,10 @@ def test_a_near_duplicate_in_two_folds_is_a_leak(out):
     assert "mirrored, similarity" in problem
     (pair,) = result.near_duplicates
     assert pair.where_2 == f"{out / name}: record 0"
+    remedy = "1 pair of nearly identical pictures lies in two folds or folders: "
+    build_again = "build again with --duplicates FILE --overwrite"
+    assert result.notes == [f"{remedy}list them with --pairs FILE, then {build_again}"]
+    assert verify.verify([out], all_pairs=True).notes == [f"{remedy}{build_again}"]
     assert verify.verify([out], near_duplicates=False).problems == []
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from tfrecord_tools import command, duplicates, image, pairs, paths, schema, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.resume import QUARANTINE
-from tfrecord_tools.wording import counted
+from tfrecord_tools.wording import counted, verb
 
 At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
@@ -54,7 +54,7 @@ class NearDuplicate:
 
 @dataclasses.dataclass
 class Verification:
-    """What was read, the problems found, one line each, and notes on what could not be checked.
+    """What was read, the problems found, one line each, and notes: what could not be checked, and remedies.
 
     near_duplicates: the pairs of pictures among them, those of identical files included, for programs. pairs: if they
     were asked for, all nearly identical pictures, those of one fold too.
@@ -227,6 +227,13 @@ def verify(
             if all_pairs and found.image_name_1 != found.image_name_2:
                 names = found.image_name_1, found.image_name_2
                 result.pairs.append(pairs.Pair(*names, found.similarity, found.symmetry))
+        number = sum(found.image_name_1 != found.image_name_2 for found in result.near_duplicates)
+        if number:
+            before = "" if all_pairs else "list them with --pairs FILE, then "
+            result.notes.append(
+                f"{counted(number, 'pair')} of nearly identical pictures {verb(number, 'lies', 'lie')} in two folds or "
+                f"folders: {before}build again with --duplicates FILE --overwrite"
+            )
     return result
 
 
