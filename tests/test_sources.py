@@ -6,22 +6,22 @@ KAGGLE = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge"
 
 
 @pytest.mark.parametrize(
-    ("header", "form", "role"),
+    ("header", "form", "external"),
     [
-        (KAGGLE, "isic2020", "main"),
-        (KAGGLE + ",diagnosis,benign_malignant,target,tfrecord,width,height,patient_code", "isic2020", "main"),
-        ("image_name,patient_id,lesion_id,sex,age_approx,anatom_site_general_challenge,target", "isic2020", "main"),
-        ("image,patient,age_approx,anatom_site_general,sex", "isic2020_test", "main"),
-        ("image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,age_approx,anatom_site_general,lesion_id,sex", "isic2019", "external"),
-        ("image,age_approx,anatom_site_general,sex", "isic2019_test", "external"),
-        ("lesion_id,image_id,dx,dx_type,age,sex,localization,dataset", "ham10000", "external"),
-        ("isic_id,attribution,copyright_license,age_approx,diagnosis_1,sex", "isic_archive", "external"),
-        ("image_name,bytes,full,benign_malignant,diagnosis,sex,age_approx", "isic_archive_labels", "external"),
+        (KAGGLE, "isic2020", False),
+        (KAGGLE + ",diagnosis,benign_malignant,target,tfrecord,width,height,patient_code", "isic2020", False),
+        ("image_name,patient_id,lesion_id,sex,age_approx,anatom_site_general_challenge,target", "isic2020", False),
+        ("image,patient,age_approx,anatom_site_general,sex", "isic2020_test", False),
+        ("image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,age_approx,anatom_site_general,lesion_id,sex", "isic2019", True),
+        ("image,age_approx,anatom_site_general,sex", "isic2019_test", True),
+        ("lesion_id,image_id,dx,dx_type,age,sex,localization,dataset", "ham10000", True),
+        ("isic_id,attribution,copyright_license,age_approx,diagnosis_1,sex", "isic_archive", True),
+        ("image_name,bytes,full,benign_malignant,diagnosis,sex,age_approx", "isic_archive_labels", True),
     ],
 )
-def test_a_form_is_recognised_by_its_header(header, form, role):
+def test_a_form_is_recognised_by_its_header(header, form, external):
     assert sources.recognise(header.split(",")) == form
-    assert sources.form_of(header.split(",")).role == role
+    assert sources.form_of(header.split(",")).external == external
 
 
 def test_an_unknown_header_lists_the_forms_nearest_first():

@@ -191,7 +191,7 @@ def test_isic_2019_is_joined_from_its_two_files(tmp_path):
         row(lesion="BCN_1", sex=1, age_approx=55, anatom_site_general_challenge=3, diagnosis=9, target=0),
         row(image_name="ISIC_2", diagnosis=2, target=1),
     ]
-    assert (table.form_of(paths).source, table.form_of(paths).role) == ("isic2019", "external")
+    assert (table.form_of(paths).source, table.form_of(paths).external) == ("isic2019", True)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_any_table_is_read_by_a_column_map(tmp_path):
     assert table.read_table(path, labelled=True, columns=columns).to_dict("records") == [
         row(image_name="a-1", patient="P7", sex=1, anatom_site_general_challenge=3, target=1)
     ]
-    assert table.form_of(path, columns=columns).role == "main"
+    assert not table.form_of(path, columns=columns).external
 
 
 def test_without_a_target_the_diagnosis_tells(tmp_path):

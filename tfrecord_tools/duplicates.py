@@ -375,7 +375,7 @@ def _alike(fingerprints: Sequence[Fingerprint], pairs: tuple[Ints, Ints, Ints]) 
 
 
 def _similarity(first: bytes, second: bytes, symmetry: int) -> float:
-    """Step 3."""
+    """Step 3: how alike the details are once laid over each other, -1..1; a copy has CONFIRMED or more."""
     if first == second:
         return 1.0
     still = _transform(_grey(first, _FINE), symmetry).astype(np.float32)[None]
@@ -400,15 +400,6 @@ def candidates(
         return
     labels = None if apart is None else np.asarray(apart)
     yield from _alike(fingerprints, _hashed(fingerprints, labels))
-
-
-def confirm(first: bytes, second: bytes, symmetry: int | None = None) -> float:
-    """How alike the details of two JPEGs are once laid over each other, -1..1; a copy has CONFIRMED or more.
-
-    symmetry: index into SYMMETRIES, of what makes the second of the first; None tries all.
-    """
-    tried = range(8) if symmetry is None else (symmetry,)
-    return max(_similarity(first, second, each) for each in tried)
 
 
 def matches(

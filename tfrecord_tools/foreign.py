@@ -85,11 +85,6 @@ class ForeignShards:
     channels: Mapping[str, Channels]
     unusable: tuple[Unusable, ...] = ()
 
-    @property
-    def swapped(self) -> list[str]:
-        """The shards in which red and blue look swapped."""
-        return [path for path, found in self.channels.items() if found.swapped]
-
 
 # --------------------------------------------------------------------------------------------------- reading
 
@@ -305,11 +300,6 @@ def _unknown_codes(unusable: Sequence[Unusable], records: int) -> Iterator[str]:
             yield f"{len(found)} of {records} records have a code of {ours} without a word, first {found[0].file}: " + (
                 found[0].reason
             )
-
-
-def without_codes(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with sex, site and diagnosis missing: what to use if the codes are in doubt and no table is at hand."""
-    return frame.assign(**dict.fromkeys(CODED, MISSING))
 
 
 def with_table(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -137,14 +137,11 @@ class Contradiction(NamedTuple):
 class Resolution:
     """What becomes of the duplicates.
 
-    kept: the names that stay, in their order. dropped: name -> the name that stays in its place. sets: names of one
-    picture, sorted. same: the pairs to give to `split.leak_groups`, called before any is dropped: a picture under
-    two patients says that they are one. contradictions: what a person should look at.
+    dropped: name -> the name that stays in its place. same: the pairs to give to `split.leak_groups`, called before any
+    is dropped: a picture under two patients says that they are one. contradictions: what a person should look at.
     """
 
-    kept: list[str]
     dropped: dict[str, str]
-    sets: list[tuple[str, ...]]
     same: list[tuple[str, str]]
     contradictions: list[Contradiction]
 
@@ -178,8 +175,7 @@ def resolve(
     for each in sets if mode == "drop" else ():
         stays = next((name for name in each if usable is None or name in usable), each[0])
         dropped |= {name: stays for name in each if name != stays}
-    kept = [name for name in names if name not in dropped]
-    return Resolution(kept, dropped, sets, [] if mode == "keep" else within, contradictions)
+    return Resolution(dropped, [] if mode == "keep" else within, contradictions)
 
 
 def connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:

@@ -55,11 +55,6 @@ class Form:
     has_patients: bool = False
     file_names: bool = False
 
-    @property
-    def role(self) -> str:
-        """ "main": folds are made of it, and it is judged on. "external": only ever trained on, unless asked."""
-        return "external" if self.external else "main"
-
     def columns(self, header: Sequence[str]) -> dict[str, str]:
         """Our column -> its column, of those that the header has."""
         return {ours: theirs for ours, theirs in {**self.takes, **self.needs}.items() if theirs in header}

@@ -190,22 +190,8 @@ def verify(
         except shards.ShardError as error:
             result.problems.append(str(error))
             continue
-        if not manifest.complete:
-            result.problems.append(f"{folder}: the build is not complete; go on with its --resume")
-        elif not (folder / QUARANTINE).is_file():
-            result.problems.append(
-                f"{folder / QUARANTINE}: missing; expected in every build, with a line for each image "
-                f"that could not be used ({len(manifest.quarantined)} here)"
-            )
-        result.problems += _check_folds(folder, manifest)
-        if manifest.complete and not any(entry.records for entry in manifest.shards):
-            result.problems.append(f"{folder}: no records; expected at least one, see {folder / QUARANTINE}")
-        else:
-            result.notes += _empty_folds(folder, manifest)
-        listed = {entry.name for entry in manifest.shards}
-        for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
-            if path.name not in listed:
-                result.problems.append(f"{path}: not in {shards.MANIFEST}; expected only the shards listed there")
+        result.problems += _check_manifest(folder, manifest)
+        result.notes += _empty_folds(folder, manifest)
         size = manifest.settings.get("size")
         home = {}
         for split in {entry.split for entry in manifest.shards}:
@@ -309,6 +295,23 @@ def _check_shard(
         yield f"{path}: {counted(path.stat().st_size, 'byte')}; {shards.MANIFEST} says {entry.bytes}"
 
 
+def _check_manifest(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+    if not manifest.complete:
+        yield f"{folder}: the build is not complete; go on with its --resume"
+    elif not (folder / QUARANTINE).is_file():
+        yield (
+            f"{folder / QUARANTINE}: missing; expected in every build, with a line for each image "
+            f"that could not be used ({len(manifest.quarantined)} here)"
+        )
+    if manifest.complete and not any(entry.records for entry in manifest.shards):
+        yield f"{folder}: no records; expected at least one, see {folder / QUARANTINE}"
+    yield from _check_folds(folder, manifest)
+    listed = {entry.name for entry in manifest.shards}
+    for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
+        if path.name not in listed:
+            yield f"{path}: not in {shards.MANIFEST}; expected only the shards listed there"
+
+
 def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
     """The totals of the folds, which `Manifest.read` passes over, for they follow from the shards."""
     path = folder / shards.MANIFEST
@@ -325,10 +328,10 @@ def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
 
 
 def _empty_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
-    """Folds whose pictures could none be used, so that there is nothing to judge a model on."""
+    """Folds of which no picture could be used, unless there is none at all, which is a problem."""
     filled = {entry.fold for entry in manifest.shards if entry.records}
     folds = manifest.settings.get("folds")
-    if not manifest.complete or "train" not in manifest.inputs or not isinstance(folds, int):
+    if not filled or not manifest.complete or "train" not in manifest.inputs or not isinstance(folds, int):
         return
     for fold in range(folds):
         if fold not in filled:
