@@ -148,6 +148,14 @@ def test_a_list_that_cannot_be_written_keeps_the_findings(out):
     assert not path.exists()
 
 
+def test_no_list_is_written_of_pairs_that_were_not_looked_for(out, tmp_path):
+    path = tmp_path / "pairs.csv"
+    done = run_command("-m", "tfrecord_tools.verify", str(out), "--noduplicates", "--pairs", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --pairs and --noduplicates together")
+    assert not path.exists()
+
+
 def test_no_list_is_written_over_the_manifest_or_where_there_is_no_folder(out):
     before = (out / "manifest.json").read_bytes()
     for path, message in (

@@ -369,6 +369,8 @@ def main(argv: Sequence[str]) -> None:
     folders = argv[1:]
     if not folders:
         sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
+    if flags.FLAGS.pairs and not flags.FLAGS.duplicates:
+        sys.exit("error: --pairs and --noduplicates together; the pairs are what --noduplicates does not look for")
     try:
         if flags.FLAGS.pairs:
             pairs.check_output(paths.path(flags.FLAGS.pairs))
