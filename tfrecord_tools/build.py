@@ -41,6 +41,7 @@ from tfrecord_tools import (
     command,
     dialects,
     image,
+    inputs,
     pairs,
     plan,
     report,
@@ -88,6 +89,9 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
 def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
     """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
     asked.check(settings)
+    read = inputs.read_by(settings)
+    for folder in settings.folders.values():
+        folders.check_apart(folder, read)
     planned = plan.make(settings)
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))

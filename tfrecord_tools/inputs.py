@@ -74,6 +74,16 @@ def find(settings: BuildSettings) -> list[Input]:
     )
 
 
+def read_by(settings: BuildSettings) -> list[tuple[str, paths.AnyPath]]:
+    """(flag, path) of each file and folder that the flags have a build read."""
+    tables = settings.csv.split(",") if settings.csv else []
+    shard_files = foreign.find(settings.from_tfrecords) if settings.from_tfrecords is not None else []
+    named = [("images", settings.images), ("duplicates", settings.duplicates)]
+    given = [("csv", each) for each in tables] + [(flag, each) for flag, each in named if each]
+    given += [("from_tfrecords", each) for each in shard_files]
+    return [(flag, paths.path(each)) for flag, each in given] + [("against", each) for each in settings.others]
+
+
 def _table_input(
     settings: BuildSettings, kind: str, given: str | paths.AnyPath, images: paths.AnyPath | tuple[foreign.Place, ...]
 ) -> Input:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,34 @@ class Output:
             return
         for name in {result.name for result in self.before.shards} - keep:
             (self.folder / name).unlink(missing_ok=True)
+
+
+def check_apart(folder: AnyPath, read: Iterable[tuple[str, AnyPath]]) -> None:
+    """BuildError if the build reads what it would replace in its folder. read: (flag, file or folder) of all input.
+
+    That is the folder itself, or a file in it under a name that a build removes; links are followed.
+    """
+    for flag, path in read:
+        inside = _same(path.parent, folder) or (isinstance(path, Path) and _same(path.resolve().parent, folder))
+        if _same(path, folder) or (inside and _is_of_a_build(path)):
+            raise BuildError(
+                f"--{flag} {path}: the build reads what it would replace in {folder}; choose another --out"
+            )
+
+
+def _same(one: AnyPath, other: AnyPath) -> bool:
+    """Whether both are one file or folder that is there."""
+    if not (isinstance(one, Path) and isinstance(other, Path)):
+        return one == other
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _is_of_a_build(path: AnyPath) -> bool:
+    names = {path.name, path.resolve().name if isinstance(path, Path) else path.name}
+    return any(name in (shards.MANIFEST, QUARANTINE) or shards.SHARD_NAME.fullmatch(name) for name in names)
 
 
 @contextlib.contextmanager
