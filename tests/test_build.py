@@ -468,6 +468,7 @@ def test_a_disk_that_is_full_in_truth_is_a_clear_error_and_leaves_whole_shards_o
     done = subprocess.run([*command(data, out), "--size=256"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "No space left on device (" in done.stderr
+    assert "MB free); the finished shards are kept, go on with --resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert not shards.temporary_files(out)
     for path in out.glob("*.tfrec"):
