@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import pandas as pd
 
@@ -171,7 +171,7 @@ def _file_of(name: str, files: Container[str]) -> str | None:
 
 
 def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
-    """Where the image of each row is; BuildError if there is none at all. groups: the leak group of each row."""
+    """Where the image of each row is. groups: the leak group of each row."""
     rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
     if isinstance(given.images, tuple):
         return [
@@ -191,9 +191,16 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
         file = _file_of(row["image_name"], files)
         path = None if file is None else str(given.images / file)
         found.append(shards.Source(file=file or row["image_name"] + _EXTENSIONS[0], path=path, group=group, **row))
-    if all(source.path is None for source in found):
-        raise BuildError(
-            f"{given.images}: holds none of the images of {given.name}, {len(found)} in all; expected files like "
-            f"{found[0].image_name}{{{','.join(_EXTENSIONS)}}}"
-        )
     return found
+
+
+def check_any(given: Input, chosen: Sequence[shards.Source]) -> None:
+    """BuildError if none of the images that are chosen to be built is there, or none is chosen."""
+    if not chosen:
+        raise BuildError(f"{given.name}: nothing is left to build")
+    if all(source.path is None for source in chosen):
+        left = "in all" if len(chosen) == len(given.frame) else "without those that are left out"
+        raise BuildError(
+            f"{given.images}: holds none of the images of {given.name}, {len(chosen)} {left}; expected files like "
+            f"{chosen[0].image_name}{{{','.join(_EXTENSIONS)}}}"
+        )

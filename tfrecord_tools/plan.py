@@ -125,6 +125,7 @@ def _tasks(
         dataclasses.replace(source, copies=tuple(copies.get(source.image_name, ())))
         for source in itertools.compress(inputs.images_of(given, leak_groups), stays)
     ]
+    inputs.check_any(given, found)
     groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1
