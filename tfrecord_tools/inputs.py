@@ -26,7 +26,7 @@ class Input:
     frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
     each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
     same: pairs of image names that belong in one fold for reasons that the frame does not tell. quarantined: what of
-    the foreign shards cannot be used.
+    the foreign shards cannot be used. lost: records in it that are known to be lost with the rest of their file.
     """
 
     split: str
@@ -36,6 +36,7 @@ class Input:
     form: str
     same: tuple[tuple[str, str], ...] = ()
     quarantined: tuple[shards.Quarantined, ...] = ()
+    lost: int = 0
 
     @property
     def name(self) -> str:
@@ -109,6 +110,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     files = foreign.find(pattern)
     found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
     same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
+    lost = sum(each.lost for each in found.unusable)
     for shard, channels in found.channels.items():
         if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
@@ -117,7 +119,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = foreign.with_table(found.frame, rows.frame)
         read = (*rows.files, *map(paths.path, files))
-        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined)
+        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined, lost=lost)
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
@@ -137,7 +139,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         print(f"note: {pattern}: --split test leaves out its targets")
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=settings.source or list(found.sources))
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined, lost)
 
 
 def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: str = "") -> None:

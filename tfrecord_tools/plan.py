@@ -43,6 +43,8 @@ def make(settings: BuildSettings) -> Plan:
         }
         if each.quarantined:
             plan.inputs[each.split]["quarantined"] = list(map(dataclasses.asdict, each.quarantined))
+        if each.lost:
+            plan.inputs[each.split]["lost_records"] = each.lost
     return plan
 
 

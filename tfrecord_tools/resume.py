@@ -217,7 +217,7 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
             f"{kind} CSV {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
-            if key != "quarantined"
+            if key not in ("quarantined", "lost_records")
         }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}

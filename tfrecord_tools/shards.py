@@ -370,6 +370,11 @@ class Manifest:
         return unread + [image for result in self.shards for image in result.quarantined]
 
     @property
+    def lost(self) -> int:
+        """Records of foreign shards that are known to be lost with the rest of their file."""
+        return sum(int(each.get("lost_records", 0)) for each in self.inputs.values())
+
+    @property
     def folds(self) -> list[FoldTotals]:
         """The totals of each fold, then of test."""
         by_place: dict[tuple[str, int], list[ShardResult]] = {}
@@ -397,7 +402,7 @@ class Manifest:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
             content.pop("folds", None)  # they follow from the shards
             read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
-            read.quarantined  # noqa: B018 -- raises if they are in no such form
+            read.quarantined, read.lost  # noqa: B018 -- raise if they are in no such form
             return read
         except OSError as error:
             expected = f"expected the folder of a finished build{_builds_in(folder)}"
