@@ -249,12 +249,19 @@ def read_shards(
 
 
 def find(pattern: str) -> list[str]:
-    """The files that a glob pattern names, sorted; ForeignError if there are none."""
-    if paths.is_remote(pattern):
-        folder, _, name = pattern.rpartition("/")
-        found = sorted(str(path) for path in paths.path(folder).glob(name) if path.is_file())
-    else:
-        found = sorted(path for path in glob.glob(str(paths.path(pattern))) if os.path.isfile(path))
+    """The files that a glob pattern names, sorted; ForeignError if there are none, or it cannot be known."""
+    place = paths.path(pattern)
+    try:
+        if isinstance(place, paths.RemotePath):
+            found = sorted(str(path) for path in place.parent.glob(place.name) if path.is_file())
+        else:
+            found = sorted(path for path in glob.glob(str(place)) if os.path.isfile(path))
+        is_folder = not found and place.is_dir()
+    except OSError as error:
+        raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
+    if is_folder:
+        whole = f"{pattern.rstrip('/')}/*.tfrec"
+        raise ForeignError(f"{pattern!r} is a folder; expected a file or a pattern in quotes, as {whole!r}")
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found

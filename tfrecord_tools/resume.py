@@ -93,12 +93,13 @@ def claimed(folder: AnyPath) -> Iterator[None]:
     """Makes the folder, and keeps other builds out of it until the block or this process ends, however it does.
 
     The lock is on the folder itself, so that it leaves no file. URLs and file systems without locks have none.
-    BuildError if the folder cannot be made, or another build is at work in it. If the block fails before anything is
-    in it, a folder that was made vanishes again.
+    BuildError if the folder cannot be made or looked at, or another build is at work in it. If the block fails before
+    anything is in it, a folder that was made vanishes again.
     """
-    there = folder.exists()
-    if there and not folder.is_dir():
-        raise BuildError(f"{folder} is a file; choose another --out")
+    with _looking_at(folder):
+        there = folder.exists()
+        if there and not folder.is_dir():
+            raise BuildError(f"{folder} is a file; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,11 +115,21 @@ def claimed(folder: AnyPath) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _looking_at(folder: AnyPath) -> Iterator[None]:
+    """Before a build has begun there is nothing to go on with, so an OSError becomes a BuildError."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(f"{folder}: cannot be looked at: {error.strerror or error}; choose another --out") from error
+
+
+@contextlib.contextmanager
 def _locked(folder: AnyPath) -> Iterator[None]:
     if fcntl is None or not isinstance(folder, Path):
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
+    with _looking_at(folder):
+        descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -139,10 +150,11 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     or one that cannot be resumed because its settings differ or its manifest cannot be read.
     """
     folder = output.folder
-    if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
-        return None
-    if not (folder / shards.MANIFEST).exists():
-        raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
+    with _looking_at(folder):
+        if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
+            return None
+        if not (folder / shards.MANIFEST).exists():
+            raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
     try:
         before = shards.Manifest.read(folder)
     except shards.ShardError as error:
@@ -214,7 +226,7 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
     def flat(manifest: shards.Manifest) -> dict[str, Any]:
         # What is quarantined of the input follows from the input, and is long.
         inputs = {
-            f"{kind} CSV {key}": value
+            f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
             if key not in ("quarantined", "lost_records")
@@ -223,10 +235,15 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
         return {**manifest.settings, **inputs, **versions}
 
     old, new = flat(before), flat(now)
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # Where the table or a setting differs, the plan does too; alone, it has no other cause than the pictures.
+    alone = all(key.endswith(" input plan") for key in different)
+    why = "; pictures were added or removed" if alone else ""
     differing = [
-        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        f"{key.removesuffix(' input plan')}: which image goes into which shard{why}"
+        if key.endswith(" input plan")
+        else f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in different
     ]
     if differing:
         raise BuildError(
