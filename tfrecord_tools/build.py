@@ -241,7 +241,7 @@ def define_flags() -> None:
         "Complete the build in --out; its settings and CSV must be the same. Pictures "
         "replaced since are not noticed: --overwrite takes them.",
     )
-    flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
+    flags.DEFINE_bool("overwrite", False, "Replace the build in --out: it is removed before the new one is made.")
 
 
 def main(argv: Sequence[str]) -> None:
