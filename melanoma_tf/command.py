@@ -46,7 +46,16 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
             print(f"error: {error}", file=sys.stderr, flush=True)
             leave(1)
 
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(guarded, flags_parser=parse)
+    except SystemExit:
+        try:
+            sys.stdout.flush()  # where it fails when the interpreter ends, that is a traceback
+        except OSError as error:
+            sys.exit(f"error: {_give_up_output(error)}")
+        raise
+    except OSError as error:  # of --help; what a command raises is told above
+        sys.exit(f"error: {_give_up_output(error)}")
 
 
 def local_folder(flag: str, value: str) -> Path:
@@ -57,8 +66,17 @@ def local_folder(flag: str, value: str) -> Path:
 
 
 def say(text: str) -> None:
-    """A line for the user, at once even when the output is a file."""
-    print(text, flush=True)
+    """A line for the user, at once even when the output is a file. RuntimeError if it cannot be written."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise RuntimeError(_give_up_output(error)) from error
+
+
+def _give_up_output(error: OSError) -> str:
+    """What to say; what is still in buffers goes nowhere when it is flushed at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"standard output cannot be written: {error.strerror}"
 
 
 def _log_to_stderr() -> None:

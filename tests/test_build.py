@@ -309,6 +309,13 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"workers": 0}, "--workers 0; expected at least 1"),
         ({"source": "a\tb"}, "--source 'a\\tb'; expected a name without control characters"),
         ({"source": ""}, "--source ''; expected a name"),
+        ({"csv": "a.csv,"}, "--csv 'a.csv,'; expected one path or several with commas between them, none empty"),
+        ({"csv": "a.csv, ,b.csv"}, "--csv 'a.csv, ,b.csv'; expected one path or several"),
+        ({"against": "ham,"}, "--against 'ham,'; expected one path or several"),
+        ({"against": ""}, "--against ''; expected one path or several"),
+        ({"out": ""}, "--out ''; expected a path"),
+        ({"images": " "}, "--images ' '; expected a path"),
+        ({"duplicates": ""}, "--duplicates ''; expected a path"),
         ({"images": None}, "--csv without --images"),
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
@@ -320,7 +327,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):
     with pytest.raises(build.BuildError) as caught:
-        build.build(settings(data, tmp_path / "out", **changes))
+        build.build(dataclasses.replace(settings(data, tmp_path / "out"), **changes))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -468,6 +475,7 @@ def test_a_disk_that_is_full_in_truth_is_a_clear_error_and_leaves_whole_shards_o
     done = subprocess.run([*command(data, out), "--size=256"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "No space left on device (" in done.stderr
+    assert "MB free); the finished shards are kept, go on with --resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert not shards.temporary_files(out)
     for path in out.glob("*.tfrec"):
@@ -504,7 +512,7 @@ def test_resume_of_another_build_names_what_differs(data, finished, tmp_path):
         build.build(settings(data, finished, resume=True, seed=7, quality=90))
     changed = tmp_path / "train.csv"
     changed.write_text((data / "train.csv").read_text().replace("torso", "head/neck", 1))
-    with pytest.raises(build.BuildError, match=r"what differs:\n  train CSV sha256: '[0-9a-f]{64}' then"):
+    with pytest.raises(build.BuildError, match=r"what differs:\n  train input sha256: '[0-9a-f]{64}' then"):
         build.build(settings(data, finished, resume=True, csv=str(changed)))
 
 

@@ -1,9 +1,11 @@
 """What a build says, and what it says before it touches a folder."""
 
+import errno
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,39 @@ def test_a_pattern_that_the_shell_took_apart_is_explained(data, tmp_path):
 def test_an_out_that_cannot_be_made_is_named(data, tmp_path):
     with pytest.raises(build.BuildError, match="/proc/nowhere/out: cannot be made: .*; choose another --out"):
         build.build(settings(data, "/proc/nowhere/out"))
+
+
+@pytest.mark.parametrize(("module", "function"), [(Path, "exists"), (os, "open"), (Path, "iterdir")])
+def test_an_out_that_cannot_be_looked_at_is_named_and_no_resume_proposed(data, tmp_path, monkeypatch, module, function):
+    out = tmp_path / "out"
+    out.mkdir()
+    real = getattr(module, function)
+
+    def denied(path, *args, **options):
+        if path == out:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(module, function, denied)
+    with pytest.raises(build.BuildError, match="out: cannot be looked at: Permission denied; choose another --out"):
+        build.build(settings(data, out))
+
+
+@pytest.mark.parametrize("flag", ["out", "csv", "images", "from_tfrecords", "against"])
+def test_a_url_that_cannot_be_reached_is_named_and_no_resume_proposed(data, tmp_path, flag):
+    args = command(data, tmp_path / "out")
+    if flag == "from_tfrecords":
+        args = [*args[:3], "--size=32", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run([*args, f"--{flag}=nosuch://bucket/a"], capture_output=True, text=True)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("error: ")
+    assert "nosuch://bucket/a" in message
+    if flag != "images":  # of a folder to be listed TensorFlow says only that it is not there
+        assert "install a file system for it or mount the storage" in message
+    assert "Traceback" not in done.stderr
+    assert "go on with --resume" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT017 -- which inputs raise is not known beforehand
 import csv
+import dataclasses
 import gzip
 import hashlib
 import itertools
@@ -21,7 +22,7 @@ from tests.test_channels import SKIN, jpeg
 from tests.test_foreign import example, shard, values
 from tests.test_from_tfrecords import foreign_settings, patients, records_of
 from tests.test_fuzz import mutated
-from tfrecord_tools import build, foreign, schema, show, verify
+from tfrecord_tools import build, foreign, report, schema, show, verify
 
 
 def read(path: Path, **arguments: Any) -> tuple[list[str], list[foreign.Unusable]]:
@@ -133,7 +134,7 @@ def test_a_flipped_byte_in_a_length_costs_the_rest_of_the_file(tmp_path):
     flip(path, third + 2)
     names, (lost,) = read(path)
     assert names == ["ISIC_0"]
-    assert lost.file == "train00-3.tfrec: record 1"
+    assert (lost.file, lost.lost) == ("train00-3.tfrec: record 1", 2)
     assert lost.reason == (
         "the checksum of its length is wrong; where the next record begins is not known, so the rest of the file is "
         f"lost: {2 * third} bytes, 2 of the 3 of its name"
@@ -149,12 +150,14 @@ def test_a_shard_that_is_cut_off_keeps_what_is_whole(tmp_path, cut):
     assert names == ["ISIC_0"]
     assert lost.reason.startswith("cut off: ")
     assert lost.reason.endswith(f"so the rest of the file is lost: {cut} bytes")
+    assert lost.lost == 0  # for all that is known
 
 
 def test_a_count_in_the_file_name_that_is_wrong_is_named_and_all_are_read(tmp_path):
     names, unusable = read(three(tmp_path, "train00-4.tfrec"))
     assert names == ["ISIC_0", "ISIC_1", "ISIC_2"]
-    assert unusable == [foreign.Unusable("", "train00-4.tfrec", "3 records; the file name says 4")]
+    assert unusable == [foreign.Unusable("", "train00-4.tfrec", "3 records; the file name says 4", lost=1)]
+    assert [each.lost for each in read(three(tmp_path, "train00-2.tfrec"))[1]] == [0]
     assert read(three(tmp_path, "train.tfrecords"))[1] == []
 
 
@@ -204,6 +207,7 @@ def test_what_is_sound_in_damaged_shards_is_built_and_the_rest_listed(tmp_path):
     sound = damage(tmp_path)
     manifest = build.build(foreign_settings(tmp_path / "*.tfrec", tmp_path / "out"))
     assert set(records_of(tmp_path / "out")) == {each["image_name"].decode() for each in sound}
+    assert manifest.lost == 2  # the last of b, and the ninth that c's name tells of
     header, *listed = quarantine_of(tmp_path / "out")
     assert header == ["image_name", "file", "reason"]
     assert [line[:2] for line in listed] == [
@@ -248,11 +252,27 @@ def test_the_command_exits_with_1_and_says_what_to_do_unless_quarantine_is_allow
     given = ["--size", "32", "--from_tfrecords", str(tmp_path / "*.tfrec"), "--out", str(tmp_path / "out")]
     done = run_command("-m", "tfrecord_tools.build", *given, "--workers", "1")
     assert done.returncode == 1
-    assert "20 images at 32 x 32, 5 quarantined" in done.stdout
-    assert "5 images or records could not be used" in done.stderr
+    assert "20 images at 32 x 32, 5 quarantined (2 records lost), " in done.stdout
+    assert "5 images or records could not be used, and 2 records are lost from damaged files, see" in done.stderr
     assert "build again with --overwrite, or pass --allow_quarantine" in done.stderr
     done = run_command("-m", "tfrecord_tools.build", *given, "--workers", "1", "--overwrite", "--allow_quarantine")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_shard_that_is_cut_off_early_tells_how_many_records_are_gone(tmp_path):
+    path = shard(tmp_path, *patients(32), name="a-32.tfrec")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 14 // 32 + 200])
+    given = foreign_settings(path, tmp_path / "out")
+    manifest = build.build(given)
+    made = sum(entry.records for entry in manifest.shards)
+    assert (made, len(manifest.quarantined), manifest.lost) == (14, 1, 18)
+    assert "14 images at 32 x 32, 1 quarantined (18 records lost), " in report.summary(
+        tmp_path / "out", manifest, 14, 1
+    )
+    said = report.complaint(given, manifest)
+    assert said.startswith("1 image or record could not be used, and 18 records are lost from damaged files, see ")
+    next((tmp_path / "out").glob("*.tfrec")).unlink()
+    assert build.build(dataclasses.replace(given, resume=True)).lost == 18
 
 
 # ----------------------------------------------------------------------------------------------------- fuzz

@@ -272,6 +272,11 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
     [
         ({"images": "x"}, "--from_tfrecords and --images together"),
         ({"from_tfrecords": "nowhere/*.tfrec"}, "no file matches 'nowhere/\\*.tfrec'"),
+        ({"from_tfrecords": ""}, "--from_tfrecords ''; expected a path"),
+        (
+            {"from_tfrecords": "tests/"},
+            "'tests/' is a folder; expected a file or a pattern in quotes, as 'tests/\\*.tfr",
+        ),
         ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb are for --from_tfrecords"),
         ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
         ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),

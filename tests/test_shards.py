@@ -1,13 +1,15 @@
+import dataclasses
 import errno
 import functools
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tfrecord_tools import image, schema, shards
+from tfrecord_tools import image, paths, schema, shards
 
 
 @pytest.fixture
@@ -63,10 +65,53 @@ def test_a_full_disk_leaves_no_file_and_names_the_shard_and_the_free_space(task,
         written.append(real(file, data))
 
     monkeypatch.setattr(schema, "write_record", full)
-    with pytest.raises(shards.ShardError, match=r"cannot write shard train07: No space left on device \(\d+ MB free\)"):
+    with pytest.raises(
+        shards.ShardError, match=r"cannot write shard train07: No space left on device \(\d+ MB free\); .*--resume"
+    ):
         shards.write_shard(task)
     assert written
     assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("operation", ["open", "write", "commit"])
+@pytest.mark.parametrize("full", [0, 1, 2])
+def test_of_several_folders_the_full_one_is_named_with_its_free_space(task, tmp_path, monkeypatch, operation, full):
+    folders = [tmp_path / name for name in ("small", "middle", "large")]
+    for folder in folders:
+        folder.mkdir()
+    real_write, real_open, real_commit = schema.write_record, Path.open, paths.commit
+
+    def fail(path):
+        if Path(path).parent == folders[full]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(file, data):
+        fail(file.name)
+        real_write(file, data)
+
+    def opened(path, mode="r", *args, **options):
+        if "w" in mode:
+            fail(path)
+        return real_open(path, mode, *args, **options)
+
+    def commit(source, final):
+        fail(final)
+        real_commit(source, final)
+
+    monkeypatch.setattr(paths, "free_bytes", lambda folder: 7_000_000 if folder == folders[full] else 10**12)
+    if operation == "write":
+        monkeypatch.setattr(schema, "write_record", write)
+    elif operation == "open":
+        monkeypatch.setattr(Path, "open", opened)
+    else:
+        monkeypatch.setattr(paths, "commit", commit)
+    convert = functools.partial(image.convert_sizes, sizes=(32, 40, 48), quality=95)
+    several = dataclasses.replace(task, folders=tuple(map(str, folders)), convert=convert)
+    with pytest.raises(shards.ShardError) as caught:
+        shards.write_shard(several)
+    reason = "cannot write shard train07: No space left on device (7 MB free)"
+    assert str(caught.value).startswith(f"{folders[full]}: {reason}; the finished shards are kept")
+    assert os.listdir(folders[full]) == []
 
 
 def test_a_shard_that_does_not_read_back_is_not_committed(task, tmp_path, monkeypatch):

@@ -112,6 +112,11 @@ def test_ten_errors_are_listed_and_the_rest_counted(tmp_path):
     [
         ("", "train.csv: empty"),
         (HEADER, "train.csv: no rows"),
+        (
+            "image_name;sex\nISIC_1;male",
+            "line 1: cells are separated by semicolons; expected commas, so save the table",
+        ),
+        ("image_name\tsex\nISIC_1\tmale", "line 1: cells are separated by tabs; expected commas"),
         ("image_name,sex\nISIC_1,male", "line 1: unknown header image_name, sex; expected one of"),
         ("image_name,sex\nISIC_1,male", "(missing patient_id, age_approx, anatom_site_general_challenge)"),
         (HEADER.replace("patient_id,", "") + "\n" + GOOD.replace("IP_1,", ""), "(missing patient_id)"),

@@ -41,6 +41,7 @@ from tfrecord_tools import (
     command,
     dialects,
     image,
+    inputs,
     pairs,
     plan,
     report,
@@ -56,6 +57,7 @@ from tfrecord_tools import resume as folders
 from tfrecord_tools import settings as asked
 from tfrecord_tools.resume import QUARANTINE
 from tfrecord_tools.settings import BuildError, BuildSettings
+from tfrecord_tools.wording import counted
 
 USERS_ERRORS = (
     BuildError,
@@ -88,6 +90,9 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
 def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
     """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
     asked.check(settings)
+    read = inputs.read_by(settings)
+    for folder in settings.folders.values():
+        folders.check_apart(folder, read)
     planned = plan.make(settings)
     outputs = [
         folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
@@ -101,7 +106,12 @@ def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
         for output, before in zip(outputs, there, strict=True):
             folders.prepare(output, before, settings.resume)
         _write_shards(settings, planned.tasks, outputs)
-        return [(_finish(output), output.made) for output in outputs]
+        done = [(_finish(output), output.made) for output in outputs]
+    if not any(result.records for manifest, _ in done for result in manifest.shards):
+        where, first = outputs[0].folder / QUARANTINE, done[0][0].quarantined[0]
+        images = counted(sum(len(result.quarantined) for result in done[0][0].shards), "image")
+        raise BuildError(f"none of {images} can be used, see {where}; the first: {first.file}: {first.reason}")
+    return done
 
 
 def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
@@ -146,7 +156,8 @@ def _finish(output: folders.Output) -> shards.Manifest:
     output.remove_strays()
     for path in shards.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
         path.unlink(missing_ok=True)
-    manifest = output.manifest(complete=True)
+    # Without an image it is no build that anyone could use, but one to be resumed.
+    manifest = output.manifest(complete=any(result.records for result in output.finished.values()))
     shards.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
     manifest.write(output.folder)
     return manifest
@@ -230,7 +241,7 @@ def define_flags() -> None:
         "Complete the build in --out; its settings and CSV must be the same. Pictures "
         "replaced since are not noticed: --overwrite takes them.",
     )
-    flags.DEFINE_bool("overwrite", False, "Replace the build in --out.")
+    flags.DEFINE_bool("overwrite", False, "Replace the build in --out: it is removed before the new one is made.")
 
 
 def main(argv: Sequence[str]) -> None:

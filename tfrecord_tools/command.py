@@ -15,8 +15,10 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
     """Runs a command. doc: what --help shows above the flags.
 
     SIGTERM stops it as Ctrl-C does. `main` may catch KeyboardInterrupt to say what is left; else one line says it.
+    An output that cannot be written (a full disk) stops nothing, but is told at the end, with exit code 1.
     """
-    sys.stdout, sys.stderr = (cast(TextIO, _Unbroken(stream)) for stream in (sys.stdout, sys.stderr))
+    out, errors = _Unbroken(sys.stdout), _Unbroken(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
     # --help shows this one, also of a console script. absl fills in what looks like a place in it: "15 % as".
     sys.modules["__main__"].__doc__ = (doc or "").replace("%", "%%")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -34,7 +36,15 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
         except KeyboardInterrupt:
             sys.exit("error: interrupted")
 
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(guarded, flags_parser=parse)
+    except SystemExit as end:
+        out.flush()  # where it fails when the interpreter ends, that is a traceback
+        if out.failure is None:
+            raise
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        sys.exit(f"error: standard output cannot be written: {out.failure}")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -42,27 +52,33 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 class _Unbroken:
-    """A stream whose reader may go away, as that of `build ... | head`: the rest is for nobody, and no failure."""
+    """A stream whose reader may go away, as that of `build ... | head`: the rest is for nobody, and no failure.
+
+    failure: why it could not be written, for any other reason; None if it could. The rest then goes nowhere too.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.failure: str | None = None
 
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self.failure = error.strerror or str(error)
         # What is still in buffers, here and in the interpreter, goes nowhere when it is flushed at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -56,13 +56,15 @@ class ForeignRecord:
 class Unusable(NamedTuple):
     """A record, or what else of a file cannot be used, as quarantine.csv has it.
 
-    image_name: "" if not known. code_of: the key of ours if the reason is a code that there is no word for.
+    image_name: "" if not known. code_of: the key of ours if the reason is a code that there is no word for. lost: how
+    many records of the file are not there or lost with it, as far as its name tells; 0 for a record alone.
     """
 
     image_name: str
     file: str
     reason: str
     code_of: str = ""
+    lost: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +119,12 @@ def read(
         elif lost and start == _GZIP and count == 1:
             raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, so gunzip it first")
         else:
-            yield Unusable("", where, scanned.damage.reason + (_told_lost(lost, promised, count - 1) if lost else ""))
-    if promised not in (None, count) and not lost:
-        yield Unusable("", os.path.basename(path), f"{counted(count, 'record')}; the file name says {promised}")
+            missing = max(promised - count + 1, 0) if lost and promised is not None else 0
+            told = _told_lost(lost, promised, missing) if lost else ""
+            yield Unusable("", where, scanned.damage.reason + told, lost=missing)
+    if promised is not None and promised != count and not lost:
+        told = f"{counted(count, 'record')}; the file name says {promised}"
+        yield Unusable("", os.path.basename(path), told, lost=max(promised - count, 0))
 
 
 def _record(
@@ -163,9 +168,9 @@ def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) 
     return None
 
 
-def _told_lost(lost: int, promised: int | None, found: int) -> str:
-    which = "" if promised is None or promised <= found else f", {promised - found} of the {promised} of its name"
-    return f"; where the next record begins is not known, so the rest of the file is lost: {lost} bytes{which}"
+def _told_lost(size: int, promised: int | None, missing: int) -> str:
+    which = f", {missing} of the {promised} of its name" if missing else ""
+    return f"; where the next record begins is not known, so the rest of the file is lost: {size} bytes{which}"
 
 
 def read_shards(
@@ -239,12 +244,19 @@ def read_shards(
 
 
 def find(pattern: str) -> list[str]:
-    """The files that a glob pattern names, sorted; ForeignError if there are none."""
-    if paths.is_remote(pattern):
-        folder, _, name = pattern.rpartition("/")
-        found = sorted(str(path) for path in paths.path(folder).glob(name) if path.is_file())
-    else:
-        found = sorted(path for path in glob.glob(str(paths.path(pattern))) if os.path.isfile(path))
+    """The files that a glob pattern names, sorted; ForeignError if there are none, or it cannot be known."""
+    place = paths.path(pattern)
+    try:
+        if isinstance(place, paths.RemotePath):
+            found = sorted(str(path) for path in place.parent.glob(place.name) if path.is_file())
+        else:
+            found = sorted(path for path in glob.glob(str(place)) if os.path.isfile(path))
+        is_folder = not found and place.is_dir()
+    except OSError as error:
+        raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
+    if is_folder:
+        whole = f"{pattern.rstrip('/')}/*.tfrec"
+        raise ForeignError(f"{pattern!r} is a folder; expected a file or a pattern in quotes, as {whole!r}")
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found

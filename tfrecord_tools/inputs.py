@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ class Input:
     frame: as `table.read_table` returns it, and source: the data set of each row. images: their folder, or the place of
     each row's image in foreign shards. form: of the table, or the dialect of the records that stand for one.
     same: pairs of image names that belong in one fold for reasons that the frame does not tell. quarantined: what of
-    the foreign shards cannot be used.
+    the foreign shards cannot be used. lost: records in it that are known to be lost with the rest of their file.
     """
 
     split: str
@@ -34,6 +35,7 @@ class Input:
     form: str
     same: tuple[tuple[str, str], ...] = ()
     quarantined: tuple[shards.Quarantined, ...] = ()
+    lost: int = 0
 
     @property
     def name(self) -> str:
@@ -72,6 +74,16 @@ def find(settings: BuildSettings) -> list[Input]:
     )
 
 
+def read_by(settings: BuildSettings) -> list[tuple[str, paths.AnyPath]]:
+    """(flag, path) of each file and folder that the flags have a build read."""
+    tables = settings.csv.split(",") if settings.csv else []
+    shard_files = foreign.find(settings.from_tfrecords) if settings.from_tfrecords is not None else []
+    named = [("images", settings.images), ("duplicates", settings.duplicates)]
+    given = [("csv", each) for each in tables] + [(flag, each) for flag, each in named if each]
+    given += [("from_tfrecords", each) for each in shard_files]
+    return [(flag, paths.path(each)) for flag, each in given] + [("against", each) for each in settings.others]
+
+
 def _table_input(
     settings: BuildSettings, kind: str, given: str | paths.AnyPath, images: paths.AnyPath | tuple[foreign.Place, ...]
 ) -> Input:
@@ -97,6 +109,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     files = foreign.find(pattern)
     found = foreign.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
     same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
+    lost = sum(each.lost for each in found.unusable)
     for shard, channels in found.channels.items():
         if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
@@ -105,7 +118,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = foreign.with_table(found.frame, rows.frame)
         read = (*rows.files, *map(paths.path, files))
-        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined)
+        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined, lost=lost)
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
@@ -126,7 +139,7 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
     _warn_of_codes(settings, pattern, found.frame)
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=settings.source or list(found.sources))
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined)
+    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined, lost)
 
 
 def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: str = "") -> None:
@@ -168,7 +181,7 @@ def _files(folder: paths.AnyPath) -> set[str]:
 
 
 def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
-    """Where the image of each row is; BuildError if there is none at all. groups: the leak group of each row."""
+    """Where the image of each row is. groups: the leak group of each row."""
     rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
     if isinstance(given.images, tuple):
         return [
@@ -188,9 +201,16 @@ def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
         file = jpegs.file_of(row["image_name"], files)
         path = None if file is None else str(given.images / file)
         found.append(shards.Source(file=file or row["image_name"] + jpegs.EXTENSIONS[0], path=path, group=group, **row))
-    if all(source.path is None for source in found):
-        raise BuildError(
-            f"{given.images}: holds none of the images of {given.name}, {len(found)} in all; expected files like "
-            f"{jpegs.expected(found[0].image_name)}"
-        )
     return found
+
+
+def check_any(given: Input, chosen: Sequence[shards.Source]) -> None:
+    """BuildError if none of the images that are chosen to be built is there, or none is chosen."""
+    if not chosen:
+        raise BuildError(f"{given.name}: nothing is left to build")
+    if all(source.path is None for source in chosen):
+        left = "in all" if len(chosen) == len(given.frame) else "without those that are left out"
+        raise BuildError(
+            f"{given.images}: holds none of the images of {given.name}, {len(chosen)} {left}; expected files like "
+            f"{jpegs.expected(chosen[0].image_name)}"
+        )

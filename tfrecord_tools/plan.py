@@ -43,6 +43,8 @@ def make(settings: BuildSettings) -> Plan:
         }
         if each.quarantined:
             plan.inputs[each.split]["quarantined"] = list(map(dataclasses.asdict, each.quarantined))
+        if each.lost:
+            plan.inputs[each.split]["lost_records"] = each.lost
     return plan
 
 
@@ -125,6 +127,7 @@ def _tasks(
         dataclasses.replace(source, copies=tuple(copies.get(source.image_name, ())))
         for source in itertools.compress(inputs.images_of(given, leak_groups), stays)
     ]
+    inputs.check_any(given, found)
     groups = [source.group for source in found]
     # Test images have no folds, but a patient's still lie together.
     folds = settings.folds if given.split == "train" else 1

@@ -10,7 +10,7 @@ import shlex
 from tfrecord_tools import paths, shards
 from tfrecord_tools.resume import QUARANTINE
 from tfrecord_tools.settings import BuildSettings
-from tfrecord_tools.wording import counted
+from tfrecord_tools.wording import counted, verb
 
 
 def quarantine_csv(manifest: shards.Manifest) -> str:
@@ -32,9 +32,10 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, made: int, seconds
     train = any(fold.split == "train" for fold in manifest.folds)
     use = f"train --data {where}" if train else f"predict --workdir RUN --data {where}"
     size = "{0} x {0}".format(manifest.settings["size"])
+    lost = f" ({counted(manifest.lost, 'record')} lost)" if manifest.lost else ""
     return "\n".join(
         [
-            f"{folder}: {counted(images, 'image')} at {size}, {len(manifest.quarantined)} quarantined, {speed}",
+            f"{folder}: {counted(images, 'image')} at {size}, {len(manifest.quarantined)} quarantined{lost}, {speed}",
             *map(_fold, manifest.folds),
             f"next: python -m tfrecord_tools.verify {where}",
             f"      python -m melanoma_tf.{use}",
@@ -58,7 +59,8 @@ def complaint(settings: BuildSettings, manifest: shards.Manifest) -> str:
     foreign = settings.from_tfrecords is not None
     number, again = len(manifest.quarantined), "--overwrite" if foreign else "--resume"
     what = counted(number, "image or record", "images or records") if foreign else counted(number, "image")
+    lost = f", and {counted(manifest.lost, 'record')} {verb(manifest.lost, 'is', 'are')} lost from damaged files"
     return (
-        f"{what} could not be used, see {listed}. The shards hold all the others{but}. "
+        f"{what} could not be used{lost if manifest.lost else ''}, see {listed}. The shards hold all the others{but}. "
         f"Mend them and build again with {again}, or pass --allow_quarantine"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,46 @@ class Output:
             (self.folder / name).unlink(missing_ok=True)
 
 
+def check_apart(folder: AnyPath, read: Iterable[tuple[str, AnyPath]]) -> None:
+    """BuildError if the build reads what it would replace in its folder. read: (flag, file or folder) of all input.
+
+    That is the folder itself, or a file in it under a name that a build removes; links are followed.
+    """
+    for flag, path in read:
+        inside = _same(path.parent, folder) or (isinstance(path, Path) and _same(path.resolve().parent, folder))
+        if _same(path, folder) or (inside and _is_of_a_build(path)):
+            raise BuildError(
+                f"--{flag} {path}: the build reads what it would replace in {folder}; choose another --out"
+            )
+
+
+def _same(one: AnyPath, other: AnyPath) -> bool:
+    """Whether both are one file or folder that is there."""
+    if not (isinstance(one, Path) and isinstance(other, Path)):
+        return one == other
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _is_of_a_build(path: AnyPath) -> bool:
+    names = {path.name, path.resolve().name if isinstance(path, Path) else path.name}
+    return any(name in (shards.MANIFEST, QUARANTINE) or shards.SHARD_NAME.fullmatch(name) for name in names)
+
+
 @contextlib.contextmanager
 def claimed(folder: AnyPath) -> Iterator[None]:
     """Makes the folder, and keeps other builds out of it until the block or this process ends, however it does.
 
     The lock is on the folder itself, so that it leaves no file. URLs and file systems without locks have none.
-    BuildError if the folder cannot be made, or another build is at work in it. If the block fails before anything is
-    in it, a folder that was made vanishes again.
+    BuildError if the folder cannot be made or looked at, or another build is at work in it. If the block fails before
+    anything is in it, a folder that was made vanishes again.
     """
-    there = folder.exists()
-    if there and not folder.is_dir():
-        raise BuildError(f"{folder} is a file; choose another --out")
+    with _looking_at(folder):
+        there = folder.exists()
+        if there and not folder.is_dir():
+            raise BuildError(f"{folder} is a file; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,11 +115,21 @@ def claimed(folder: AnyPath) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _looking_at(folder: AnyPath) -> Iterator[None]:
+    """Before a build has begun there is nothing to go on with, so an OSError becomes a BuildError."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(f"{folder}: cannot be looked at: {error.strerror or error}; choose another --out") from error
+
+
+@contextlib.contextmanager
 def _locked(folder: AnyPath) -> Iterator[None]:
     if fcntl is None or not isinstance(folder, Path):
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
+    with _looking_at(folder):
+        descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,10 +150,11 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     or one that cannot be resumed because its settings differ or its manifest cannot be read.
     """
     folder = output.folder
-    if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
-        return None
-    if not (folder / shards.MANIFEST).exists():
-        raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
+    with _looking_at(folder):
+        if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
+            return None
+        if not (folder / shards.MANIFEST).exists():
+            raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
     try:
         before = shards.Manifest.read(folder)
     except shards.ShardError as error:
@@ -186,19 +226,24 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
     def flat(manifest: shards.Manifest) -> dict[str, Any]:
         # What is quarantined of the input follows from the input, and is long.
         inputs = {
-            f"{kind} CSV {key}": value
+            f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
-            if key != "quarantined"
+            if key not in ("quarantined", "lost_records")
         }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}
 
     old, new = flat(before), flat(now)
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # Where the table or a setting differs, the plan does too; alone, it has no other cause than the pictures.
+    alone = all(key.endswith(" input plan") for key in different)
+    why = "; pictures were added or removed" if alone else ""
     differing = [
-        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        f"{key.removesuffix(' input plan')}: which image goes into which shard{why}"
+        if key.endswith(" input plan")
+        else f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in different
     ]
     if differing:
         raise BuildError(

@@ -89,6 +89,17 @@ def check(settings: BuildSettings) -> None:
             raise BuildError(f"--size {size}; expected {SIZES[0]} to {SIZES[1]} pixels")
     if not settings.sizes or len(set(settings.sizes)) < len(settings.sizes):
         raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
+    for flag, given, several in (
+        ("csv", settings.csv, True),
+        ("against", settings.against, True),
+        ("images", settings.images, False),
+        ("from_tfrecords", settings.from_tfrecords, False),
+        ("duplicates", settings.duplicates, False),
+        ("out", settings.out, False),
+    ):
+        if given is not None and not all(part.strip() for part in (given.split(",") if several else [given])):
+            expected = "one path or several with commas between them, none empty" if several else "a path"
+            raise BuildError(f"--{flag} {given!r}; expected {expected}")
     for name, value, allowed in (
         ("fit", settings.fit, image.FITS),
         ("subsampling", settings.subsampling or SUBSAMPLING, image.SUBSAMPLINGS),

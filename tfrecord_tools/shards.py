@@ -144,32 +144,49 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
 
     progress: called after each image with 1; may raise to stop, which leaves nothing behind.
     An image that is missing or cannot be used goes to the results' `quarantined`.
-    Raises ShardError naming the shard if it cannot be written (disk full) or does not read back.
+    Raises ShardError naming the shard if it cannot be written (disk full; in which folder) or does not read back.
     """
     tally = _Tally()
     folders = [paths.path(folder) for folder in task.folders]
     try:
         with contextlib.ExitStack() as stack:
-            # The final name holds the count, which is known only at the end.
-            opened = [stack.enter_context(replacing(folder / f"{task.prefix}.tfrec")) for folder in folders]
+            opened = []
+            for folder in folders:
+                stack.enter_context(_writing(task, folder))
+                # The final name holds the count, which is known only at the end.
+                opened.append(stack.enter_context(replacing(folder / f"{task.prefix}.tfrec")))
             for source in task.sources:
-                records = _convert(source, task)
+                with _writing(task, folders[0]):  # storage that does not answer, of which nothing else is known
+                    records = _convert(source, task)
                 tally.add(source, records)
                 if not isinstance(records, Quarantined):
-                    for (file, _), record in zip(opened, records, strict=True):
-                        schema.write_record(file, schema.encode(record))
+                    for folder, (file, _), record in zip(folders, opened, records, strict=True):
+                        with _writing(task, folder):
+                            schema.write_record(file, schema.encode(record))
                 progress(1)
             name = f"{task.prefix}-{tally.records}.tfrec"
             for folder, (_, rename) in zip(folders, opened, strict=True):
                 rename(folder / name, functools.partial(_read_back, records=tally.records))
-        return WrittenShard(tuple(tally.result(task, folder / name) for folder in folders))
-    except OSError as error:
-        free = paths.free_bytes(folders[0])
-        reason = f"{error.strerror or error}" + ("" if free is None else f" ({free / 1e6:.0f} MB free)")
-        raise ShardError(f"{folders[0]}: cannot write shard {task.prefix}: {reason}") from error
+        results = []
+        for folder in folders:
+            with _writing(task, folder):
+                results.append(tally.result(task, folder / name))
+        return WrittenShard(tuple(results))
     except schema.CorruptRecord as error:
         where = paths.path(error.path).parent
         raise ShardError(f"{where}: shard {task.prefix} does not read back as written: {error.reason}") from error
+
+
+@contextlib.contextmanager
+def _writing(task: ShardTask, folder: AnyPath) -> Iterator[None]:
+    """An OSError of the block becomes a ShardError that names the folder; of several only one may be full."""
+    try:
+        yield
+    except OSError as error:
+        free = paths.free_bytes(folder)
+        reason = f"{error.strerror or error}" + ("" if free is None else f" ({free / 1e6:.0f} MB free)")
+        kept = "the finished shards are kept, go on with --resume"
+        raise ShardError(f"{folder}: cannot write shard {task.prefix}: {reason}; {kept}") from error
 
 
 def prefix(split: str, number: int) -> str:
@@ -353,6 +370,11 @@ class Manifest:
         return unread + [image for result in self.shards for image in result.quarantined]
 
     @property
+    def lost(self) -> int:
+        """Records of foreign shards that are known to be lost with the rest of their file."""
+        return sum(int(each.get("lost_records", 0)) for each in self.inputs.values())
+
+    @property
     def folds(self) -> list[FoldTotals]:
         """The totals of each fold, then of test."""
         by_place: dict[tuple[str, int], list[ShardResult]] = {}
@@ -380,7 +402,7 @@ class Manifest:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
             content.pop("folds", None)  # they follow from the shards
             read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
-            read.quarantined  # noqa: B018 -- raises if they are in no such form
+            read.quarantined, read.lost  # noqa: B018 -- raise if they are in no such form
             return read
         except OSError as error:
             expected = f"expected the folder of a finished build{_builds_in(folder)}"

@@ -23,6 +23,7 @@ PathLike = str | os.PathLike[str]
 _ERRORS_SHOWN = 10  # enough to see a pattern, few enough to read
 _EXTENSION = re.compile(r"\.jpe?g$", re.IGNORECASE)
 _IMAGE = "image_name"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of what is no CSV, though it is called one
 _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
 
 
@@ -139,6 +140,9 @@ def _read(path: PathLike | Sequence[PathLike]) -> _File:
 
 def _read_file(path: paths.AnyPath) -> _File:
     (_, header), *lines = _read_lines(path)
+    if len(header) == 1 and (between := next((each for each in _SEPARATORS if each in header[0]), None)):
+        kind = _SEPARATORS[between]
+        raise TableError(f"{path}: line 1: cells are separated by {kind}; expected commas, so save the table with them")
     twice = sorted({repr(column) for column in header if header.count(column) > 1})
     if twice:
         raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
