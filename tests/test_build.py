@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tfrecord_tools import build, inputs, report, schema, shards, table
+from tfrecord_tools import build, inputs, paths, report, schema, shards, table
 from tfrecord_tools.wording import counted
 
 
@@ -400,7 +400,7 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
         assert path.read_bytes() == (finished / path.name).read_bytes()
     if signal_number != signal.SIGKILL:
         assert message.endswith("error: interrupted; the finished shards are kept, go on with --resume\n")
-        assert not shards.temporary_files(out)
+        assert not paths.temporary_files(out)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrec")}
     listed = {entry.name for entry in shards.Manifest.read(out).shards}
     build.build(settings(data, out, resume=True))
@@ -477,7 +477,7 @@ def test_a_disk_that_is_full_in_truth_is_a_clear_error_and_leaves_whole_shards_o
     assert "No space left on device (" in done.stderr
     assert "MB free); the finished shards are kept, go on with --resume" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not shards.temporary_files(out)
+    assert not paths.temporary_files(out)
     for path in out.glob("*.tfrec"):
         assert sum(1 for _ in schema.read_records(path)) == schema.shard_count(path)
     assert not shards.Manifest.read(out).complete

@@ -43,6 +43,7 @@ from tfrecord_tools import (
     image,
     inputs,
     pairs,
+    paths,
     plan,
     report,
     resample,
@@ -154,11 +155,11 @@ def _run(
 
 def _finish(output: folders.Output) -> shards.Manifest:
     output.remove_strays()
-    for path in shards.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
+    for path in paths.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
         path.unlink(missing_ok=True)
     # Without an image it is no build that anyone could use, but one to be resumed.
     manifest = output.manifest(complete=any(result.records for result in output.finished.values()))
-    shards.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
+    paths.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
     manifest.write(output.folder)
     return manifest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
@@ -112,17 +111,10 @@ def check_output(path: AnyPath) -> None:
 
 def write(path: AnyPath, pairs: Iterable[Pair]) -> None:
     """Writes the list whole, or leaves the file as it was. Raises PairsError."""
-    temporary = paths.temporary(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(to_csv(pairs).encode())
-            paths.sync(file)
-        paths.commit(temporary, path)
+        paths.write_whole(path, to_csv(pairs))
     except OSError as error:
         raise PairsError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # what is told above counts
-            temporary.unlink(missing_ok=True)
 
 
 class Contradiction(NamedTuple):

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO, cast
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters or more: C:/ is a drive
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what `temporary` makes
 _BUFFER = 1 << 20  # bytes; each read of an object store is a request, and a JPEG is rarely larger
 # What tf.errors says when trying again may help, or nothing is known; a missing network is FAILED_PRECONDITION.
 _PASSING = (
@@ -87,6 +88,44 @@ def commit(source: AnyPath, final: AnyPath) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
+    """A temp file that becomes `path` whole, or vanishes if the block raises.
+
+    Yields (file, rename): rename(other_path, check) chooses another final name in the same folder, and a check that
+    is called with the temp file's path once it is safe on disk, and may raise.
+    """
+    written = temporary(path)
+    final, checks = path, []
+
+    def rename(other: AnyPath, check: Callable[[AnyPath], None]) -> None:
+        nonlocal final
+        final = other
+        checks.append(check)
+
+    try:
+        with written.open("wb") as file:
+            yield file, rename
+            sync(file)
+        for check in checks:
+            check(written)
+        commit(written, final)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: AnyPath, text: str) -> None:
+    """Replaces a text file whole, or leaves it as it was."""
+    with replacing(path) as (file, _):
+        file.write(text.encode())
+
+
+def temporary_files(folder: AnyPath) -> list[AnyPath]:
+    """What killed builds left half-written."""
+    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
 
 
 def remove_tree(folder: AnyPath) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools import beam, shards
+from tfrecord_tools import beam, paths, shards
 from tfrecord_tools.paths import AnyPath
 from tfrecord_tools.settings import BuildError
 from tfrecord_tools.wording import counted
@@ -151,7 +151,7 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     """
     folder = output.folder
     with _looking_at(folder):
-        if not folder.exists() or set(folder.iterdir()) <= {*shards.temporary_files(folder), *beam.job_folders(folder)}:
+        if not folder.exists() or set(folder.iterdir()) <= {*paths.temporary_files(folder), *beam.job_folders(folder)}:
             return None
         if not (folder / shards.MANIFEST).exists():
             raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
@@ -176,7 +176,7 @@ def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> sh
     folder = output.folder
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(shards.SHARD_NAME.fullmatch, names) if match]
-    left = {path.name for path in (*shards.temporary_files(folder), *beam.job_folders(folder))}
+    left = {path.name for path in (*paths.temporary_files(folder), *beam.job_folders(folder))}
     known = {shards.MANIFEST, QUARANTINE, *left, *(match[0] for match in matches)}
     if not overwrite:
         raise BuildError(f"{error}; --overwrite replaces the build, or choose another --out") from error
@@ -204,7 +204,7 @@ def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> Non
 def _make_ready(output: Output, before: shards.Manifest | None, resume: bool) -> None:
     folder = output.folder
     beam.remove_leftovers(str(folder))
-    for path in shards.temporary_files(folder):
+    for path in paths.temporary_files(folder):
         path.unlink()
     if before is None:
         return

@@ -15,14 +15,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from tfrecord_tools import paths, schema
 from tfrecord_tools.paths import AnyPath
 
 MANIFEST = "manifest.json"
 SHARD_NAME = re.compile(r"((?:train|test)[0-9]{2,})-[0-9]+\.tfrec")
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what `paths.temporary` makes
 
 
 class ShardError(RuntimeError):
@@ -154,7 +153,7 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
             for folder in folders:
                 stack.enter_context(_writing(task, folder))
                 # The final name holds the count, which is known only at the end.
-                opened.append(stack.enter_context(replacing(folder / f"{task.prefix}.tfrec")))
+                opened.append(stack.enter_context(paths.replacing(folder / f"{task.prefix}.tfrec")))
             for source in task.sources:
                 with _writing(task, folders[0]):  # storage that does not answer, of which nothing else is known
                     records = _convert(source, task)
@@ -281,44 +280,6 @@ def _read_back(path: AnyPath, records: int) -> None:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-@contextlib.contextmanager
-def replacing(path: AnyPath) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
-    """A temp file that becomes `path` whole, or vanishes if the block raises.
-
-    Yields (file, rename): rename(other_path, check) chooses another final name in the same folder, and a check that
-    is called with the temp file's path once it is safe on disk, and may raise.
-    """
-    temporary = paths.temporary(path)
-    final, checks = path, []
-
-    def rename(other: AnyPath, check: Callable[[AnyPath], None]) -> None:
-        nonlocal final
-        final = other
-        checks.append(check)
-
-    try:
-        with temporary.open("wb") as file:
-            yield file, rename
-            paths.sync(file)
-        for check in checks:
-            check(temporary)
-        paths.commit(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_whole(path: AnyPath, text: str) -> None:
-    """Replaces a text file whole, or leaves it as it was."""
-    with replacing(path) as (file, _):
-        file.write(text.encode())
-
-
-def temporary_files(folder: AnyPath) -> list[AnyPath]:
-    """What killed builds left half-written."""
-    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
-
-
 def file_sha256(path: str | os.PathLike[str] | AnyPath) -> str:
     """Hex SHA-256 of a file."""
     with paths.path(path).open("rb") as file:
@@ -389,7 +350,7 @@ class Manifest:
         listed, complete = fields.pop("shards"), fields.pop("complete")
         content = {"schema_version": schema.SCHEMA_VERSION, **fields}
         content |= {"folds": [dataclasses.asdict(fold) for fold in self.folds], "shards": listed, "complete": complete}
-        write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+        paths.write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: AnyPath) -> Manifest:

@@ -342,7 +342,7 @@ def main(argv: Sequence[str]) -> None:
         pairs = None if given.duplicates is None else lists.read(given.duplicates)
         text = make_page(paths.path(argv[1]), pairs, given.samples, given.most_pairs, given.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
-        shards.write_whole(out, text)
+        paths.write_whole(out, text)
     except (SurveyError, PairsError, shards.ShardError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
