@@ -26,7 +26,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from tfrecord_tools import plain
 from tfrecord_tools.jpegs import DECODE_ERRORS
-from tfrecord_tools.resample import Box, Pixels, reach, resample
+from tfrecord_tools.resample import Bounds, Box, Pixels, reach, resample
 
 try:
     from tfrecord_tools import _jpeg
@@ -180,7 +180,7 @@ def _reduction(width: int, height: int, size: int, fit: str) -> int:
 
 
 @functools.lru_cache(maxsize=256)  # a data set has few sizes of pictures
-def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit: str) -> tuple[int, int, int, int]:
+def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit: str) -> Bounds:
     """(left, top, right, bottom) of the pixels at 1/reduction that `_fit` reads for these sizes."""
     columns, rows = -(-width // reduction), -(-height // reduction)
     if fit != "crop":
@@ -190,7 +190,7 @@ def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit
     return min(left), min(top), max(right), max(bottom)
 
 
-def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: tuple[int, int, int, int]) -> Pixels:
+def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: Bounds) -> Pixels:
     """The picture at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
 
     needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
@@ -204,9 +204,9 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: t
     if reduction == 1:
         return _decode_at(data, 1, image.mode)
     if image.mode != "RGB" or not _is_ycbcr(image):
-        return _halved(_decode_at(data, reduction // 2, image.mode))
-    luma = _halved(_decode_at(data, reduction // 2, "L"))
-    return _rgb(luma, _decode_at(data, reduction, "YCbCr")[..., 1:])
+        return _halved(_decode_at(data, reduction // 2, image.mode), needed)
+    luma = _halved(_decode_at(data, reduction // 2, "L"), needed)
+    return _rgb(luma, _decode_at(data, reduction, "YCbCr")[..., 1:], needed)
 
 
 def _decode_at(data: bytes, reduction: int, mode: str) -> Pixels:
@@ -241,35 +241,48 @@ def _is_ycbcr(image: JpegImageFile) -> bool:
     return [layer[0] for layer in image.layer] != list(b"RGB")
 
 
-def _halved(pixels: Pixels) -> Pixels:
-    """u8[H,W,C] at half the size, without what would show as a false pattern; `_jpeg.c` has the same filter."""
+def _halved(pixels: Pixels, needed: Bounds) -> Pixels:
+    """u8[H,W,C] at half the size, without what would show as a false pattern; `_jpeg.c` has the same filter.
+
+    needed: as of `_decode_reduced`.
+    """
+    left, top, right, bottom = needed
     height, width, channels = pixels.shape
-    rows, columns = -(-height // 2), -(-width // 2)
-    out = np.empty((rows, columns, channels), np.uint8)
-    across = np.clip(np.arange(-2, 2 * columns + 4), 0, width - 1)
-    for top in range(0, rows, _BAND):
-        bottom = min(top + _BAND, rows)
-        band = pixels[np.clip(np.arange(2 * top - 2, 2 * bottom + 4), 0, height - 1)].astype(np.int32)
-        down = _halve(band, 5)  # 3 bits more than the result has
-        out[top:bottom] = np.clip(_halve(down.swapaxes(0, 1)[across], 11).swapaxes(0, 1), 0, 255)
+    out = np.empty((-(-height // 2), -(-width // 2), channels), np.uint8)
+    columns = np.clip(np.arange(2 * left - 2, 2 * right + 4), 0, width - 1)
+    for first in range(top, bottom, _BAND):
+        last = min(first + _BAND, bottom)
+        rows = np.clip(np.arange(2 * first - 2, 2 * last + 4), 0, height - 1)
+        band = pixels[rows].take(columns, axis=1).astype(np.int32)
+        across = _halve(_halve(band, 5).swapaxes(0, 1), 11)  # 3 bits more than the result has between the two
+        out[first:last, left:right] = np.clip(across, 0, 255, out=across).swapaxes(0, 1)
     return out
 
 
 def _halve(values: npt.NDArray[np.int32], shift: int) -> npt.NDArray[np.int32]:
     """i32[2*N+6,...] -> i32[N,...]: six weighed for every second one, in 2**(8 - shift)ths."""
     at = [values[k : len(values) - 6 + k : 2] for k in range(6)]
-    near, middle, far = (weight * (at[2 - k] + at[3 + k]) for k, weight in enumerate(_HALVING))
-    return (near + middle + far + (1 << shift >> 1)) >> shift
+    total = np.full_like(at[0], 1 << shift >> 1)
+    for k, weight in enumerate(_HALVING):
+        both = at[2 - k] + at[3 + k]
+        both *= weight
+        total += both
+    total >>= shift
+    return total
 
 
-def _rgb(luma: Pixels, chroma: Pixels) -> Pixels:
-    """u8[H,W,3] of u8[H,W,1] and u8[H,W,2]: JFIF's conversion in libjpeg's whole numbers."""
+def _rgb(luma: Pixels, chroma: Pixels, needed: Bounds) -> Pixels:
+    """u8[H,W,3] of u8[H,W,1] and u8[H,W,2]: JFIF's conversion in libjpeg's whole numbers. needed: as above."""
     out = np.empty((*luma.shape[:2], 3), np.uint8)
-    for top in range(0, len(luma), _BAND):
-        band = slice(top, top + _BAND)
-        blue, red = (chroma[band, :, i].astype(np.int32) - 128 for i in (0, 1))
+    left, top, right, bottom = needed
+    for first in range(top, bottom, _BAND):
+        box = slice(first, min(first + _BAND, bottom)), slice(left, right)
+        blue, red = (chroma[(*box, i)].astype(np.int32) - 128 for i in (0, 1))
         for channel, part in enumerate((91881 * red, -22554 * blue - 46802 * red, 116130 * blue)):
-            out[band, :, channel] = np.clip(luma[band, :, 0] + ((part + 32768) >> 16), 0, 255)
+            part += 32768
+            part >>= 16
+            part += luma[(*box, 0)]
+            out[(*box, channel)] = np.clip(part, 0, 255, out=part)
     return out
 
 

@@ -21,6 +21,7 @@ except ImportError:  # not compiled, for want of a C compiler at installation, o
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+Bounds = tuple[int, int, int, int]  # the same, whole pixels; right and bottom exclusive
 
 LOBES = 3  # Lanczos3, as Pillow's LANCZOS
 # Bits of the weights of the first pass, of the fraction kept between the passes, and of the second pass's weights.
@@ -70,7 +71,7 @@ def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
     return out
 
 
-def reach(width: int, height: int, box: Box, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+def reach(width: int, height: int, box: Box, to_width: int, to_height: int) -> Bounds:
     """(left, top, right, bottom) of the whole pixels of a width x height image that `resample` reads for this box."""
     left, top, right, bottom = box
     rows = _band(height, top, bottom, to_height, _FIRST, _BETWEEN - _FIRST)
