@@ -167,7 +167,7 @@ def test_four_taps_are_scipys_bilinear(fill, shape, method):
 ANGLES = (2, 5, 15, 30, 40, 44, 46, 60, 89, 135, 170)
 
 
-@pytest.mark.parametrize("fill", ["reflect", "nearest"])
+@pytest.mark.parametrize("fill", ["reflect", pytest.param("nearest", marks=pytest.mark.slow)])
 def test_passes_and_shears_beside_four_taps_at_every_angle(pictures, fill):
     """All against a float64 cubic spline, edges included; on real pictures where there are any."""
     gained: dict[geometry.Method, dict[int, float]] = {"matmul": {}, "shears": {}}

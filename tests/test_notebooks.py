@@ -78,7 +78,7 @@ def output(executed: nbformat.NotebookNode, cell_id: str) -> str:
 # ---------------------------------------------------------------------------------------- the whole notebook
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", ["kaggle", pytest.param("colab_tpu", marks=pytest.mark.slow)])
 def test_runs_from_top_to_bottom(name: str, checkout: Path, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in TINY.items():
         monkeypatch.setenv(f"MELANOMA_NOTEBOOK_{key}", value)

@@ -36,7 +36,7 @@ def test_the_tiny_model_compiles_for_eight_chips():
 @pytest.mark.parametrize(
     ("topology", "size"),
     [
-        ("v4-8", 300),  # B3's own size
+        pytest.param("v4-8", 300, marks=pytest.mark.slow),  # B3's own size
         pytest.param("v5e-1", 528, marks=pytest.mark.slow),  # B6's
         pytest.param("v5e-1", shears.LARGEST, marks=pytest.mark.slow),
         pytest.param("v5e-1", shears.LARGEST + 32, marks=pytest.mark.slow),
