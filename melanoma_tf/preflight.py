@@ -5,8 +5,7 @@
 
 Compiles the real training step (augmentation, mixed precision, moving averages, the sum of gradients over chips) with
 libtpu for the chips named and prints what the compiler says: memory used and free per chip, gigaflops and megabytes
-moved per image, and a roofline from these: about the most images/s to hope for. It counts some bytes that stay inside
-the chip, so it errs on the low side where memory is the limit, and it knows nothing of waiting.
+moved per image, the roofline that follows, which is more images/s than there can be, and what the compiler expects.
 
 Needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`. Large models take minutes to compile.
 """
@@ -38,21 +37,30 @@ GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one JAX device of a TPU has: memory in bytes, bfloat16 FLOP/s, bytes/s of its memory."""
+    """What one JAX device of a TPU has.
+
+    memory: bytes. flops: FLOP/s in bfloat16. bandwidth: of its memory, bytes/s. products: of its matrix units a cycle.
+    """
 
     memory: float
     flops: float
     bandwidth: float
+    products: int
+
+    @property
+    def clock(self) -> float:
+        """Cycles/s: a product and its addition are two of the FLOPs."""
+        return self.flops / (2 * self.products)
 
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the page of each version. To libtpu a device of v3
 # and v4 is half a chip.
 CHIPS = {
-    "v3": Chip(16 * GB, 61.5e12, 450e9),
-    "v4": Chip(16 * GB, 137.5e12, 614e9),
-    "v5e": Chip(16 * GB, 197e12, 819e9),
-    "v5p": Chip(95 * GB, 459e12, 2765e9),
-    "v6e": Chip(32 * GB, 918e12, 1640e9),
+    "v3": Chip(16 * GB, 61.5e12, 450e9, 2 * 128**2),
+    "v4": Chip(16 * GB, 137.5e12, 614e9, 4 * 128**2),
+    "v5e": Chip(16 * GB, 197e12, 819e9, 4 * 128**2),
+    "v5p": Chip(95 * GB, 459e12, 2765e9, 8 * 128**2),
+    "v6e": Chip(32 * GB, 918e12, 1640e9, 4 * 256**2),
 }
 # As Kaggle, Colab and Google Cloud call them -> as libtpu does.
 TOPOLOGIES = {
@@ -78,7 +86,9 @@ class Preflight(RuntimeError):  # noqa: N818  it reads as what failed
 class Finding:
     """What the compiler says of a training step. Memory in bytes per chip, the others per image.
 
-    images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
+    megabytes: read from and written to the chips' memory, see `compiled.py`. counted_megabytes: as XLA's cost analysis
+    counts them. images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
+    expected_images_per_s: from the cycles that the compiler expects, without the kernel that turns pictures.
     """
 
     topology: str
@@ -88,8 +98,10 @@ class Finding:
     memory_free: float
     gflop: float
     megabytes: float
+    counted_megabytes: float
     images_per_s: float
     bound: str
+    expected_images_per_s: float
     compile_seconds: float
 
     def text(self) -> str:
@@ -100,8 +112,10 @@ class Finding:
             f"{self.topology}: {self.chips} x {self.batch_per_chip} images compile in {self.compile_seconds:.0f} s\n"
             f"memory per chip: {self.memory_used / GB:.2f} of {total / GB:.0f} GB used, "
             f"{self.memory_free / GB:.2f} free\n"
-            f"per image: {self.megabytes:.0f} MB moved, {self.gflop:.2f} GFLOP\n"
-            f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}"
+            f"per image: {self.megabytes:.0f} MB to and from memory ({self.counted_megabytes:.0f} as XLA counts), "
+            f"{self.gflop:.2f} GFLOP\n"
+            f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}; "
+            f"the compiler expects {self.expected_images_per_s:.0f}"
             + (f"\n{runtime.LANES} images a chip, or a multiple, move less per image" if wasteful else "")
         )
 
@@ -182,7 +196,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     import keras
     import numpy as np
 
-    from melanoma_tf import fold, model
+    from melanoma_tf import compiled, fold, model
 
     kind = topology.split(":")[0].split("-")[0]
     if kind not in CHIPS:
@@ -218,11 +232,11 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
             step = jax.jit(trainer.train_step, donate_argnums=0)
             with distribution.scope():
                 lowered = step.lower((trainable, others, optimizer, metrics), (given, target))
-            compiled = lowered.compile()
+            program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise Preflight(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
     seconds = time.perf_counter() - started
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost = program.memory_analysis(), program.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     used = (
         memory.argument_size_in_bytes
@@ -235,7 +249,8 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
         raise Preflight(
             f"{topology}, {batch_per_chip} images a chip: needs {used / GB:.1f} of {chip.memory / GB:.0f} GB"
         )
-    by_memory, by_compute = cost["bytes accessed"] / chip.bandwidth, cost["flops"] / chip.flops
+    effort = compiled.effort(program.as_text())
+    by_memory, by_compute = effort.memory_bytes / chip.bandwidth, cost["flops"] / chip.flops
     return Finding(
         topology=topology,
         chips=len(devices),
@@ -243,9 +258,11 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
         memory_used=float(used),
         memory_free=float(chip.memory - used),
         gflop=cost["flops"] / batch_per_chip / 1e9,
-        megabytes=cost["bytes accessed"] / batch_per_chip / 1e6,
+        megabytes=effort.memory_bytes / batch_per_chip / 1e6,
+        counted_megabytes=cost["bytes accessed"] / batch_per_chip / 1e6,
         images_per_s=images / max(by_memory, by_compute),
         bound="memory" if by_memory > by_compute else "compute",
+        expected_images_per_s=images * chip.clock / effort.cycles,
         compile_seconds=round(seconds, 1),
     )
 
