@@ -30,15 +30,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return {**config, "borrowed": self.borrowed} if any(self.borrowed) else config
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not (training and self.trainable and self._is_plain(inputs, mask)):
+        if not self.trains(inputs, training, mask):
             return super().call(inputs, training=training, mask=mask)
         inputs = ops.cast(inputs, self.compute_dtype)
         fused = keras.backend.backend() == "tensorflow" and not any(self.borrowed)
-        step = self._fused if fused else self._in_one_pass
-        outputs, mean, variance = step(inputs)
+        outputs, mean, variance = (self._fused if fused else self._in_one_pass)(inputs)
+        self.keep(mean, variance)
+        return outputs
+
+    def trains(self, inputs: Any, training: bool | None, mask: Any) -> bool:
+        """Whether this is a training step that is not left to Keras."""
+        return bool(training and self.trainable and self._is_plain(inputs, mask))
+
+    def keep(self, mean: Any, variance: Any) -> None:
+        """Moves the moving statistics towards those of a batch."""
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
-        return outputs
 
     def _fused(self, inputs: Any) -> tuple[Any, Any, Any]:
         """(outputs, mean, variance) of [B,H,W,C]."""
@@ -52,7 +59,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs, mean, variance * ((n - 1.0) / n)
 
     def _in_one_pass(self, inputs: Any) -> tuple[Any, Any, Any]:
-        """As `_fused`; statistics, scale and offset in float32.
+        """As `_fused`; statistics, scale and offset in float32."""
+        shift, distance, mean, variance = self.statistics(inputs)
+        scale = ops.rsqrt(variance + self.epsilon) * self.gamma
+        outputs = ops.cast(distance * scale + (self.beta - mean * scale), self.compute_dtype)
+        return outputs, ops.stop_gradient(mean + shift), ops.stop_gradient(variance)
+
+    def statistics(self, inputs: Any) -> tuple[Any, Any, Any, Any]:
+        """(shift, distance of [B,H,W,C] from it, the mean of that, variance) in float32; means of rows not borrowed.
 
         The variance is E[d^2] - E[d]^2 of d, the distance from the moving mean: from zero, digits would be lost where
         a mean is large (Chan, Golub, LeVeque 1983, on shifted data).
@@ -67,10 +81,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             share = (rows - above - below) / rows
         mean = ops.mean(counted, (0, 1, 2)) / share
         square = ops.mean(counted * distance, (0, 1, 2)) / share
-        variance = ops.maximum(square - ops.square(mean), 0.0)
-        scale = ops.rsqrt(variance + self.epsilon) * self.gamma
-        outputs = ops.cast(distance * scale + (self.beta - mean * scale), self.compute_dtype)
-        return outputs, ops.stop_gradient(mean + shift), ops.stop_gradient(variance)
+        return shift, distance, mean, ops.maximum(square - ops.square(mean), 0.0)
 
     def _is_plain(self, inputs: Any, mask: Any) -> bool:
         return (

@@ -123,7 +123,8 @@ def build(
     pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
     pictures too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
     """
-    classifier = build_classifier(config, prior, strips)
+    on_tpu = resampling in ("matmul", "shears")
+    classifier = build_classifier(config, prior, strips, joint_gradients=on_tpu and keras.backend.backend() == "jax")
     if fresh:
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
@@ -132,7 +133,6 @@ def build(
         resampling = "matmul"
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
     # rounded: bytes moved are what it waits for.
-    on_tpu = resampling in ("matmul", "shears")
     rounded = keras.config.dtype_policy().compute_dtype if on_tpu else "float32"
     augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")
     augmented = augment(image, seed)
@@ -148,8 +148,10 @@ def build(
     return trainer, classifier
 
 
-def build_classifier(config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1) -> keras.Model:
-    """The classifier that a config describes, with random weights. strips: see `model.build_classifier`."""
+def build_classifier(
+    config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1, joint_gradients: bool = False
+) -> keras.Model:
+    """The classifier a config describes, with random weights. strips, joint_gradients: see `model.build_classifier`."""
     return model.build_classifier(
         config.model,
         config.image_size,
@@ -159,6 +161,7 @@ def build_classifier(config: ml_collections.ConfigDict, prior: float | None = No
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
         strips=strips,
+        joint_gradients=joint_gradients,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from melanoma_tf import widening
 from melanoma_tf.batch_norm import BatchNormalization
 from melanoma_tf.strips import Cut, Cutter
 
@@ -73,6 +74,7 @@ def build_classifier(
     batch_norm_momentum: float | None = None,
     freeze_batch_norm: bool = False,
     strips: int = 1,
+    joint_gradients: bool = False,
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
@@ -92,6 +94,7 @@ def build_classifier(
         freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
         strips: into how many the first blocks cut each picture, with the same numbers and weights: for TPUs that get
             few pictures each, see `strips.py`. Fewer, by halving, where no block's rows can be divided so.
+        joint_gradients: of each convolution that widens and the batch norm behind it, see `widening.py`; under JAX.
 
     Raises:
         ValueError: an unknown name or a value out of its range.
@@ -104,7 +107,9 @@ def build_classifier(
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     # In float32 also under mixed precision: bfloat16 has 8 bits of significand, too few for 8-bit images.
     x = keras.layers.Rescaling(list(spec.scale), list(spec.offset), dtype="float32", name="normalise")(image)
-    x = _transplant(published, x, drop_connect, batch_norm_momentum, freeze_batch_norm, Cutter(published, strips))
+    kind = widening.BatchNormalization if joint_gradients else BatchNormalization
+    momentum, frozen = batch_norm_momentum, freeze_batch_norm
+    x = _transplant(published, x, drop_connect, kind, momentum, frozen, Cutter(published, strips))
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     x = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(x)
     bias = keras.initializers.Constant(math.log(prior / (1 - prior)) if prior is not None else 0.0)
@@ -140,6 +145,7 @@ def _transplant(
     published: keras.Model,
     x: Any,
     drop_connect: float,
+    batch_norm: type[keras.layers.BatchNormalization],
     batch_norm_momentum: float | None,
     freeze_batch_norm: bool,
     cutter: Cutter,
@@ -162,7 +168,7 @@ def _transplant(
             config["rate"] = rates[layer.name]
         layer_class = layer.__class__
         if layer_class is keras.layers.BatchNormalization:
-            layer_class = BatchNormalization
+            layer_class = batch_norm
             config["momentum"] = config["momentum"] if batch_norm_momentum is None else batch_norm_momentum
             config["trainable"] = not freeze_batch_norm
         source = layer.input

@@ -45,6 +45,12 @@ model.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end
 found["two_blocks"] = three_losses("two_blocks", lr=1e-3)
 found["two_blocks_in_strips"] = three_losses("two_blocks", strips=2, lr=1e-3)
+if keras.backend.backend() == "jax":
+    model.build_classifier = lambda *args, **options: tiny.build_classifier(
+        *args, **{**options, "joint_gradients": True}
+    )
+    found["two_blocks_jointly"] = three_losses("two_blocks", lr=1e-3)
+    found["two_blocks_in_strips_jointly"] = three_losses("two_blocks", strips=2, lr=1e-3)
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()

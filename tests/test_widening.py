@@ -1,0 +1,90 @@
+"""The joined gradient of a pointwise convolution and its batch norm against autodiff of the two."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melanoma_tf import widening
+
+EPSILON = 1e-3
+PLACES = ("narrow", "kernel", "gamma", "beta")
+
+
+def given():
+    """Inputs whose channels are neither centred nor of one scale, nor independent of one another."""
+    rng = np.random.default_rng(0)
+    narrow = rng.normal(size=(8, 11, 6, 5)) @ rng.normal(size=(5, 5)) + rng.normal(0, 2, 5)
+    kernel, gamma, beta = rng.normal(size=(1, 1, 5, 30)), rng.uniform(0.5, 2, 30), rng.normal(size=30)
+    return [jnp.asarray(value, jnp.float32) for value in (narrow, kernel, gamma, beta)]
+
+
+def convolve(narrow, kernel):
+    return jax.lax.conv_general_dilated(narrow, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def moments(wide, borrowed):
+    own = wide[:, borrowed[0] : wide.shape[1] - borrowed[1]].astype(jnp.float32)
+    mean = own.mean((0, 1, 2))
+    return mean, jnp.square(own - mean).mean((0, 1, 2))
+
+
+def loss(outputs):
+    """Its gradient is different in every pixel and has no mean of zero."""
+    weights = np.random.default_rng(1).normal(0.3, 1.0, outputs.shape)
+    return jnp.sum(jnp.tanh(outputs.astype(jnp.float32)) * weights)
+
+
+def by_autodiff(narrow, kernel, gamma, beta, borrowed, dtype):
+    wide = convolve(narrow.astype(dtype), kernel.astype(dtype))
+    mean, variance = moments(wide, borrowed)
+    scale = jax.lax.rsqrt(variance + EPSILON) * gamma
+    return loss((wide.astype(jnp.float32) * scale + (beta - mean * scale)).astype(dtype))
+
+
+def joined(narrow, kernel, gamma, beta, borrowed, dtype):
+    narrow, kernel = narrow.astype(dtype), kernel.astype(dtype)
+    wide = jax.lax.stop_gradient(convolve(narrow, kernel))
+    mean, variance = moments(wide, borrowed)
+    return loss(widening.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON, borrowed))
+
+
+def errors(function, borrowed, dtype):
+    """Root mean square of the error of each gradient, relative to autodiff in float32."""
+    true = jax.grad(by_autodiff, (0, 1, 2, 3))(*given(), borrowed, jnp.float32)
+    found = jax.grad(function, (0, 1, 2, 3))(*given(), borrowed, dtype)
+    return {
+        place: float(jnp.sqrt(jnp.mean((a - b) ** 2) / jnp.mean(b**2)))
+        for place, a, b in zip(PLACES, found, true, strict=True)
+    }
+
+
+@pytest.mark.parametrize("borrowed", [(0, 0), (1, 2)])
+def test_in_float32_gradients_are_those_of_autodiff(borrowed):
+    assert max(errors(joined, borrowed, jnp.float32).values()) < 1e-5
+    found, true = (float(function(*[*given(), borrowed, jnp.float32])) for function in (joined, by_autodiff))
+    assert found == pytest.approx(true, 1e-5)
+
+
+@pytest.mark.parametrize("borrowed", [(0, 0), (1, 2)])
+def test_in_bfloat16_they_are_as_true_as_those_of_autodiff(borrowed):
+    theirs, ours = (errors(function, borrowed, jnp.bfloat16) for function in (by_autodiff, joined))
+    for place in PLACES:
+        assert ours[place] < 1.5 * theirs[place]
+
+
+def test_gradients_do_not_read_the_wide_tensor():
+    narrow, kernel, gamma, beta = given()
+    wide = convolve(narrow, kernel)
+    mean, variance = moments(wide, (0, 0))
+
+    def gradient(wide):
+        def outputs(narrow):
+            return widening.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON)
+
+        upstream = np.random.default_rng(2).normal(size=wide.shape).astype(np.float32)
+        return jax.vjp(outputs, narrow)[1](upstream)[0]
+
+    np.testing.assert_array_equal(gradient(wide), gradient(jnp.zeros_like(wide)))
