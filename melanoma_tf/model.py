@@ -117,10 +117,15 @@ def build_classifier(
     return keras.Model(image, logit, name=name)
 
 
+def strips_seen(classifier: keras.Model) -> int:
+    """Into how many the first blocks cut each picture."""
+    return next((layer.strips for layer in classifier.layers if isinstance(layer, Cut)), 1)
+
+
 def describe_strips(classifier: keras.Model) -> str:
     """Whether the first blocks see pictures whole or in strips."""
-    cut = next((layer for layer in classifier.layers if isinstance(layer, Cut)), None)
-    return f"the first blocks see each picture in {cut.strips} strips" if cut else "pictures are seen whole"
+    strips = strips_seen(classifier)
+    return f"the first blocks see each picture in {strips} strips" if strips > 1 else "pictures are seen whole"
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -86,6 +86,7 @@ class Preflight(RuntimeError):  # noqa: N818  it reads as what failed
 class Finding:
     """What the compiler says of a training step. Memory in bytes per chip, the others per image.
 
+    strips: into how many the first blocks cut each picture.
     megabytes: read from and written to the chips' memory, see `compiled.py`. counted_megabytes: as XLA's cost analysis
     counts them. images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
     expected_images_per_s: from the cycles that the compiler expects, without the kernel that turns pictures.
@@ -94,6 +95,7 @@ class Finding:
     topology: str
     chips: int
     batch_per_chip: int
+    strips: int
     memory_used: float
     memory_free: float
     gflop: float
@@ -107,7 +109,7 @@ class Finding:
     def text(self) -> str:
         """For people."""
         total = self.memory_used + self.memory_free
-        wasteful = self.batch_per_chip % runtime.LANES
+        wasteful = self.batch_per_chip * self.strips % runtime.LANES
         return (
             f"{self.topology}: {self.chips} x {self.batch_per_chip} images compile in {self.compile_seconds:.0f} s\n"
             f"memory per chip: {self.memory_used / GB:.2f} of {total / GB:.0f} GB used, "
@@ -116,7 +118,7 @@ class Finding:
             f"{self.gflop:.2f} GFLOP\n"
             f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}; "
             f"the compiler expects {self.expected_images_per_s:.0f}"
-            + (f"\n{runtime.LANES} images a chip, or a multiple, move less per image" if wasteful else "")
+            + (f"\nregisters have empty lanes: give a chip {runtime.LANES} images or a multiple" if wasteful else "")
         )
 
 
@@ -255,6 +257,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
         topology=topology,
         chips=len(devices),
         batch_per_chip=batch_per_chip,
+        strips=model.strips_seen(classifier),
         memory_used=float(used),
         memory_free=float(chip.memory - used),
         gflop=cost["flops"] / batch_per_chip / 1e9,

@@ -11,6 +11,7 @@ Under JAX only, for TPUs, where XLA fuses what is left into two convolutions.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -89,6 +90,8 @@ def normalise(
     import jax
     import jax.numpy as jnp
 
+    product = functools.partial(jnp.matmul, precision="highest")  # of float32; a TPU would round it to bfloat16
+
     @jax.custom_vjp
     def normed(wide: Any, mean: Any, variance: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
         del narrow, kernel
@@ -98,24 +101,22 @@ def normalise(
     def backward(saved: Any, upstream: Any) -> Any:
         variance, narrow, kernel, gamma = saved
         weights = kernel[0, 0].astype(jnp.float32)
-        counted, count = _counted(narrow, borrowed)
-        centre = jnp.sum(counted, (0, 1, 2), dtype=jnp.float32) / count
-        centred = narrow.astype(jnp.float32) - centre
-        own = _counted(centred, borrowed)[0].astype(narrow.dtype)
-        covariance = _outer(own, own) / count
+        own, count = _counted(narrow, borrowed)
+        centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
+        covariance = _outer(own, own) / count - centre[:, None] * centre
         deviation = jax.lax.rsqrt(variance + epsilon)
         scale = deviation * gamma
         # Sums over all pixels of the upstream gradient, and of it times each channel of the centred inputs.
         d_beta = jnp.sum(upstream, (0, 1, 2), dtype=jnp.float32)
-        products = _outer(centred.astype(narrow.dtype), upstream)
+        products = _outer(narrow, upstream) - centre[:, None] * d_beta
         d_gamma = jnp.sum(weights * products, 0) * deviation
-        d_kernel = (products - covariance @ weights * (deviation * d_gamma)) * scale
+        d_kernel = (products - product(covariance, weights) * (deviation * d_gamma)) * scale
         # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two in own
         # rows only, and that through the kernel is:
         direct = _pointwise(upstream, (weights * scale).T.astype(narrow.dtype))
-        constant = weights @ (scale * d_beta / count)
-        mixing = (weights * (scale * deviation * d_gamma / count)) @ weights.T
-        indirect = _pointwise(centred.astype(narrow.dtype), mixing.astype(narrow.dtype)).astype(jnp.float32) + constant
+        mixing = product(weights * (scale * deviation * d_gamma / count), weights.T)
+        constant = product(weights, scale * d_beta / count) - product(centre, mixing)
+        indirect = _pointwise(narrow, mixing.astype(narrow.dtype)).astype(jnp.float32) + constant
         d_narrow = (direct.astype(jnp.float32) - _counted(indirect, borrowed)[0]).astype(narrow.dtype)
         return None, None, None, d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
 

@@ -24,7 +24,7 @@ def test_the_tiny_model_compiles_for_eight_chips():
     done = run_command("-c", TINY, *SMALL, DEFAULT_AUGMENT, "--topology=v5e-8", "--batch=8", "--json", **JAX)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert (found["chips"], found["batch_per_chip"]) == (8, 8)
+    assert (found["chips"], found["batch_per_chip"], found["strips"]) == (8, 8, 2)
     assert 0 < found["memory_used"] < 1e9
     assert found["memory_used"] + found["memory_free"] == pytest.approx(16e9)
     # Its stem alone: 16 x 16 x 32 outputs of 3 x 3 x 3 products, forward and twice as much backward.
@@ -105,7 +105,7 @@ def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
             raise preflight.Preflight("too large")
         # More than a straight line, as padding makes it.
         used = 1e9 + 4e7 * batch + 2e4 * batch**2
-        return preflight.Finding("v5e-8", 8, batch, used, 16e9 - used, 1.0, 1.0, 1.0, 1.0, "memory", 1.0, 1.0)
+        return preflight.Finding("v5e-8", 8, batch, 1, used, 16e9 - used, 1.0, 1.0, 1.0, 1.0, "memory", 1.0, 1.0)
 
     tried: list[int] = []
     monkeypatch.setattr(preflight, "examine", examine)
@@ -160,10 +160,15 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
     assert found["memory_used"] < 6e9
 
 
-@pytest.mark.parametrize(("batch", "hinted"), [(64, True), (128, False), (192, True), (256, False)])
-def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, hinted):
-    found = preflight.Finding("v5e-8", 8, batch, 4e9, 12e9, 12.7, 327.0, 639.0, 20055.0, "memory", 5640.0, 146.0)
-    assert ("128 images a chip, or a multiple, move less per image" in found.text()) == hinted
+@pytest.mark.parametrize(
+    ("batch", "strips", "hinted"),
+    [(64, 1, True), (64, 2, False), (48, 2, True), (128, 1, False), (192, 1, True), (256, 1, False)],
+)
+def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, strips, hinted):
+    found = preflight.Finding(
+        "v5e-8", 8, batch, strips, 4e9, 12e9, 12.7, 327.0, 639.0, 20055.0, "memory", 5640.0, 146.0
+    )
+    assert ("give a chip 128 images or a multiple" in found.text()) == hinted
 
 
 @pytest.mark.slow
