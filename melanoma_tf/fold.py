@@ -123,8 +123,10 @@ def build(
     pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
     pictures too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
     """
-    on_tpu = resampling in ("matmul", "shears")
-    classifier = build_classifier(config, prior, strips, joint_gradients=on_tpu and keras.backend.backend() == "jax")
+    on_tpu, dtype = resampling in ("matmul", "shears"), keras.config.dtype_policy().compute_dtype
+    # In float32 they lose digits where means are large.
+    joint_gradients = on_tpu and dtype == "bfloat16" and keras.backend.backend() == "jax"
+    classifier = build_classifier(config, prior, strips, joint_gradients)
     if fresh:
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
@@ -133,7 +135,7 @@ def build(
         resampling = "matmul"
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
     # rounded: bytes moved are what it waits for.
-    rounded = keras.config.dtype_policy().compute_dtype if on_tpu else "float32"
+    rounded = dtype if on_tpu else "float32"
     augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")
     augmented = augment(image, seed)
     trainer = Trainer({"image": image, "seed": seed}, classifier(augmented))

@@ -100,6 +100,8 @@ def build_classifier(
         ValueError: an unknown name or a value out of its range.
     """
     spec = backbone(name)
+    if joint_gradients and keras.backend.backend() != "jax":
+        raise ValueError(f"joint_gradients are written in JAX, and Keras runs on {keras.backend.backend()}")
     _check(image_size, dropout, drop_connect, prior, batch_norm_momentum)
     constructor = getattr(keras.applications, spec.constructor)
     published = constructor(weights=None, include_top=False, input_shape=(image_size, image_size, 3))

@@ -5,7 +5,8 @@
 
 Compiles the real training step (augmentation, mixed precision, moving averages, the sum of gradients over chips) with
 libtpu for the chips named and prints what the compiler says: memory used and free per chip, gigaflops and megabytes
-moved per image, the roofline that follows, which is more images/s than there can be, and what the compiler expects.
+moved per image, the roofline that follows, about the most images/s there can be, and those that follow from the cycles
+which the compiler expects.
 
 Needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`. Large models take minutes to compile.
 """
@@ -89,7 +90,7 @@ class Finding:
     strips: into how many the first blocks cut each picture.
     megabytes: read from and written to the chips' memory, see `compiled.py`. counted_megabytes: as XLA's cost analysis
     counts them. images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
-    expected_images_per_s: from the cycles that the compiler expects, without the kernel that turns pictures.
+    expected_images_per_s: from the cycles that the compiler expects, which leave some out, see `compiled.Effort`.
     """
 
     topology: str

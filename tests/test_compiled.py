@@ -81,6 +81,8 @@ ENTRY %main (a: bf16[100,30], b: f32[7]) -> bf16[30,100] {{
   %fusion = (pred[9]{{0:T(512)(128)(4,1)}}, bf16[30,100]{FAST}) fusion(%whole, %copy-done, /*index=2*/%a), kind=kLoop, \
 calls=%inner, metadata={{op_name="f"}}, backend_config={{"window_config":{{"estimated_cycles":"1200"}}}}
   %element = bf16[30,100]{FAST} get-tuple-element(%fusion), index=1
+  %permute-start = (bf16[30,100]{FAST}, s4[64,128]{{1,0}}, u32[]{{:S(2)}}) collective-permute-start(%element)
+  %permute-done = s4[64,128]{{1,0}} collective-permute-done(%permute-start)
   ROOT %out = bf16[30,100]{{0,1:T(8,128)(2,1)}} fusion(%element), backend_config={{"estimated_cycles":"34"}}
 }}
 """
@@ -88,7 +90,7 @@ calls=%inner, metadata={{op_name="f"}}, backend_config={{"window_config":{{"esti
 
 def test_a_listing_by_hand():
     flags, rows, half, columns = 512, 104 * 128 * 2, 56 * 128 * 2, 104 * 128 * 2
-    read, written = 128 * 4 + half + rows, flags + columns
+    read, written = 128 * 4 + half + rows, flags + 64 * 128 // 2 + columns
     assert compiled.effort(LISTING) == compiled.Effort(read + written, 1234)
 
 

@@ -20,12 +20,15 @@ from melanoma_tf import fold, model  # noqa: E402
 from tests import tiny  # noqa: E402
 
 rng = np.random.default_rng(0)
-features = {"image": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "seed": np.arange(8, dtype=np.uint32)}
+features: dict[str, Any] = {
+    "image": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
+    "seed": np.arange(8, dtype=np.uint32),
+}
 target = (np.arange(8) % 2).astype(np.float32)
 
 
-def three_losses(name: str, strips: int = 1, **changes: Any) -> list[float]:
-    """The losses of three steps on the same batch."""
+def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[float]]:
+    """The losses of three steps on the same batch, and the means of batch norm's statistics after them."""
     keras.utils.set_random_seed(0)
     config = tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes)
     trainer, classifier = fold.build(config, 0.3, 10, strips=strips)
@@ -35,22 +38,42 @@ def three_losses(name: str, strips: int = 1, **changes: Any) -> list[float]:
     else:
         classifier.save_weights(weights)
     batches = tf.data.Dataset.from_tensors((features, target))
-    return [trainer.fit(batches, verbose=0, shuffle=False).history["loss"][0] for _ in range(3)]
+    losses = [trainer.fit(batches, verbose=0, shuffle=False).history["loss"][0] for _ in range(3)]
+    statistics = [float(np.mean(v)) for v in classifier.non_trainable_variables if "moving" in v.path]
+    return {"losses": losses, "statistics": statistics}
+
+
+def two_inputs(classifier: keras.Model) -> int:
+    """How many layers of batch norm take the inputs of the convolution that they are behind."""
+    return sum("bn" in layer.name and isinstance(layer.input, list) for layer in classifier.layers)
 
 
 found: dict[str, Any] = {"backend": keras.backend.backend()}
 # Batch norm frozen: over eight pictures of one pixel, as in the last blocks, its statistics would blow up last digits.
-found["b0"] = three_losses("b0", freeze_batch_norm=True, lr=1e-3)
+found["b0"] = three_steps("b0", freeze_batch_norm=True, lr=1e-3)
 model.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end
-found["two_blocks"] = three_losses("two_blocks", lr=1e-3)
-found["two_blocks_in_strips"] = three_losses("two_blocks", strips=2, lr=1e-3)
-if keras.backend.backend() == "jax":
+found["two_blocks"] = three_steps("two_blocks", lr=1e-3)
+found["two_blocks_in_strips"] = three_steps("two_blocks", strips=2, lr=1e-3)
+if found["backend"] == "jax":
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        ways = {way: fold.build(tiny.config(), 0.3, 10, resampling=way)[1] for way in ("gather", "matmul", "shears")}
+        found[policy] = {way: two_inputs(classifier) for way, classifier in ways.items()}
+    keras.config.set_dtype_policy("float32")
     model.build_classifier = lambda *args, **options: tiny.build_classifier(
         *args, **{**options, "joint_gradients": True}
     )
-    found["two_blocks_jointly"] = three_losses("two_blocks", lr=1e-3)
-    found["two_blocks_in_strips_jointly"] = three_losses("two_blocks", strips=2, lr=1e-3)
+    found["two_blocks_jointly"] = three_steps("two_blocks", lr=1e-3)
+    found["two_blocks_in_strips_jointly"] = three_steps("two_blocks", strips=2, lr=1e-3)
+    # Built again from its description it still is what it was.
+    built = fold.build_classifier(tiny.config(dropout=0.0))
+    found["rebuilt"] = []
+    for copy in (built, keras.models.clone_model(built), keras.models.model_from_json(built.to_json())):
+        copy.set_weights(built.get_weights())
+        copy.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        found["rebuilt"].append([two_inputs(copy), copy.train_on_batch(features["image"] / 255.0, target)])
+    found["b0_jointly"] = two_inputs(tiny.build_real_classifier("efficientnet-b0", 32, joint_gradients=True))
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
