@@ -97,7 +97,7 @@ def build_classifier(
         joint_gradients: of each convolution that widens and the batch norm behind it, see `widening.py`; under JAX.
 
     Raises:
-        ValueError: an unknown name or a value out of its range.
+        ValueError: an unknown name, a value out of its range, or joint_gradients where Keras does not run on JAX.
     """
     spec = backbone(name)
     if joint_gradients and keras.backend.backend() != "jax":
@@ -109,9 +109,15 @@ def build_classifier(
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     # In float32 also under mixed precision: bfloat16 has 8 bits of significand, too few for 8-bit images.
     x = keras.layers.Rescaling(list(spec.scale), list(spec.offset), dtype="float32", name="normalise")(image)
-    kind = widening.BatchNormalization if joint_gradients else BatchNormalization
-    momentum, frozen = batch_norm_momentum, freeze_batch_norm
-    x = _transplant(published, x, drop_connect, kind, momentum, frozen, Cutter(published, strips))
+    x = _transplant(
+        published,
+        x,
+        drop_connect,
+        widening.BatchNormalization if joint_gradients else BatchNormalization,
+        batch_norm_momentum,
+        freeze_batch_norm,
+        Cutter(published, strips),
+    )
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     x = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(x)
     bias = keras.initializers.Constant(math.log(prior / (1 - prior)) if prior is not None else 0.0)

@@ -92,7 +92,8 @@ def normalise(
 
     mean, variance: f32[C], of the rows of `wide` but for `borrowed` ones at the upper and lower edge. Gradients are
     those of narrow, kernel, gamma and beta, through the statistics too; wide, mean and variance are taken as given.
-    Products with `kernel` are rounded to the dtype of `narrow`, everything else is float32.
+    What the two convolutions multiply is rounded to the dtype of `narrow`, and so is what is stored between them;
+    everything else is float32.
     """
     import jax
     import jax.numpy as jnp

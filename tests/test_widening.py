@@ -33,7 +33,7 @@ def moments(wide, borrowed):
 
 
 def loss(outputs):
-    """Its gradient is different in every pixel, no mean of zero, and goes with the outputs as well as its own way."""
+    """Its gradient differs from pixel to pixel, has a mean, and goes partly with the outputs and partly its own way."""
     weights = np.random.default_rng(1).normal(0.3, 1.0, outputs.shape)
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     return jnp.sum(jnp.tanh(outputs) * weights + 0.5 * jax.nn.silu(outputs) * outputs)
