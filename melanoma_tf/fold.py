@@ -124,9 +124,9 @@ def build(
     pictures too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
     """
     on_tpu, dtype = resampling in ("matmul", "shears"), keras.config.dtype_policy().compute_dtype
-    # In float32 they lose digits where means are large.
-    joint_gradients = on_tpu and dtype == "bfloat16" and keras.backend.backend() == "jax"
-    classifier = build_classifier(config, prior, strips, joint_gradients)
+    # In float32 `widening.py` would lose digits where means are large.
+    for_tpu = on_tpu and dtype == "bfloat16" and keras.backend.backend() == "jax"
+    classifier = build_classifier(config, prior, strips, for_tpu)
     if fresh:
         log.info("weights: %s", weights.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
@@ -151,9 +151,9 @@ def build(
 
 
 def build_classifier(
-    config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1, joint_gradients: bool = False
+    config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1, for_tpu: bool = False
 ) -> keras.Model:
-    """The classifier a config describes, with random weights. strips, joint_gradients: see `model.build_classifier`."""
+    """The classifier a config describes, with random weights. strips, for_tpu: see `model.build_classifier`."""
     return model.build_classifier(
         config.model,
         config.image_size,
@@ -163,7 +163,7 @@ def build_classifier(
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
         strips=strips,
-        joint_gradients=joint_gradients,
+        for_tpu=for_tpu,
     )
 
 

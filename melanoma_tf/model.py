@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from melanoma_tf import widening
+from melanoma_tf import depthwise, widening
 from melanoma_tf.batch_norm import BatchNormalization
 from melanoma_tf.strips import Cut, Cutter
 
@@ -74,7 +74,7 @@ def build_classifier(
     batch_norm_momentum: float | None = None,
     freeze_batch_norm: bool = False,
     strips: int = 1,
-    joint_gradients: bool = False,
+    for_tpu: bool = False,
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
@@ -94,14 +94,15 @@ def build_classifier(
         freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
         strips: into how many the first blocks cut each picture, with the same numbers and weights: for TPUs that get
             few pictures each, see `strips.py`. Fewer, by halving, where no block's rows can be divided so.
-        joint_gradients: of each convolution that widens and the batch norm behind it, see `widening.py`; under JAX.
+        for_tpu: layers that take less of a TPU's time, with the same numbers and weights, see `widening.py` and
+            `depthwise.py`; under JAX.
 
     Raises:
-        ValueError: an unknown name, a value out of its range, or joint_gradients where Keras does not run on JAX.
+        ValueError: an unknown name, a value out of its range, or for_tpu where Keras does not run on JAX.
     """
     spec = backbone(name)
-    if joint_gradients and keras.backend.backend() != "jax":
-        raise ValueError(f"joint_gradients are written in JAX, and Keras runs on {keras.backend.backend()}")
+    if for_tpu and keras.backend.backend() != "jax":
+        raise ValueError(f"layers for_tpu are written in JAX, and Keras runs on {keras.backend.backend()}")
     _check(image_size, dropout, drop_connect, prior, batch_norm_momentum)
     constructor = getattr(keras.applications, spec.constructor)
     published = constructor(weights=None, include_top=False, input_shape=(image_size, image_size, 3))
@@ -113,10 +114,10 @@ def build_classifier(
         published,
         x,
         drop_connect,
-        widening.BatchNormalization if joint_gradients else BatchNormalization,
         batch_norm_momentum,
         freeze_batch_norm,
         Cutter(published, strips),
+        for_tpu,
     )
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     x = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(x)
@@ -158,10 +159,10 @@ def _transplant(
     published: keras.Model,
     x: Any,
     drop_connect: float,
-    batch_norm: type[keras.layers.BatchNormalization],
     batch_norm_momentum: float | None,
     freeze_batch_norm: bool,
     cutter: Cutter,
+    for_tpu: bool,
 ) -> Any:
     """Rebuild `published` from its stem on, on top of the tensor `x`, and return its features.
 
@@ -181,9 +182,12 @@ def _transplant(
             config["rate"] = rates[layer.name]
         layer_class = layer.__class__
         if layer_class is keras.layers.BatchNormalization:
-            layer_class = batch_norm
+            layer_class = widening.BatchNormalization if for_tpu else BatchNormalization
             config["momentum"] = config["momentum"] if batch_norm_momentum is None else batch_norm_momentum
             config["trainable"] = not freeze_batch_norm
+        elif layer_class is keras.layers.DepthwiseConv2D and for_tpu:
+            layer_class = depthwise.DepthwiseConv2D
+            config["on_matrix_units"] = True
         source = layer.input
         inputs = [rebuilt[id(t)] for t in source] if isinstance(source, list) else rebuilt[id(source)]
         if cutter.covers(layer):

@@ -30,6 +30,7 @@ from melanoma_tf import command, runtime
 from melanoma_tf import config as configs
 
 if TYPE_CHECKING:
+    import keras
     import ml_collections
 
 FLAGS = flags.FLAGS
@@ -195,26 +196,51 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     Raises:
       Preflight: it does not compile, or needs more memory than a chip has.
     """
-    import jax
-    import keras
     import numpy as np
 
-    from melanoma_tf import compiled, fold, model
+    from melanoma_tf import fold, model
 
-    kind = topology.split(":")[0].split("-")[0]
-    if kind not in CHIPS:
-        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
-    chip = CHIPS[kind]
     runtime.Runtime.forget_models()
     config = config.copy_and_resolve_references()
     config.weights = "none"
     chips = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
     strips = chips.strips(config.strips, batch_per_chip)
     trainer, classifier = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
-    size, images = config.image_size, batch_per_chip * len(devices)
+    size = config.image_size
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
-    trainer._symbolic_build(data_batch=(features, np.zeros(2, np.float32)))
+    batch = features, np.zeros(2, np.float32)
+    what = f"{config.model} at {size} px for {topology}, {batch_per_chip} images a chip"
+    what = f"{what}; {model.describe_strips(classifier)}"
+    return compile_step(trainer, batch, topology, devices, batch_per_chip, what, model.strips_seen(classifier))
 
+
+def compile_step(
+    trainer: keras.Model,
+    batch: tuple[Any, Any],
+    topology: str,
+    devices: list[Any],
+    batch_per_chip: int,
+    what: str,
+    strips: int = 1,
+) -> Finding:
+    """Compiles the training step of a compiled model, the batch divided among the devices.
+
+    batch: (inputs, targets), arrays of two pictures or more, as the model takes them. what: is compiled, for people to
+    read meanwhile. strips: as in `Finding`.
+
+    Raises:
+      Preflight: it does not compile, or needs more memory than a chip has.
+    """
+    import jax
+    import keras
+
+    from melanoma_tf import compiled
+
+    kind = topology.split(":")[0].split("-")[0]
+    if kind not in CHIPS:
+        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
+    chip, images = CHIPS[kind], batch_per_chip * len(devices)
+    trainer._symbolic_build(data_batch=batch)
     distribution = keras.distribution.DataParallel(keras.distribution.DeviceMesh((len(devices),), ["batch"], devices))
     mesh = distribution.device_mesh.backend_mesh
     everywhere, divided = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
@@ -225,16 +251,14 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     kinds = ("trainable_variables", "non_trainable_variables", "metrics_variables")
     trainable, others, metrics = ([spec(v.value, everywhere) for v in getattr(trainer, each)] for each in kinds)
     optimizer = [spec(v.value, everywhere) for v in trainer.optimizer.variables]
-    given = {key: spec(value, divided, (images, *value.shape[1:])) for key, value in features.items()}
-    target = jax.ShapeDtypeStruct((images,), np.float32, sharding=divided)
+    given = jax.tree.map(lambda value: spec(value, divided, (images, *value.shape[1:])), batch)
 
     started = time.perf_counter()
     try:
-        what = f"compiling {config.model} at {size} px for {topology}, {batch_per_chip} images a chip"
-        with _progress(f"{what}; {model.describe_strips(classifier)}"):
+        with _progress(f"compiling {what}"):
             step = jax.jit(trainer.train_step, donate_argnums=0)
             with distribution.scope():
-                lowered = step.lower((trainable, others, optimizer, metrics), (given, target))
+                lowered = step.lower((trainable, others, optimizer, metrics), given)
             program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise Preflight(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
@@ -258,7 +282,7 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
         topology=topology,
         chips=len(devices),
         batch_per_chip=batch_per_chip,
-        strips=model.strips_seen(classifier),
+        strips=strips,
         memory_used=float(used),
         memory_free=float(chip.memory - used),
         gflop=cost["flops"] / batch_per_chip / 1e9,

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from melanoma_tf import depthwise
+
 _STAGES = ("stem", "block1", "block2", "block3")  # from the fourth on channels fill the lanes
 _MOST_BORROWED = 1 / 4  # of a strip's own rows; more would cost more than is won
 
@@ -186,7 +188,7 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("melanoma_tf")
-class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
+class DepthwiseConv2D(_Convolution, depthwise.DepthwiseConv2D):
     """`_Convolution` of inputs that need not be zero beyond the pictures' edges: what was borrowed there is biased."""
 
     def call(self, inputs: Any) -> Any:

@@ -325,19 +325,19 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
         first, _, third = found["tensorflow"][name]["losses"]
         assert abs(first - third) > 5e-5  # it trains
         _assert_same_steps(found["jax"][name], found["tensorflow"][name])
-    for backend, changes in {"tensorflow": 1, "jax": 3}.items():  # strips; under JAX joint gradients and both as well
+    for backend, changes in {"tensorflow": 1, "jax": 3}.items():  # strips; under JAX layers for TPUs and both as well
         changed = [steps for name, steps in found[backend].items() if name.startswith("two_blocks_")]
         assert len(changed) == changes
         for steps in changed:
             _assert_same_steps(steps, found[backend]["two_blocks"])
-    # One of the two blocks widens, of B0 fifteen, and the last convolution; gradients are joint as pictures are turned.
-    assert found["jax"]["float32"] == {"gather": 0, "matmul": 0, "shears": 0}
-    assert found["jax"]["mixed_bfloat16"] == {"gather": 0, "matmul": 1, "shears": 1}
-    assert found["jax"]["b0_jointly"] == 16
+    # One of the two blocks widens, of B0 fifteen, and the last convolution. How pictures are turned tells a TPU.
+    assert found["jax"]["float32"] == {"gather": [0, 0], "matmul": [0, 0], "shears": [0, 0]}
+    assert found["jax"]["mixed_bfloat16"] == {"gather": [0, 0], "matmul": [1, 2], "shears": [1, 2]}
+    assert found["jax"]["b0_for_tpu"] == [16, 16]
     built, *rebuilt = found["jax"]["rebuilt"]
-    assert built[0] == 1
-    for count, loss in rebuilt:
-        assert (count, loss) == (1, pytest.approx(built[1], rel=1e-5))
+    assert built[0] == [1, 2]
+    for counts, loss in rebuilt:
+        assert (counts, loss) == (built[0], pytest.approx(built[1], rel=1e-5))
 
 
 def _assert_same_steps(found, expected):

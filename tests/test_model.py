@@ -35,9 +35,9 @@ def test_an_unknown_name_lists_what_there_is():
         models.build_classifier("efficientnet-b8", 64)
 
 
-def test_joint_gradients_are_refused_where_they_cannot_be_computed():
-    with pytest.raises(ValueError, match="joint_gradients are written in JAX, and Keras runs on tensorflow"):
-        models.build_classifier("efficientnet-b0", 64, joint_gradients=True)
+def test_layers_for_tpu_are_refused_where_they_cannot_be_computed():
+    with pytest.raises(ValueError, match="layers for_tpu are written in JAX, and Keras runs on tensorflow"):
+        models.build_classifier("efficientnet-b0", 64, for_tpu=True)
 
 
 @pytest.mark.parametrize(

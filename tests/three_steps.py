@@ -43,9 +43,13 @@ def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[fl
     return {"losses": losses, "statistics": statistics}
 
 
-def two_inputs(classifier: keras.Model) -> int:
-    """How many layers of batch norm take the inputs of the convolution that they are behind."""
-    return sum("bn" in layer.name and isinstance(layer.input, list) for layer in classifier.layers)
+def for_tpu(classifier: keras.Model) -> list[int]:
+    """How many layers of batch norm take the inputs of the convolution they are behind; depthwise ones on matrix units.
+
+    From the graph and the layers' own words.
+    """
+    joint = sum("bn" in layer.name and isinstance(layer.input, list) for layer in classifier.layers)
+    return [joint, sum(getattr(layer, "on_matrix_units", False) for layer in classifier.layers)]
 
 
 found: dict[str, Any] = {"backend": keras.backend.backend()}
@@ -59,21 +63,19 @@ if found["backend"] == "jax":
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
         ways = {way: fold.build(tiny.config(), 0.3, 10, resampling=way)[1] for way in ("gather", "matmul", "shears")}
-        found[policy] = {way: two_inputs(classifier) for way, classifier in ways.items()}
+        found[policy] = {way: for_tpu(classifier) for way, classifier in ways.items()}
     keras.config.set_dtype_policy("float32")
-    model.build_classifier = lambda *args, **options: tiny.build_classifier(
-        *args, **{**options, "joint_gradients": True}
-    )
-    found["two_blocks_jointly"] = three_steps("two_blocks", lr=1e-3)
-    found["two_blocks_in_strips_jointly"] = three_steps("two_blocks", strips=2, lr=1e-3)
+    model.build_classifier = lambda *args, **options: tiny.build_classifier(*args, **{**options, "for_tpu": True})
+    found["two_blocks_for_tpu"] = three_steps("two_blocks", lr=1e-3)
+    found["two_blocks_in_strips_for_tpu"] = three_steps("two_blocks", strips=2, lr=1e-3)
     # Built again from its description it still is what it was.
     built = fold.build_classifier(tiny.config(dropout=0.0))
     found["rebuilt"] = []
     for copy in (built, keras.models.clone_model(built), keras.models.model_from_json(built.to_json())):
         copy.set_weights(built.get_weights())
         copy.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
-        found["rebuilt"].append([two_inputs(copy), copy.train_on_batch(features["image"] / 255.0, target)])
-    found["b0_jointly"] = two_inputs(tiny.build_real_classifier("efficientnet-b0", 32, joint_gradients=True))
+        found["rebuilt"].append([for_tpu(copy), copy.train_on_batch(features["image"] / 255.0, target)])
+    found["b0_for_tpu"] = for_tpu(tiny.build_real_classifier("efficientnet-b0", 32, for_tpu=True))
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
