@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags
 
-from melanoma_tf import preflight
+from melanoma_tf import preflight, runtime
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", ["efficientnet-b0:384"], "MODEL:SIZE of each comparison.")
@@ -30,7 +30,7 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
 
     from melanoma_tf.model import BACKBONES
 
-    keras.backend.clear_session()
+    runtime.Runtime.forget_models()
     constructor = getattr(keras.applications, BACKBONES[name].constructor)
     network = constructor(weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3))
     optimizer = keras.optimizers.AdamW(3e-4, use_ema=True, ema_momentum=EMA)
