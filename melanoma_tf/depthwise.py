@@ -3,44 +3,72 @@
 A depthwise convolution mixes no channels, so a TPU computes it element by element, on units far slower than those of
 its matrices. Written as a full convolution, whose kernel is zero wherever it would mix, it is as many times the work as
 there are channels, on the fast units: with 32 channels in a third of the time, as the compiler expects. The numbers are
-the same, but for the order of sums.
+the same, but for the order of sums; only what is not finite spreads to all channels.
 
 Under JAX only. The gradient of the kernel stays depthwise, which is least work.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-# Channels up to which a full convolution takes fewer cycles, as libtpu expects on v4 to v6e. Where a kernel of 5
-# strides only the inputs' gradient does: there three of four of what is multiplied are zeros of the stride.
-FEW, FEW_STRIDED = 64, 256
+Full = Literal["never", "backward", "always"]
+
+# Channels up to which libtpu expects a full convolution to take fewer cycles on each of v4 to v6e (on v6e it would with
+# more). Where a kernel of 5 strides that is so of the inputs' gradient up to more: to it the stride is three zeros of
+# four, multiplied like the rest.
+_FEW, _FEW_STRIDED = 64, 192
+
+
+def worthwhile(layer: keras.layers.DepthwiseConv2D) -> Full:
+    """Where a layer of a graph takes less of a TPU's time as a full convolution: back to its inputs, or always."""
+    channels, strided = layer.input.shape[-1], min(layer.strides) > 1 and min(layer.kernel_size) > 3
+    if not _is_plain(layer) or channels > (_FEW_STRIDED if strided else _FEW):
+        return "never"
+    return "always" if channels <= _FEW else "backward"
 
 
 @keras.saving.register_keras_serializable("melanoma_tf.depthwise")
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras' layer, on matrix units where that takes less time. With one output a channel, no bias and no activation.
+    """Keras' layer, as a full convolution: never, only the gradient of its inputs, or always but for the kernel's.
 
     The name is Keras' own, since files of weights tell layers by the names of their classes.
+
+    Raises:
+      ValueError: full, and not one output a channel without bias, activation and dilation, channels last.
     """
 
-    def __init__(self, on_matrix_units: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.on_matrix_units = on_matrix_units
+    def __init__(self, *args: Any, full: Full = "never", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.full = full
+        if full != "never" and not _is_plain(self):
+            raise ValueError(
+                f"{self.name}: full={full!r} wants depth_multiplier=1, use_bias=False, no activation, dilation_rate=1 "
+                "and channels last"
+            )
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        return {**config, "on_matrix_units": True} if self.on_matrix_units else config
+        return config if self.full == "never" else {**config, "full": self.full}
 
     def call(self, inputs: Any) -> Any:
-        channels, strided = inputs.shape[-1], min(self.strides) > 1 and min(self.kernel_size) > 3
-        if not self.on_matrix_units or channels > (FEW_STRIDED if strided else FEW):
+        if self.full == "never":
             return super().call(inputs)
-        inputs, kernel = (ops.cast(given, self.compute_dtype) for given in (inputs, self.kernel))
-        return convolve(inputs, kernel, self.strides, self.padding, both_ways=channels <= FEW)
+        kernel = ops.convert_to_tensor(self.kernel)
+        return convolve(inputs, kernel, self.strides, self.padding, both_ways=self.full == "always")
+
+
+def _is_plain(layer: keras.layers.DepthwiseConv2D) -> bool:
+    return (
+        layer.depth_multiplier == 1
+        and not layer.use_bias
+        and layer.activation is keras.activations.linear
+        and max(layer.dilation_rate) == 1
+        and layer.data_format == "channels_last"
+    )
 
 
 def convolve(inputs: Any, kernel: Any, strides: tuple[int, int], padding: str, both_ways: bool) -> Any:

@@ -78,7 +78,7 @@ def build_classifier(
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
-    The graph is flat and of Keras' own layers, but for `BatchNormalization`, whose weights and config are Keras'.
+    The graph is flat and of Keras' own layers, or of kinds of them with the same weights under the same names.
     Under a mixed precision policy the backbone computes in the policy's dtype; normalisation, pooling and head stay
     float32.
 
@@ -187,7 +187,7 @@ def _transplant(
             config["trainable"] = not freeze_batch_norm
         elif layer_class is keras.layers.DepthwiseConv2D and for_tpu:
             layer_class = depthwise.DepthwiseConv2D
-            config["on_matrix_units"] = True
+            config["full"] = depthwise.worthwhile(layer)
         source = layer.input
         inputs = [rebuilt[id(t)] for t in source] if isinstance(source, list) else rebuilt[id(source)]
         if cutter.covers(layer):

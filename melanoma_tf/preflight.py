@@ -139,8 +139,7 @@ def main(argv: list[str]) -> None:
     config = FLAGS.config
     configs.check(config)
     prepare(config.precision)
-    topology = FLAGS.topology.replace("v5litepod-", "v5e-")  # Google Cloud's other name
-    devices = topology_devices(topology)
+    topology, devices = FLAGS.topology, topology_devices(FLAGS.topology)
     if not FLAGS.batch and config.batch_size % len(devices):
         raise ValueError(
             f"config.batch_size={config.batch_size} is global; {len(devices)} chips do not divide it. Or give --batch"
@@ -174,15 +173,25 @@ def topology_devices(name: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        layout = TOPOLOGIES.get(name, name)
+        usual = name.replace("v5litepod-", "v5e-")  # Google Cloud's other name
+        layout = TOPOLOGIES.get(usual, usual)
         # libtpu takes hosts to have four chips unless told.
         options = {"chips_per_host_bounds": [1, 1, 1]} if layout.endswith(":1x1") else {}
-        return list(topologies.get_topology_desc(layout, "tpu", **options).devices)
+        devices = list(topologies.get_topology_desc(layout, "tpu", **options).devices)
     except Exception as error:
         raise Preflight(
             f"--topology {name!r}: {_why(name, error)}. Known: {', '.join(TOPOLOGIES)}, or a layout as v5e:4x4. "
             "It needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
         ) from error
+    _chip(name)
+    return devices
+
+
+def _chip(topology: str) -> Chip:
+    kind = topology.replace("v5litepod", "v5e").split(":")[0].split("-")[0]
+    if kind not in CHIPS:
+        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
+    return CHIPS[kind]
 
 
 def _why(name: str, error: Exception) -> str:
@@ -225,8 +234,8 @@ def compile_step(
 ) -> Finding:
     """Compiles the training step of a compiled model, the batch divided among the devices.
 
-    batch: (inputs, targets), arrays of two pictures or more, as the model takes them. what: is compiled, for people to
-    read meanwhile. strips: as in `Finding`.
+    batch: (inputs, targets) of a few pictures, arrays as the model takes them; `batch_per_chip` says how many there are
+    to be. what: is compiled, for people to read meanwhile. strips: as in `Finding`.
 
     Raises:
       Preflight: it does not compile, or needs more memory than a chip has.
@@ -236,10 +245,7 @@ def compile_step(
 
     from melanoma_tf import compiled
 
-    kind = topology.split(":")[0].split("-")[0]
-    if kind not in CHIPS:
-        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
-    chip, images = CHIPS[kind], batch_per_chip * len(devices)
+    chip, images = _chip(topology), batch_per_chip * len(devices)
     trainer._symbolic_build(data_batch=batch)
     distribution = keras.distribution.DataParallel(keras.distribution.DeviceMesh((len(devices),), ["batch"], devices))
     mesh = distribution.device_mesh.backend_mesh

@@ -55,11 +55,13 @@ class BatchNormalization(batch_norm.BatchNormalization):
         mask = mask[0] if isinstance(mask, list) else mask
         if self._kernel is None or not self.trains(wide, training, mask):
             return super().call(wide, training=training, mask=mask)
-        wide, narrow, kernel = (ops.cast(given, self.compute_dtype) for given in (wide, narrow, self._kernel()))
-        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
-        outputs, mean, variance = normalise(wide, narrow, kernel, gamma, beta, self.epsilon, self.borrowed)
+        wide = ops.stop_gradient(ops.cast(wide, self.compute_dtype))
+        shift, _, mean, variance = self.statistics(wide)
+        mean = mean + shift
         self.keep(mean, variance)
-        return outputs
+        narrow, kernel = (ops.cast(given, self.compute_dtype) for given in (narrow, self._kernel()))
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        return normalise(wide, mean, variance, narrow, kernel, gamma, beta, self.epsilon, self.borrowed)
 
 
 def _first(shapes: Any) -> Any:
@@ -76,13 +78,21 @@ def _widening(layer: keras.layers.Layer) -> keras.layers.Conv2D | None:
 
 
 def normalise(
-    wide: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any, epsilon: float, borrowed: tuple[int, ...] = (0, 0)
-) -> tuple[Any, Any, Any]:
-    """(batch norm of `wide`, its mean, its variance); [B,H,W,C] is `narrow`, [B,H,W,K], through `kernel`, [1,1,K,C].
+    wide: Any,
+    mean: Any,
+    variance: Any,
+    narrow: Any,
+    kernel: Any,
+    gamma: Any,
+    beta: Any,
+    epsilon: float,
+    borrowed: tuple[int, ...] = (0, 0),
+) -> Any:
+    """Batch norm of `wide`, [B,H,W,C], which is `narrow`, [B,H,W,K], through the convolution `kernel`, [1,1,K,C].
 
-    The statistics, f32[C], are of all rows but for `borrowed` ones at the upper and lower edge. Gradients are those of
-    the outputs to narrow, kernel, gamma and beta, through the statistics too; `wide` is taken as given. What the two
-    convolutions of the gradient multiply is rounded to the dtype of `narrow`, and so is what is stored between them;
+    mean, variance: f32[C], of the rows of `wide` but for `borrowed` ones at the upper and lower edge. Gradients are
+    those of narrow, kernel, gamma and beta, through the statistics too; wide, mean and variance are taken as given.
+    What the two convolutions multiply is rounded to the dtype of `narrow`, and so is what is stored between them;
     everything else is float32.
     """
     import jax
@@ -90,30 +100,18 @@ def normalise(
 
     product = functools.partial(jnp.matmul, precision="highest")  # of float32; a TPU would round it to bfloat16
 
-    def moments(narrow: Any, kernel: Any) -> tuple[Any, ...]:
-        """(mean of `wide`, its variance; mean of `narrow`, its covariance)."""
+    @jax.custom_vjp
+    def normed(wide: Any, mean: Any, variance: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
+        del narrow, kernel
+        scale = jax.lax.rsqrt(variance + epsilon) * gamma
+        return (wide.astype(jnp.float32) * scale + (beta - mean * scale)).astype(wide.dtype)
+
+    def backward(saved: Any, upstream: Any) -> Any:
+        variance, narrow, kernel, gamma = saved
+        weights = kernel[0, 0].astype(jnp.float32)
         own, count = _counted(narrow, borrowed)
         centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
         covariance = _outer(own, own) / count - centre[:, None] * centre
-        weights = kernel[0, 0].astype(jnp.float32)
-        variance = jnp.sum(weights * product(covariance, weights), 0)
-        return product(centre, weights), jnp.maximum(variance, 0.0), centre, covariance
-
-    @jax.custom_vjp
-    def normed(wide: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
-        return forward(wide, narrow, kernel, gamma, beta)[0]
-
-    def forward(wide: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
-        mean, variance, *of_narrow = moments(narrow, kernel)
-        scale = jax.lax.rsqrt(variance + epsilon) * gamma
-        outputs = (wide.astype(jnp.float32) * scale + (beta - mean * scale)).astype(wide.dtype)
-        return (outputs, mean, variance), (variance, narrow, kernel, gamma, *of_narrow)
-
-    def backward(saved: Any, upstreams: Any) -> Any:
-        upstream, *_ = upstreams  # of the statistics there is none
-        variance, narrow, kernel, gamma, centre, covariance = saved
-        weights = kernel[0, 0].astype(jnp.float32)
-        _, count = _counted(narrow, borrowed)
         deviation = jax.lax.rsqrt(variance + epsilon)
         scale = deviation * gamma
         # Sums over all pixels of the upstream gradient, and of it times each channel of the centred inputs.
@@ -128,10 +126,10 @@ def normalise(
         constant = product(weights, scale * d_beta / count) - product(centre, mixing.astype(jnp.float32))
         indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # it is stored
         d_narrow = (direct - _counted(indirect, borrowed)[0].astype(jnp.float32)).astype(narrow.dtype)
-        return None, d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
+        return None, None, None, d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
 
-    normed.defvjp(forward, backward)
-    return normed(wide, narrow, kernel, gamma, beta)
+    normed.defvjp(lambda *given: (normed(*given), given[2:6]), backward)
+    return normed(wide, mean, variance, narrow, kernel, gamma, beta)
 
 
 def _counted(tensor: Any, borrowed: tuple[int, ...]) -> tuple[Any, float]:

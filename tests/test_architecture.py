@@ -53,7 +53,8 @@ USES = {
     "tfrecord_tools.resample": {"tfrecord_tools._resample"},  # the same in C
     "melanoma_tf.decoder": {"tfrecord_tools._jpeg"},  # the one codec in C serves both packages
     "melanoma_tf.data": {"melanoma_tf.decoder"},  # the last step of its pipelines
-    "melanoma_tf.model": {f"melanoma_tf.{layers}" for layers in ("batch_norm", "widening", "strips")},  # of the graph
+    "melanoma_tf.model": {f"melanoma_tf.{layers}" for layers in ("batch_norm", "widening", "depthwise", "strips")},
+    "melanoma_tf.strips": {"melanoma_tf.depthwise"},  # one that knows of strips
     "melanoma_tf.widening": {"melanoma_tf.batch_norm"},  # of which it is a kind
     "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
     "melanoma_tf.augment.geometry": {f"melanoma_tf.augment.{leaf}" for leaf in ("occlusion", "shears")},  # blur; a way
@@ -99,8 +100,8 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_only_runtime_knows_about_devices(path):
-    # The last three compute under JAX alone, for devices that are not here.
-    if path.stem in ("runtime", "hosts", "preflight", "shears", "widening"):
+    # The last four compute under JAX alone, for devices that are not here.
+    if path.stem in ("runtime", "hosts", "preflight", "shears", "widening", "depthwise"):
         return
     text = path.read_text(encoding="utf-8")
     for word in (

@@ -7,6 +7,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
 
@@ -82,12 +83,21 @@ def test_in_bfloat16_they_are_as_true_as_those_of_a_depthwise_convolution(both_w
         assert 0 < mine < 1.2 * reference
 
 
+# Channels, kernel, stride: where a layer is a full convolution. The first two are of EfficientNet-B0.
 LAYERS = {
-    "few": (32, 3, 1),
-    "strided": (144, 5, 2),
-    "many": (96, 3, 1),
-    "too many": (288, 5, 2),
-}  # channels, kernel, stride
+    (32, 3, 1): "always",
+    (144, 5, 2): "backward",
+    (64, 3, 2): "always",
+    (65, 3, 1): "never",
+    (96, 3, 2): "never",
+    (64, 5, 2): "always",
+    (65, 5, 2): "backward",
+    (144, 5, 1): "never",
+    (192, 5, 2): "backward",
+    (193, 5, 2): "never",
+}
+
+
 ON_JAX = """
 import jax, json, re, sys
 from melanoma_tf import compiled, preflight
@@ -95,49 +105,68 @@ preflight.prepare("mixed_bfloat16")
 import keras
 from melanoma_tf import depthwise
 
-def step(case, on_matrix_units, side):
+def step(case, full, side):
     channels, size, stride = case
-    layer = depthwise.DepthwiseConv2D(on_matrix_units, kernel_size=size, strides=stride, use_bias=False)
+    layer = depthwise.DepthwiseConv2D(size, stride, use_bias=False, full=full)
     model = keras.Sequential([keras.Input((side, side, channels), dtype="bfloat16"), layer])
     given = [jax.ShapeDtypeStruct((128, side, side, channels), "bfloat16"), layer.kernel.value]
     loss = lambda inputs, kernel: jax.numpy.square(model.stateless_call([kernel], [], inputs)[0]).sum()
     return jax.grad(loss, (0, 1)), given
 
-def groups(*case):
-    function, given = step(*case, 8)
+def groups(case, full):
+    function, given = step(case, full, 8)
     traced = str(jax.make_jaxpr(function)(*given))
     found = re.findall(r"batch_group_count=(\\d+).*?feature_group_count=(\\d+)", traced, re.DOTALL)
     return [max(map(int, pair)) for pair in found]
 
-def cycles(*case):
-    function, given = step(*case, 24)
+def cycles(case, full):
+    function, given = step(case, full, 24)
     on = jax.sharding.SingleDeviceSharding(preflight.topology_devices("v5e-1")[0])
     given = [jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=on) for each in given]
     return compiled.effort(jax.jit(function, out_shardings=on).lower(*given).compile().as_text()).cycles
 
-layers, measure = json.loads(sys.argv[1]), {"groups": groups, "cycles": cycles}[sys.argv[2]]
-print(json.dumps({name: [measure(case, flag) for flag in (False, True)] for name, case in layers.items()}))
+measure = {"groups": groups, "cycles": cycles}[sys.argv[1]]
+print(json.dumps([measure(*case) for case in json.loads(sys.argv[2])]))
 """
 
 
-def test_layers_are_full_convolutions_where_channels_are_few():
-    """By how many groups of channels there are in what JAX is given: forward, back to the inputs, to the kernel."""
-    done = run_command("-c", ON_JAX, json.dumps(LAYERS), "groups", KERAS_BACKEND="jax")
+def on_jax(measure, cases):
+    done = run_command("-c", ON_JAX, measure, json.dumps(cases), KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == {
-        "few": [[32, 32, 32], [1, 1, 32]],
-        "strided": [[144, 144, 144], [144, 1, 144]],
-        "many": [[96, 96, 96], [96, 96, 96]],
-        "too many": [[288, 288, 288], [288, 288, 288]],
-    }
+    return json.loads(done.stdout)
+
+
+def test_a_layer_is_a_full_convolution_where_it_is_told_to_be():
+    """By how many groups of channels there are in what JAX is given: forward, back to the inputs, to the kernel."""
+    found = on_jax("groups", [((32, 3, 1), full) for full in ("never", "backward", "always")])
+    assert found == [[32, 32, 32], [32, 1, 32], [1, 1, 32]]
+
+
+@pytest.mark.parametrize(("case", "expected"), LAYERS.items())
+def test_it_is_worthwhile_where_channels_are_few(case, expected):
+    channels, size, stride = case
+    layer = keras.layers.DepthwiseConv2D(size, stride, use_bias=False)
+    layer(keras.Input((8, 8, channels)))
+    assert depthwise.worthwhile(layer) == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"use_bias": True}, {"activation": "relu"}, {"dilation_rate": 2}, {"depth_multiplier": 2}],
+)
+def test_layers_that_are_not_plain_are_refused(other):
+    options = {"use_bias": False, **other}
+    layer = keras.layers.DepthwiseConv2D(3, **options)
+    layer(keras.Input((8, 8, 4)))
+    assert depthwise.worthwhile(layer) == "never"
+    depthwise.DepthwiseConv2D(3, **options)  # never full
+    with pytest.raises(ValueError, match=r"full='always' wants depth_multiplier=1, use_bias=False, no activation"):
+        depthwise.DepthwiseConv2D(3, full="always", **options)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_there_the_compiler_expects_less_time():
-    done = run_command(
-        "-c", ON_JAX, json.dumps({k: LAYERS[k] for k in ("few", "strided")}), "cycles", KERAS_BACKEND="jax"
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = {name: ours / theirs for name, (theirs, ours) in json.loads(done.stdout).items()}
-    assert found["few"] < 0.6
-    assert found["strided"] < 0.85
+    few, strided = (32, 3, 1), (144, 5, 2)
+    found = on_jax("cycles", [(few, "never"), (few, "always"), (strided, "never"), (strided, "backward")])
+    assert found[1] < 0.6 * found[0]
+    assert found[3] < 0.85 * found[2]

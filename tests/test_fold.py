@@ -330,12 +330,16 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
         assert len(changed) == changes
         for steps in changed:
             _assert_same_steps(steps, found[backend]["two_blocks"])
-    # One of the two blocks widens, of B0 fifteen, and the last convolution. How pictures are turned tells a TPU.
+    # One of the two blocks widens, of B0 fifteen, and the last convolution; one of the two has few channels, of B0 two.
     assert found["jax"]["float32"] == {"gather": [0, 0], "matmul": [0, 0], "shears": [0, 0]}
-    assert found["jax"]["mixed_bfloat16"] == {"gather": [0, 0], "matmul": [1, 2], "shears": [1, 2]}
-    assert found["jax"]["b0_for_tpu"] == [16, 16]
+    assert found["jax"]["mixed_bfloat16"] == {"gather": [0, 0], "matmul": [1, 1], "shears": [1, 1]}
+    assert found["jax"]["b0_for_tpu"] == [16, 2]
+    usual, for_tpu = found["jax"]["half"]
+    assert for_tpu != usual
+    np.testing.assert_allclose(for_tpu["losses"], usual["losses"], atol=5e-4)
+    np.testing.assert_allclose(for_tpu["statistics"], usual["statistics"], atol=1e-4)
     built, *rebuilt = found["jax"]["rebuilt"]
-    assert built[0] == [1, 2]
+    assert built[0] == [1, 1]
     for counts, loss in rebuilt:
         assert (counts, loss) == (built[0], pytest.approx(built[1], rel=1e-5))
 

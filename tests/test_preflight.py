@@ -57,6 +57,7 @@ def test_pictures_of_any_size_are_turned_on_a_chip(topology, size):
     ("args", "message"),
     [
         (["--topology=v9-8"], "--topology 'v9-8': there is no such topology. Known: v3-8, "),
+        (["--topology=v2:2x2"], "--topology 'v2:2x2': no figures for 'v2'; known: v3, v4, v5e, v5p, v6e"),
         (["--topology=v5litepod-8", "--config.batch_size=100"], "config.batch_size=100 is global; 8 chips do not"),
         (["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: "),
     ],

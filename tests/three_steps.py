@@ -44,12 +44,9 @@ def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[fl
 
 
 def for_tpu(classifier: keras.Model) -> list[int]:
-    """How many layers of batch norm take the inputs of the convolution they are behind; depthwise ones on matrix units.
-
-    From the graph and the layers' own words.
-    """
+    """Layers of batch norm that take the inputs of the convolution they are behind; depthwise ones that are full."""
     joint = sum("bn" in layer.name and isinstance(layer.input, list) for layer in classifier.layers)
-    return [joint, sum(getattr(layer, "on_matrix_units", False) for layer in classifier.layers)]
+    return [joint, sum(getattr(layer, "full", "never") != "never" for layer in classifier.layers)]
 
 
 found: dict[str, Any] = {"backend": keras.backend.backend()}
@@ -64,12 +61,14 @@ if found["backend"] == "jax":
         keras.config.set_dtype_policy(policy)
         ways = {way: fold.build(tiny.config(), 0.3, 10, resampling=way)[1] for way in ("gather", "matmul", "shears")}
         found[policy] = {way: for_tpu(classifier) for way, classifier in ways.items()}
-    keras.config.set_dtype_policy("float32")
+    found["half"] = [three_steps("two_blocks", lr=1e-3)]
     model.build_classifier = lambda *args, **options: tiny.build_classifier(*args, **{**options, "for_tpu": True})
+    found["half"].append(three_steps("two_blocks", lr=1e-3))
+    keras.config.set_dtype_policy("float32")
     found["two_blocks_for_tpu"] = three_steps("two_blocks", lr=1e-3)
     found["two_blocks_in_strips_for_tpu"] = three_steps("two_blocks", strips=2, lr=1e-3)
     # Built again from its description it still is what it was.
-    built = fold.build_classifier(tiny.config(dropout=0.0))
+    built = fold.build_classifier(tiny.config(dropout=0.0), strips=2)
     found["rebuilt"] = []
     for copy in (built, keras.models.clone_model(built), keras.models.model_from_json(built.to_json())):
         copy.set_weights(built.get_weights())
