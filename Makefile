@@ -47,7 +47,7 @@ parity: setup $(if $(PYTHON311),$(ADDONS))
 	$(BIN)/pytest tests/test_parity.py -rs
 
 test: lint $(if $(PYTHON311),$(ADDONS))
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -75,6 +75,7 @@ setup(
             "nbformat>=5.10",
             "pandas-stubs",
             "pytest>=8",
+            "pytest-xdist>=3.7",
             "ruff>=0.8",
         ],
     },

@@ -187,7 +187,7 @@ def _transplant(
             config["trainable"] = not freeze_batch_norm
         elif layer_class is keras.layers.DepthwiseConv2D and for_tpu:
             layer_class = depthwise.DepthwiseConv2D
-            config["full"] = depthwise.worthwhile(layer)
+            config["full"] = depthwise.worthwhile(layer) if cutter.fills_lanes(layer) else "never"
         source = layer.input
         inputs = [rebuilt[id(t)] for t in source] if isinstance(source, list) else rebuilt[id(source)]
         if cutter.covers(layer):

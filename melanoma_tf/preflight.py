@@ -218,8 +218,8 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     size = config.image_size
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     batch = features, np.zeros(2, np.float32)
-    what = f"{config.model} at {size} px for {topology}, {batch_per_chip} images a chip"
-    what = f"{what}; {model.describe_strips(classifier)}"
+    seen = model.describe_strips(classifier)
+    what = f"{config.model} at {size} px for {topology}, {batch_per_chip} images a chip; {seen}"
     return compile_step(trainer, batch, topology, devices, batch_per_chip, what, model.strips_seen(classifier))
 
 

@@ -46,7 +46,7 @@ class Cutter:
 
     def __init__(self, published: keras.Model, most: int) -> None:
         """most: strips; half of them, and so on, if no block can be cut into so many."""
-        self.strips = most
+        self.strips, self._few_pictures = most, most > 1
         while self.strips > 1 and not blocks_to_cut(published, self.strips):
             self.strips //= 2
         self._blocks = blocks_to_cut(published, self.strips)
@@ -67,6 +67,10 @@ class Cutter:
     def covers(self, layer: keras.layers.Layer) -> bool:
         """Whether this layer is of a block that is cut."""
         return _block(layer) in self._blocks
+
+    def fills_lanes(self, layer: keras.layers.Layer) -> bool:
+        """Whether pictures, or strips of them, are enough for a chip's registers in this layer."""
+        return not self._few_pictures or self.covers(layer)
 
     def rebuild(
         self, layer: keras.layers.Layer, layer_class: type[keras.layers.Layer], config: dict[str, Any], inputs: Any

@@ -333,7 +333,7 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
     # One of the two blocks widens, of B0 fifteen, and the last convolution; one of the two has few channels, of B0 two.
     assert found["jax"]["float32"] == {"gather": [0, 0], "matmul": [0, 0], "shears": [0, 0]}
     assert found["jax"]["mixed_bfloat16"] == {"gather": [0, 0], "matmul": [1, 1], "shears": [1, 1]}
-    assert found["jax"]["b0_for_tpu"] == [16, 2]
+    assert found["jax"]["b0_for_tpu"] == {"whole": [16, 2], "cut": [16, 2], "cut in part": [16, 1]}
     usual, for_tpu = found["jax"]["half"]
     assert for_tpu != usual
     np.testing.assert_allclose(for_tpu["losses"], usual["losses"], atol=5e-4)

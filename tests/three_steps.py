@@ -74,7 +74,12 @@ if found["backend"] == "jax":
         copy.set_weights(built.get_weights())
         copy.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
         found["rebuilt"].append([for_tpu(copy), copy.train_on_batch(features["image"] / 255.0, target)])
-    found["b0_for_tpu"] = for_tpu(tiny.build_real_classifier("efficientnet-b0", 32, for_tpu=True))
+    # Of 64 px the third stage cannot be cut.
+    shapes = {"whole": (64, 1), "cut": (96, 2), "cut in part": (64, 2)}
+    found["b0_for_tpu"] = {
+        name: for_tpu(tiny.build_real_classifier("efficientnet-b0", size, strips=strips, for_tpu=True))
+        for name, (size, strips) in shapes.items()
+    }
 augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
