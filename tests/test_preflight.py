@@ -135,10 +135,10 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
     found = json.loads(done.stdout)
     # Plain Keras without augmentation has been measured at 8.5 GFLOP, 552 MB (863 counted) and 3.9 GB; the compiler
     # expects 3,715 images/s of it.
-    assert 8 < found["gflop"] < 20
+    assert 8 < found["gflop"] < 23  # products with zeros included
     assert 200 < found["megabytes"] < 310
     assert 500 < found["counted_megabytes"] < 635
-    assert found["expected_images_per_s"] > 1.5 * 3715
+    assert found["expected_images_per_s"] > 1.7 * 3715
     assert found["memory_used"] < 6e9
 
 
