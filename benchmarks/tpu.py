@@ -31,10 +31,10 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
     import keras
     import numpy as np
 
-    from melanoma_tf.model import BACKBONES
+    from melanoma_tf.model import backbone
 
     runtime.Runtime.forget_models()
-    constructor = getattr(keras.applications, BACKBONES[name].constructor)
+    constructor = getattr(keras.applications, backbone(name).constructor)
     network = constructor(weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3))
     optimizer = keras.optimizers.AdamW(3e-4, use_ema=True, ema_momentum=EMA)
     network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=True)
@@ -79,7 +79,7 @@ def tell(label: str, compile_it: Contender, name: str, size: int, devices: list[
     except preflight.Preflight as error:
         print(f"| {label} | {error} |", flush=True)
         return []
-    memory = found.memory_used / 1e9
+    memory = found.memory_used / preflight.GB
     figures = [found.megabytes, found.counted_megabytes, found.gflop, memory, found.expected_images_per_s]
     moved, counted, gflop, _, images = figures
     print(f"| {label} | {moved:.0f} | {counted:.0f} | {gflop:.1f} | {memory:.2f} | {images:,.0f} |", flush=True)

@@ -17,9 +17,9 @@ from keras import ops
 
 Full = Literal["never", "backward", "always"]
 
-# Channels up to which libtpu expects a full convolution to take fewer cycles on each of v4 to v6e (on v6e it would with
-# more). Where a kernel of 5 strides that is so of the inputs' gradient up to more: to it the stride is three zeros of
-# four, multiplied like the rest.
+# Channels up to which libtpu expects a full convolution to take fewer cycles on each of v4 to v6e, forward and back;
+# with more it depends on the generation. Where a kernel of 5 strides that is so of the inputs' gradient up to more: to
+# it the stride is three zeros of four, multiplied like the rest.
 _FEW, _FEW_STRIDED = 64, 192
 
 
