@@ -9,7 +9,7 @@ export MELANOMA_DATA
 # TensorFlow's start-up notes hide what the commands print.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-# tensorflow-addons, the reference of tests/test_parity.py, wants an old Python and an old TensorFlow to itself.
+# tensorflow-addons, the reference of tests/melanoma_tf/test_parity.py, wants an old Python and an old TensorFlow to itself.
 ADDONS := .venv-addons/.installed
 PYTHON311 := $(shell command -v python3.11)
 
@@ -17,7 +17,7 @@ PYTHON311 := $(shell command -v python3.11)
 
 setup: $(STAMP)
 
-$(STAMP): setup.py $(wildcard tfrecord_tools/*.[ch])
+$(STAMP): setup.py $(wildcard tfrecord_tools/imaging/*.[ch])
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -44,7 +44,7 @@ $(ADDONS):
 	@touch $@
 
 parity: setup $(if $(PYTHON311),$(ADDONS))
-	$(BIN)/pytest tests/test_parity.py -rs
+	$(BIN)/pytest tests/melanoma_tf/test_parity.py -rs
 
 test: lint $(if $(PYTHON311),$(ADDONS))
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
@@ -53,4 +53,4 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/imaging/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 TENSORFLOW = ">=2.18,<2.22"  # the versions tested; Colab and Kaggle have 2.20 (late 2026)
 JAX = "jax>=0.7"
@@ -15,15 +15,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=["tfrecord_tools", "melanoma_tf", "melanoma_tf.augment", "melanoma_tf.configs"],
+    packages=[*find_packages(include=["tfrecord_tools*", "melanoma_tf*"]), "melanoma_tf.configs"],
     # configs/ lies at the top of the repository, where people look for it, and inside the package once installed.
     package_dir={"melanoma_tf.configs": "configs"},
     # The converter's quick parts. Where no C compiler is, libjpeg-turbo and NumPy give the same bits more slowly.
     ext_modules=[
         Extension(
-            f"tfrecord_tools.{name}",
-            [f"tfrecord_tools/{name}.c"],
-            depends=[str(header) for header in sorted(Path("tfrecord_tools").glob("_*.h"))],
+            f"tfrecord_tools.imaging.{name}",
+            [f"tfrecord_tools/imaging/{name}.c"],
+            depends=[str(header) for header in sorted(Path("tfrecord_tools/imaging").glob("_*.h"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3"],
             py_limited_api=True,

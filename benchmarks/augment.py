@@ -149,9 +149,9 @@ def here() -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    from melanoma_tf import runtime
+    from melanoma_tf.devices import select
 
-    devices = runtime.start(FLAGS.device)
+    devices = select.start(FLAGS.device)
     images = pictures()
     augmenters: dict[str, Callable[[Any, int], Any]] = {}
     for name, make in (

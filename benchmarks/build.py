@@ -49,7 +49,7 @@ import numpy.typing as npt
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools import image, resample
+from tfrecord_tools.imaging import convert, resample
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("images", None, "Folder with JPEG files.", required=True)
@@ -89,15 +89,15 @@ def pillow_jpeg(picture: Image.Image) -> bytes:
 
 def ours(size: int) -> Converter:
     def pixels(data: bytes) -> Pixels:
-        opened = image._open(data)
+        opened = convert._open(data)
         width, height = opened.size
-        reduction = image._reduction(width, height, size, "crop")
-        decoded = image._decode_reduced(
-            data, opened, reduction, image._needed(width, height, reduction, (size,), "crop")
+        reduction = convert._reduction(width, height, size, "crop")
+        decoded = convert._decode_reduced(
+            data, opened, reduction, convert._needed(width, height, reduction, (size,), "crop")
         )
-        return image._fit(decoded, width, height, reduction, size, "crop")
+        return convert._fit(decoded, width, height, reduction, size, "crop")
 
-    return Converter(lambda data: image.convert(data, size, QUALITY).jpeg, pixels)
+    return Converter(lambda data: convert.convert(data, size, QUALITY).jpeg, pixels)
 
 
 def pillow(size: int, gap: float, filter_: Image.Resampling) -> Converter:

@@ -29,7 +29,7 @@ import simplejpeg
 import tensorflow as tf
 from absl import app, flags
 
-from melanoma_tf import data
+from melanoma_tf.data import pipeline
 from tfrecord_tools import schema
 
 FLAGS = flags.FLAGS
@@ -40,7 +40,7 @@ flags.DEFINE_integer("images", 4096, "Pictures that each turn is measured on.", 
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 
 
-def limit(dataset: data.DataSet, batches: int = 0) -> Iterator[int]:
+def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
     """Yields the number of pictures decoded; into so many batches in turn, or each to be forgotten."""
     jpegs = [
         schema.parse(record)["image"].numpy() for shard in dataset.train for record in schema.read_records(shard.path)
@@ -59,10 +59,10 @@ def limit(dataset: data.DataSet, batches: int = 0) -> Iterator[int]:
             yield from threads.map(decode, range(0, len(jpegs), SHARE))
 
 
-def ours(dataset: data.DataSet) -> Iterator[int]:
+def ours(dataset: pipeline.DataSet) -> Iterator[int]:
     """Yields the number of pictures of each batch, over one epoch after the other."""
     for epoch in itertools.count():
-        for features, _ in data.train_batches(
+        for features, _ in pipeline.train_batches(
             dataset.train,
             batch_size=FLAGS.batch_size,
             image_size=dataset.size,
@@ -74,7 +74,7 @@ def ours(dataset: data.DataSet) -> Iterator[int]:
             yield features["image"].shape[0]
 
 
-def plain(dataset: data.DataSet) -> Iterator[int]:
+def plain(dataset: pipeline.DataSet) -> Iterator[int]:
     """As `ours`."""
 
     def example(serialized: tf.Tensor) -> Any:
@@ -105,15 +105,15 @@ def resident_mb() -> float:
 
 def main(argv: list[str]) -> None:
     del argv
-    dataset = data.open_data(FLAGS.data)
-    ways: dict[str, Callable[[data.DataSet], Iterator[int]]] = {
+    dataset = pipeline.open_data(FLAGS.data)
+    ways: dict[str, Callable[[pipeline.DataSet], Iterator[int]]] = {
         "limit: simplejpeg decodes, nothing else": limit,
-        "the same, into batches": functools.partial(limit, batches=data.PREFETCHED + 2),
+        "the same, into batches": functools.partial(limit, batches=pipeline.PREFETCHED + 2),
         "this project": ours,
         "plain tf.data": plain,
     }
     print(
-        f"{data.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, "
+        f"{pipeline.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, "
         f"n={FLAGS.repeat} x {FLAGS.images} pictures; {platform.machine()}, {os.cpu_count()} cores, "
         f"tensorflow {tf.__version__}, simplejpeg {simplejpeg.__version__}\n"
     )
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
         print(f"| {name} | {median:.0f} ({min(found):.0f} to {max(found):.0f}) | {median / most:.0%} |")
     pictures = ours(dataset)
     for epochs in (1, 4):
-        for _ in range(epochs * data.count(dataset.train) // FLAGS.batch_size):
+        for _ in range(epochs * pipeline.count(dataset.train) // FLAGS.batch_size):
             next(pictures)
         print(f"memory of the process after {epochs} more epoch(s): {resident_mb():.0f} MB")
 

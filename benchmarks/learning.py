@@ -47,13 +47,14 @@ def main(argv: list[str]) -> None:
     out = Path(FLAGS.out)
     records = build_records(Path(FLAGS.ham10000), out)
 
-    from melanoma_tf import runtime
+    from melanoma_tf.devices import select
 
-    devices = runtime.start("cpu")
-    from melanoma_tf import data, metrics
+    devices = select.start("cpu")
+    from melanoma_tf.data import pipeline
+    from melanoma_tf.evaluation import metrics
 
-    dataset = data.open_data(str(records))
-    table = data.read_table(dataset.fold(FLAGS.fold))
+    dataset = pipeline.open_data(str(records))
+    table = pipeline.read_table(dataset.fold(FLAGS.fold))
     recipes: list[Any] = [Ours(dataset, devices), Plain(dataset)]
     rows = []
     for epoch in range(FLAGS.epochs):
@@ -120,27 +121,29 @@ class Ours:
     name = "ours"
 
     def __init__(self, dataset: Any, devices: Any) -> None:
-        from melanoma_tf import config as configs
-        from melanoma_tf import data, fold, inference
+        from melanoma_tf.core import config as configs
+        from melanoma_tf.data import pipeline
+        from melanoma_tf.inference import predictor
+        from melanoma_tf.training import fold
 
         c = configs.default()
         c.update(model="efficientnet-b0", weights="none", image_size=SIZE, batch_size=BATCH, epochs=FLAGS.epochs)
         c.update(loss="bce", lr=2e-3, warmup_epochs=0.5, dropout=0.2, ema=0.99)
         self.config, self.shards, self.held_out = c, dataset.others(FLAGS.fold), dataset.fold(FLAGS.fold)
-        images, positives = data.count(self.shards), sum(s.positives for s in self.shards)
+        images, positives = pipeline.count(self.shards), sum(s.positives for s in self.shards)
         self.images = images // BATCH * BATCH
         with devices.scope():
             self.trainer, self.classifier = fold.build(
                 c, positives / images, images // BATCH, resampling=devices.resampling
             )
-            self.one_view = inference.predictor(self.classifier, tta=False)
-            self.eight_views = inference.predictor(self.classifier, tta=True)
+            self.one_view = predictor.predictor(self.classifier, tta=False)
+            self.eight_views = predictor.predictor(self.classifier, tta=True)
 
     def train(self, epoch: int) -> None:
-        from melanoma_tf import data
+        from melanoma_tf.data import pipeline
 
         c = self.config
-        batches = data.train_batches(
+        batches = pipeline.train_batches(
             self.shards,
             batch_size=BATCH,
             image_size=SIZE,
@@ -158,10 +161,11 @@ class Ours:
         return self._logits(self.eight_views, BATCH // 8)
 
     def _logits(self, model: Any, batch_size: int) -> Any:
-        from melanoma_tf import checkpoint, inference
+        from melanoma_tf.inference import predictor
+        from melanoma_tf.training import checkpoint
 
         with checkpoint.averaged(self.classifier, self.trainer.optimizer):
-            return inference.predict_logits(model, self.held_out, batch_size=batch_size, image_size=SIZE)
+            return predictor.predict_logits(model, self.held_out, batch_size=batch_size, image_size=SIZE)
 
 
 class Plain:
@@ -214,10 +218,10 @@ class Plain:
 
     def final_logits(self) -> Any:
         # In the order of data.read_table: that of our reader, which interleaves the shards.
-        from melanoma_tf import data
+        from melanoma_tf.data import pipeline
 
-        images = data.eval_batches(self.held_out, batch_size=BATCH, image_size=SIZE).map(lambda x: x["image"])
-        return self.model.predict(images, verbose=0)[: data.count(self.held_out), 0]
+        images = pipeline.eval_batches(self.held_out, batch_size=BATCH, image_size=SIZE).map(lambda x: x["image"])
+        return self.model.predict(images, verbose=0)[: pipeline.count(self.held_out), 0]
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
@@ -225,7 +229,7 @@ class Plain:
 
 def summary(rows: list[dict[str, Any]], table: pd.DataFrame, logits: dict[str, Any], out: Path) -> str:
     """The figures as text; also in results.json."""
-    from melanoma_tf import metrics
+    from melanoma_tf.evaluation import metrics
 
     results: dict[str, Any] = {"machine": machine(), "epochs": FLAGS.epochs, "held_out": len(table)}
     lines = [f"machine: {machine()}; {len(table)} images held out, {int(table['target'].sum())} malignant"]
@@ -247,7 +251,7 @@ def summary(rows: list[dict[str, Any]], table: pd.DataFrame, logits: dict[str, A
 
 def paired_interval(table: pd.DataFrame, ours: Any, plain: Any, replicates: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of AUC(ours) - AUC(plain) over resampled lesions."""
-    from melanoma_tf import metrics
+    from melanoma_tf.evaluation import metrics
 
     rng = np.random.default_rng(0)
     _, lesion = np.unique(table["patient_id"], return_inverse=True)

@@ -46,13 +46,13 @@ Turn = Callable[[int], None]  # trains so many steps and waits until they are do
 
 
 def ours(backend: str, model: str, size: int, batch: int) -> Turn:
-    from melanoma_tf import runtime
+    from melanoma_tf.devices import select
 
-    devices = runtime.start(FLAGS.device, backend)
+    devices = select.start(FLAGS.device, backend)
     import keras
 
-    from melanoma_tf import config as configs
-    from melanoma_tf import fold
+    from melanoma_tf.core import config as configs
+    from melanoma_tf.training import fold
 
     keras.config.set_dtype_policy(devices.precision())
     config = configs.default()
@@ -65,12 +65,12 @@ def ours(backend: str, model: str, size: int, batch: int) -> Turn:
 
 
 def plain_keras(backend: str, model: str, size: int, batch: int) -> Turn:
-    from melanoma_tf import runtime
+    from melanoma_tf.devices import select
 
-    devices = runtime.start(FLAGS.device, backend)
+    devices = select.start(FLAGS.device, backend)
     import keras
 
-    from melanoma_tf.model import BACKBONES
+    from melanoma_tf.models.backbones import BACKBONES
 
     keras.config.set_dtype_policy(devices.precision())
     constructor = getattr(keras.applications, BACKBONES[model].constructor)

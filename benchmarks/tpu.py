@@ -17,7 +17,8 @@ from typing import Any
 
 from absl import app, flags
 
-from melanoma_tf import preflight, runtime
+from melanoma_tf import preflight
+from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", ["efficientnet-b0:384"], "MODEL:SIZE of each comparison.")
@@ -31,9 +32,9 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
     import keras
     import numpy as np
 
-    from melanoma_tf.model import backbone
+    from melanoma_tf.models.backbones import backbone
 
-    runtime.Runtime.forget_models()
+    select.Runtime.forget_models()
     constructor = getattr(keras.applications, backbone(name).constructor)
     network = constructor(weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3))
     optimizer = keras.optimizers.AdamW(3e-4, use_ema=True, ema_momentum=EMA)
@@ -43,7 +44,7 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
 
 
 def ours(name: str, size: int, devices: list[Any]) -> preflight.Finding:
-    from melanoma_tf import config as configs
+    from melanoma_tf.core import config as configs
 
     config = configs.default()
     config.update(model=name, image_size=size, optimizer="adamw", ema=EMA)
@@ -53,7 +54,7 @@ def ours(name: str, size: int, devices: list[Any]) -> preflight.Finding:
 def main(argv: list[str]) -> None:
     del argv
     preflight.prepare("mixed_bfloat16")
-    from melanoma_tf import model as models
+    from melanoma_tf.models import backbones as models
 
     asked = [name.partition(":") for name in FLAGS.models]
     for name, _, size in asked:

@@ -10,7 +10,7 @@ SIIM-ISIC 2020 alone as published for models of this size; not measured with thi
 
 import ml_collections
 
-from melanoma_tf import config
+from melanoma_tf.core import config
 
 
 def get_config() -> ml_collections.ConfigDict:

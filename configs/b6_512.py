@@ -10,7 +10,7 @@ on SIIM-ISIC 2020 as published for models of this size; not measured with this f
 
 import ml_collections
 
-from melanoma_tf import config
+from melanoma_tf.core import config
 
 
 def get_config() -> ml_collections.ConfigDict:

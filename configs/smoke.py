@@ -8,7 +8,7 @@ On real pictures it shows that everything works, not how well it can work.
 
 import ml_collections
 
-from melanoma_tf import config
+from melanoma_tf.core import config
 
 
 def get_config() -> ml_collections.ConfigDict:

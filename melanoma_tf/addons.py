@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from melanoma_tf import losses
-from melanoma_tf.augment import counter, geometry, occlusion
+from melanoma_tf.augment import geometry, occlusion, random
+from melanoma_tf.models import losses
 
 
 class SigmoidFocalCrossEntropy(losses.SigmoidFocal):
@@ -106,6 +106,6 @@ def random_cutout(images: Any, mask_size: int | tuple[int, int], seeds: Any, con
       seeds: u32[B], of each image, instead of one for all.
     """
     half = (mask_size if isinstance(mask_size, int) else mask_size[0]) // 2
-    numbers = counter.Numbers(seeds)
+    numbers = random.Numbers(seeds)
     middles = [half + ops.floor(numbers.uniform(axis) * (images.shape[1 + axis] - 2 * half)) for axis in (0, 1)]
     return cutout(images, mask_size, ops.stack(middles, axis=1), constant_values)

@@ -27,7 +27,8 @@ from absl import flags
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from melanoma_tf import command, runtime
+from melanoma_tf.core import cli
+from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
 PACKAGE = "melanoma-tf"
@@ -54,8 +55,8 @@ def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("workdir", "runs", "Folder of this machine that runs will write to.")
     flags.DEFINE_string("out", "tfrecords", "Folder of this machine that builds will write to.")
-    flags.DEFINE_multi_enum("backends", [], runtime.BACKENDS[1:], "Which to try; default: those that are installed.")
-    flags.DEFINE_enum("probe", None, runtime.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
+    flags.DEFINE_multi_enum("backends", [], select.BACKENDS[1:], "Which to try; default: those that are installed.")
+    flags.DEFINE_enum("probe", None, select.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
 
 
 def main(argv: list[str]) -> None:
@@ -64,11 +65,11 @@ def main(argv: list[str]) -> None:
         print(json.dumps(probe(FLAGS.probe)))
         return
     failed = 0
-    workdir, out = (command.local_folder(name, FLAGS[name].value) for name in ("workdir", "out"))
+    workdir, out = (cli.local_folder(name, FLAGS[name].value) for name in ("workdir", "out"))
     for finding in examine(workdir, out, FLAGS.backends):
-        command.say(str(finding))
+        cli.say(str(finding))
         failed += not finding.passed
-    command.say(f"{failed} FAILED" if failed else "all that training needs is there")
+    cli.say(f"{failed} FAILED" if failed else "all that training needs is there")
     if failed:
         sys.exit(1)
 
@@ -83,7 +84,7 @@ def examine(workdir: Path, out: Path, backends: list[str]) -> Iterator[Finding]:
         yield writable(folder, purpose)
     for folder in dict.fromkeys((workdir, out)):
         yield room(folder)
-    installed = [name for name in runtime.BACKENDS[1:] if importlib.util.find_spec(name)]
+    installed = [name for name in select.BACKENDS[1:] if importlib.util.find_spec(name)]
     for name in backends or installed:
         yield from backend(name)
 
@@ -190,7 +191,7 @@ def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
         install = {"tensorflow": "pip install 'melanoma-tf[gpu]'", "jax": "pip install 'jax[cuda12]'"}[name]
         remedy = f"{install}, and see whether nvidia-smi lists it"
         # Training takes JAX where that alone has been installed for GPUs, see runtime.py.
-        wanted = (name == "jax") == runtime.jax_is_for_gpus()
+        wanted = (name == "jax") == select.jax_is_for_gpus()
         yield Finding(not wanted, f"{name} does not see the NVIDIA GPU of this machine ({gpu})", remedy)
     again = "this installation computes wrongly: install it anew, or use the other --backend"
     same = found["weights_difference"] < 1e-5
@@ -204,15 +205,16 @@ def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
 
 def probe(name: str) -> dict[str, Any]:
     """Weights there and back, and one training step, on all devices that `name` finds."""
-    devices = runtime.start("auto", name)
+    devices = select.start("auto", name)
     import time
 
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from melanoma_tf import config as configs
-    from melanoma_tf import fold, weights
+    from melanoma_tf.core import config as configs
+    from melanoma_tf.models import pretrained
+    from melanoma_tf.training import fold
 
     config, batch = configs.default(), 8 * devices.replicas
     config.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=batch, warmup_epochs=0.0)
@@ -227,7 +229,7 @@ def probe(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "doctor.weights.h5"))
         classifier.save_weights(path)
-        weights.load(other, config.model, path)
+        pretrained.load(other, config.model, path)
     difference = np.abs(np.asarray(other(picture)) - np.asarray(classifier(picture))).max()
     kernel = trainer.trainable_variables[0]
     before = keras.ops.convert_to_numpy(kernel)
@@ -257,7 +259,7 @@ def _nearest(folder: Path) -> Path:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from absl import flags
 
-from melanoma_tf import command, files, metrics
-from melanoma_tf.workdir import METRICS, OOF, BadWorkdir, read_predictions
+from melanoma_tf.core import cli, files
+from melanoma_tf.evaluation import metrics
+from melanoma_tf.training.run_dir import METRICS, OOF, BadWorkdir, read_predictions
 
 FLAGS = flags.FLAGS
 
@@ -25,7 +26,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    command.say(report(command.local_folder("workdir", FLAGS.workdir)))
+    cli.say(report(cli.local_folder("workdir", FLAGS.workdir)))
 
 
 def report(folder: Path) -> str:
@@ -85,7 +86,7 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

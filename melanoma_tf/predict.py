@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from melanoma_tf import command, runtime
+from melanoma_tf.core import cli
+from melanoma_tf.devices import select
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from melanoma_tf import data, workdir
+    from melanoma_tf.data import pipeline
+    from melanoma_tf.training import run_dir
 
 FLAGS = flags.FLAGS
 
@@ -32,81 +34,88 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch_size", None, "Pictures at a time, over all devices. Default: what fits as training did.", 1
     )
-    runtime.define_flags()
+    select.define_flags()
 
 
 def main(argv: list[str]) -> None:
-    devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
+    devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
-    from melanoma_tf import data, files, inference, workdir
+    from melanoma_tf.core import files
+    from melanoma_tf.data import pipeline
+    from melanoma_tf.inference import predictor
+    from melanoma_tf.training import run_dir
 
     out = Path(FLAGS.out)
     if not out.resolve().parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.resolve().parent}")
-    run = workdir.open_workdir(command.local_folder("workdir", FLAGS.workdir))
-    dataset = data.open_data(FLAGS.data)
-    batch_size = FLAGS.batch_size or inference.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
+    run = run_dir.open_workdir(cli.local_folder("workdir", FLAGS.workdir))
+    dataset = pipeline.open_data(FLAGS.data)
+    batch_size = FLAGS.batch_size or predictor.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
     if batch_size % devices.replicas:
         raise ValueError(f"--batch_size {batch_size}: {devices.replicas} replicas do not divide it")
     precision = devices.precision(run.config.precision)
     keras.config.set_dtype_policy(precision)
-    command.say(devices.describe(batch_size, precision))
+    cli.say(devices.describe(batch_size, precision))
     table = predictions(run, dataset, devices, batch_size)
     files.write_text(out, table.to_csv(index=False, float_format="%.8g"))
-    command.say(f"{len(table)} predictions: {FLAGS.out}")
+    cli.say(f"{len(table)} predictions: {FLAGS.out}")
 
 
-def predictions(run: workdir.Workdir, dataset: data.DataSet, devices: runtime.Runtime, batch_size: int) -> pd.DataFrame:
+def predictions(
+    run: run_dir.Workdir, dataset: pipeline.DataSet, devices: select.Runtime, batch_size: int
+) -> pd.DataFrame:
     """image_name, target (probability in [0,1]) of the test records of `dataset`, or of all if it has none."""
-    from melanoma_tf import data, fold, inference, workdir
+    from melanoma_tf.data import pipeline
+    from melanoma_tf.inference import predictor
+    from melanoma_tf.training import fold, run_dir
 
     folds = run.finished_folds()
     if not folds:
-        raise workdir.BadWorkdir(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
+        raise run_dir.BadWorkdir(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
     shards = dataset.test or dataset.train
-    build = workdir.data_sha256(dataset.path)
+    build = run_dir.data_sha256(dataset.path)
     seen = build in run.judged
     judges = [models_for(shard, folds, seen) for shard in shards]
     known = [s for s, j in zip(shards, judges, strict=True) if seen and s.fold >= 0 and j != [s.fold]]
-    trained_on = data.count(shards if build in run.trained and not dataset.test else known)
+    trained_on = pipeline.count(shards if build in run.trained and not dataset.test else known)
     if trained_on:
-        command.say(
-            f"warning: {trained_on} of {data.count(shards)} records were training data of every finished model; "
+        cli.say(
+            f"warning: {trained_on} of {pipeline.count(shards)} records were training data of every finished model; "
             "their predictions say nothing about new pictures. Train with --fold all to have a model for each."
         )
     if not (seen or trained_on or dataset.test):
-        command.say(
+        cli.say(
             f"warning: {dataset.path} has no test records and is not the build that the run was trained on. If it "
             "holds the same patients, these predictions say nothing about new pictures."
         )
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():
         classifier = fold.build_classifier(run.config)
-        predictor = inference.predictor(classifier, tta=run.config.tta)
+        tta_predictor = predictor.predictor(classifier, tta=run.config.tta)
     total = [np.zeros(shard.records) for shard in shards]
     for k in folds:
         asked = [i for i, models in enumerate(judges) if k in models]
         if not asked:
             continue
-        classifier.load_weights(run.fold(k) / workdir.WEIGHTS)
+        classifier.load_weights(run.fold(k) / run_dir.WEIGHTS)
         # Shard by shard, because reading several together mixes their records.
         for i in asked:
-            total[i] += inference.predict_logits(predictor, [shards[i]], **sizes) / len(judges[i])
-    names = [data.read_table([shard]) for shard in shards]
+            total[i] += predictor.predict_logits(tta_predictor, [shards[i]], **sizes) / len(judges[i])
+    names = [pipeline.read_table([shard]) for shard in shards]
     import pandas as pd
 
-    return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=inference.sigmoid(np.concatenate(total)))
+    return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=predictor.sigmoid(np.concatenate(total)))
 
 
-def models_for(shard: data.Shard, folds: Sequence[int], seen: bool) -> list[int]:
+def models_for(shard: pipeline.Shard, folds: Sequence[int], seen: bool) -> list[int]:
     """The folds whose models predict a shard: all, or of a shard trained on the one model that held it out."""
     return [shard.fold] if seen and shard.fold in folds else list(folds)
 
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from melanoma_tf import command, runtime
-from melanoma_tf import config as configs
+from melanoma_tf.core import cli
+from melanoma_tf.core import config as configs
+from melanoma_tf.devices import select
 
 if TYPE_CHECKING:
     import keras
@@ -111,7 +112,7 @@ class Finding:
     def text(self) -> str:
         """For people."""
         total = self.memory_used + self.memory_free
-        wasteful = self.batch_per_chip * self.strips % runtime.LANES
+        wasteful = self.batch_per_chip * self.strips % select.LANES
         return (
             f"{self.topology}: {self.chips} x {self.batch_per_chip} images compile in {self.compile_seconds:.0f} s\n"
             f"memory per chip: {self.memory_used / GB:.2f} of {total / GB:.0f} GB used, "
@@ -120,7 +121,7 @@ class Finding:
             f"{self.gflop:.2f} GFLOP\n"
             f"roofline: {self.images_per_s:.0f} images/s, limited by {self.bound}; "
             f"the compiler expects {self.expected_images_per_s:.0f}"
-            + (f"\nregisters have empty lanes: give a chip {runtime.LANES} images or a multiple" if wasteful else "")
+            + (f"\nregisters have empty lanes: give a chip {select.LANES} images or a multiple" if wasteful else "")
         )
 
 
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> None:
         finding = find_batch(config, topology, devices, batch)
     else:
         finding = examine(config, topology, devices, batch)
-    command.say(json.dumps(dataclasses.asdict(finding)) if FLAGS.json else finding.text())
+    cli.say(json.dumps(dataclasses.asdict(finding)) if FLAGS.json else finding.text())
 
 
 def prepare(precision: str) -> None:
@@ -207,20 +208,21 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     """
     import numpy as np
 
-    from melanoma_tf import fold, model
+    from melanoma_tf.models import backbones
+    from melanoma_tf.training import fold
 
-    runtime.Runtime.forget_models()
+    select.Runtime.forget_models()
     config = config.copy_and_resolve_references()
     config.weights = "none"
-    chips = runtime.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
+    chips = select.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
     strips = chips.strips(config.strips, batch_per_chip)
     trainer, classifier = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
     size = config.image_size
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     batch = features, np.zeros(2, np.float32)
-    seen = model.describe_strips(classifier)
+    seen = backbones.describe_strips(classifier)
     what = f"{config.model} at {size} px for {topology}, {batch_per_chip} images a chip; {seen}"
-    return compile_step(trainer, batch, topology, devices, batch_per_chip, what, model.strips_seen(classifier))
+    return compile_step(trainer, batch, topology, devices, batch_per_chip, what, backbones.strips_seen(classifier))
 
 
 def compile_step(
@@ -243,7 +245,7 @@ def compile_step(
     import jax
     import keras
 
-    from melanoma_tf import compiled
+    from melanoma_tf.tpu import hlo_cost
 
     chip, images = _chip(topology), batch_per_chip * len(devices)
     trainer._symbolic_build(data_batch=batch)
@@ -282,7 +284,7 @@ def compile_step(
         raise Preflight(
             f"{topology}, {batch_per_chip} images a chip: needs {used / GB:.1f} of {chip.memory / GB:.0f} GB"
         )
-    effort = compiled.effort(program.as_text())
+    effort = hlo_cost.effort(program.as_text())
     by_memory, by_compute = effort.memory_bytes / chip.bandwidth, cost["flops"] / chip.flops
     return Finding(
         topology=topology,
@@ -352,7 +354,7 @@ def _progress(what: str) -> Iterator[None]:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from melanoma_tf import command, runtime
+from melanoma_tf.core import cli
+from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
 EVERY = (
@@ -62,20 +63,20 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    runtime.start("cpu")
+    select.start("cpu")
     import numpy as np
 
-    from melanoma_tf import data
+    from melanoma_tf.data import pipeline
 
-    dataset = data.open_data(FLAGS.data)
+    dataset = pipeline.open_data(FLAGS.data)
     shards = dataset.train or dataset.test
     count = 2 if FLAGS.policy is None else FLAGS.pictures
-    batch = next(iter(data.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
+    batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     pictures = np.asarray(batch["image"])
     rows = [(policy, 0) for policy in EVERY] if FLAGS.policy is None else [(FLAGS.policy, i) for i in range(count)]
     sheet = render(pictures, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
     sheet.save(Path(FLAGS.out))
-    command.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")
+    cli.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")
 
 
 def render(pictures: Any, rows: list[tuple[str, int]], draws: int, seed: int, method: Any) -> Any:
@@ -104,7 +105,7 @@ def render(pictures: Any, rows: list[tuple[str, int]], draws: int, seed: int, me
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

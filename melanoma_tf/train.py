@@ -19,8 +19,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from melanoma_tf import command, runtime
-from melanoma_tf import config as configs
+from melanoma_tf.core import cli
+from melanoma_tf.core import config as configs
+from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
 
@@ -35,24 +36,27 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder for all that this run writes. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
     flags.DEFINE_bool("overwrite", False, "Remove what an earlier run left in --workdir and start anew.")
-    runtime.define_flags(several_hosts=True)
+    select.define_flags(several_hosts=True)
 
 
 def main(argv: list[str]) -> None:
     config = FLAGS.config
     configs.check(config)
     name = Path(flags.FLAGS["config"].config_filename).stem
-    folder = command.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
+    folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
 
     # ------------------------------------------------------------------ devices
-    devices = runtime.start_as_asked()  # before Keras, which reads its backend when it is imported
+    devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
-    from melanoma_tf import data, evaluate, fold, model, workdir
+    from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
+    from melanoma_tf.data import pipeline
+    from melanoma_tf.models import backbones
+    from melanoma_tf.training import fold, run_dir
 
     devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
-    model.backbone(config.model)
+    backbones.backbone(config.model)
     policy.parse(config.augment)
     if config.batch_size % devices.replicas:
         raise ValueError(
@@ -60,30 +64,30 @@ def main(argv: list[str]) -> None:
         )
     precision = devices.precision(config.precision)
     keras.config.set_dtype_policy(precision)
-    command.say(devices.describe(config.batch_size, precision))
+    cli.say(devices.describe(config.batch_size, precision))
 
     # --------------------------------------------------------------------- data
-    dataset = data.open_data(FLAGS.data or os.path.join("tfrecords", str(config.image_size)))
+    dataset = pipeline.open_data(FLAGS.data or os.path.join("tfrecords", str(config.image_size)))
     folds = chosen_folds(FLAGS.fold, dataset.folds)
     if FLAGS.validate_external and not FLAGS.external:
         raise ValueError("--validate_external is about --external, which is not given")
     if FLAGS.external:
-        dataset = data.add_external(dataset, FLAGS.external, held_out=FLAGS.validate_external)
+        dataset = pipeline.add_external(dataset, FLAGS.external, held_out=FLAGS.validate_external)
     if dataset.size != config.image_size:
-        command.say(f"data: records of {dataset.size} px are resampled to {config.image_size} px on the host")
+        cli.say(f"data: records of {dataset.size} px are resampled to {config.image_size} px on the host")
 
     # -------------------------------------------------------------------- folds
     judged, trained = (dataset.path,), tuple(FLAGS.external)
     if FLAGS.validate_external:
         judged, trained = judged + trained, ()
-    digests = {path: workdir.data_sha256(path) for path in (*judged, *trained)}
+    digests = {path: run_dir.data_sha256(path) for path in (*judged, *trained)}
     devices.hosts.check_agreement({"the data": list(digests.values())})
     # On the first host only, which alone writes; None on others.
-    run = devices.hosts.on_first(lambda: workdir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
+    run = devices.hosts.on_first(lambda: run_dir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
     finished = devices.hosts.from_first(run.finished_folds() if run else [])
     for k in folds:
         if k in finished:
-            command.say(f"fold {k}: finished already")
+            cli.say(f"fold {k}: finished already")
             continue
         with naming_memory(config.batch_size):
             predictions = fold.train(config, dataset, k, run.fold(k) if run else None, devices)
@@ -93,7 +97,7 @@ def main(argv: list[str]) -> None:
 
     # ------------------------------------------------------------------ figures
     if run:
-        command.say(evaluate.report(run.path))
+        cli.say(evaluate.report(run.path))
     devices.hosts.wait_for_all()
 
 
@@ -122,7 +126,7 @@ def chosen_folds(asked: str, folds: int) -> list[int]:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

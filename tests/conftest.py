@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,7 +10,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.support.process import run_command
+
 TINY_PX = 32
 
 
@@ -30,12 +29,6 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MELANOMA_DATA names no folder with real data")
     return Path(folder)
-
-
-def run_command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python ARGS` from the repository's root, as a user types it."""
-    env = {**os.environ, **environment}
-    return subprocess.run([sys.executable, *args], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +64,7 @@ def shards(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted build of it with one worker."""
-    from tests.test_build import settings
+    from tests.support.builds import settings
     from tfrecord_tools import build
 
     out = tmp_path_factory.mktemp("finished") / "out"

@@ -1,4 +1,4 @@
-"""The import rule: one direction, leaves apart, devices in one place."""
+"""The order of the layers: a module imports only its own room and what stands below."""
 
 from __future__ import annotations
 
@@ -7,63 +7,58 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, run_command
+from tests.support.process import REPOSITORY, run_command
 
-PACKAGES = ("tfrecord_tools", "melanoma_tf")
-MODULES = sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob("*.py") if p.name != "__init__.py")
+# From the bottom up. Rooms beside each other do not know each other; a file at a package's top is a command unless it
+# is named here.
+LAYERS = {
+    "tfrecord_tools": [
+        {"core"},
+        {"records"},
+        {"metadata", "imaging"},
+        {"foreign", "dedup"},
+        {"builder"},
+        {"html"},
+        {"commands"},
+    ],
+    "melanoma_tf": [
+        {"core"},
+        {"devices"},
+        {"models", "augment", "data", "evaluation"},
+        {"tpu"},
+        {"inference"},
+        {"training"},
+        {"commands"},
+    ],
+}
+ROOMS = {"tfrecord_tools.schema": "records"}  # the record, which shards hold
+SHARED = ("tfrecord_tools.schema", "tfrecord_tools.imaging", "tfrecord_tools.html")  # what melanoma_tf may import
+# Device code: these may ask which devices there are, or compute under JAX alone.
+OF_DEVICES = ("melanoma_tf.devices.", "melanoma_tf.tpu.", "melanoma_tf.preflight", "melanoma_tf.augment.warp.shears")
+DEVICE_CALLS = (
+    "tf.distribute",
+    "keras.distribution",
+    "list_physical_devices",
+    "set_visible_devices",
+    "import jax",
+    "from jax",
+)
 
-# Who composes others. Everything else is a leaf and imports none of ours, but for what stands in USES.
-COMPOSERS = {
-    "melanoma_tf": {"train", "predict", "evaluate", "fold", "inference", "addons", "preflight", "sheet", "doctor"},
-    "tfrecord_tools": {
-        "build",
-        "settings",
-        "inputs",
-        "plan",
-        "report",
-        "against",
-        "resume",
-        "shards",
-        "synthetic",
-        "verify",
-    }
-    | {"show", "survey"},
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+
+
+MODULES = {
+    module_name(path): path
+    for package in LAYERS
+    for path in sorted((REPOSITORY / package).rglob("*.py"))
+    if path.name != "__init__.py"
 }
-# What a leaf may use: definitions and files, which compose nothing themselves.
-FOUNDATIONS = {
-    "tfrecord_tools.schema",
-    "tfrecord_tools.paths",
-    "tfrecord_tools.words",
-    "tfrecord_tools.sources",
-    "tfrecord_tools.command",
-    "tfrecord_tools.csvlines",
-    "tfrecord_tools.wording",
-    "tfrecord_tools.jpegs",
-    "melanoma_tf.config",
-    "melanoma_tf.files",
-    "melanoma_tf.command",
-    "melanoma_tf.hosts",
-}
-ARITHMETIC = ("color", "counter", "geometry", "mixing", "occlusion", "shears")  # of augmentation
-USES = {
-    "tfrecord_tools.duplicates": {"tfrecord_tools.pairs", "tfrecord_tools.table"},  # what it finds, and in which images
-    "tfrecord_tools.foreign": {"tfrecord_tools.channels", "tfrecord_tools.dialects"},  # how others write records
-    # arithmetic on arrays, and what is in a file; no more
-    "tfrecord_tools.image": {"tfrecord_tools.resample", "tfrecord_tools.plain", "tfrecord_tools._jpeg"},
-    "tfrecord_tools.resample": {"tfrecord_tools._resample"},  # the same in C
-    "melanoma_tf.decoder": {"tfrecord_tools._jpeg"},  # the one codec in C serves both packages
-    "melanoma_tf.data": {"melanoma_tf.decoder"},  # the last step of its pipelines
-    "melanoma_tf.model": {f"melanoma_tf.{layers}" for layers in ("batch_norm", "widening", "depthwise", "strips")},
-    "melanoma_tf.strips": {"melanoma_tf.depthwise"},  # one that knows of strips
-    "melanoma_tf.widening": {"melanoma_tf.batch_norm"},  # of which it is a kind
-    "melanoma_tf.weights": {"melanoma_tf.model"},  # it fills what the other builds
-    "melanoma_tf.augment.geometry": {f"melanoma_tf.augment.{leaf}" for leaf in ("occlusion", "shears")},  # blur; a way
-    "melanoma_tf.augment.color": {"melanoma_tf.augment.geometry"},  # matrices
-    "melanoma_tf.augment.occlusion": {"melanoma_tf.augment.counter"},
-    "melanoma_tf.augment.mixing": {"melanoma_tf.augment.occlusion"},
-    "melanoma_tf.augment.operations": {f"melanoma_tf.augment.{leaf}" for leaf in ARITHMETIC},
-    "melanoma_tf.augment.policy": {f"melanoma_tf.augment.{leaf}" for leaf in (*ARITHMETIC, "operations")},
-}
+
+
+# Until one module is the door to them, the layers of tpu/ stand among the models.
+ROOMS |= {name: "models" for name in MODULES if name.startswith("melanoma_tf.tpu.")}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -77,42 +72,36 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+def room(module: str) -> str:
+    rest = module.partition(".")[2]
+    return ROOMS.get(module) or (rest.partition(".")[0] if "." in rest else "commands")
 
 
-COMPILED = sorted((REPOSITORY / "tfrecord_tools").glob("_*.c"))
-OURS = {module_name(path) for path in (*MODULES, *COMPILED)}
+def layer(module: str) -> int:
+    layers = LAYERS[module.partition(".")[0]]
+    return next(i for i, rooms in enumerate(layers) if room(module) in rooms)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_go_one_way(path):
-    name, used = module_name(path), imports_of(path) & OURS
-    package = name.split(".")[0]
-    if package == "tfrecord_tools":
-        assert not {u for u in used if u.startswith("melanoma_tf")}
-        assert not {i for i in imports_of(path) if i.split(".")[0] == "keras"}
-    else:
-        assert {u for u in used if u.startswith("tfrecord_tools")} <= {"tfrecord_tools.schema", "tfrecord_tools._jpeg"}
-    if name.split(".")[-1] not in COMPOSERS[package]:
-        assert used <= FOUNDATIONS | USES.get(name, set())
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_import_only_what_stands_below_them(name):
+    package = name.partition(".")[0]
+    for used in imports_of(MODULES[name]) & set(MODULES):
+        if used.startswith(package):
+            assert room(used) == room(name) or layer(used) < layer(name), f"{name} imports {used}"
+        else:
+            assert package == "melanoma_tf", f"{name} imports {used}"
+            assert used.startswith(SHARED), f"{name} imports {used}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_only_runtime_knows_about_devices(path):
-    # The last four compute under JAX alone, for devices that are not here.
-    if path.stem in ("runtime", "hosts", "preflight", "shears", "widening", "depthwise"):
-        return
-    text = path.read_text(encoding="utf-8")
-    for word in (
-        "tf.distribute",
-        "keras.distribution",
-        "list_physical_devices",
-        "set_visible_devices",
-        "import jax",
-        "from jax",
-    ):
-        assert word not in text
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("tfrecord_tools")])
+def test_tfrecord_tools_do_without_keras(name):
+    assert not {used for used in imports_of(MODULES[name]) if used.partition(".")[0] == "keras"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(OF_DEVICES)])
+def test_only_device_code_knows_about_devices(name):
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert not [call for call in DEVICE_CALLS if call in text]
 
 
 def test_commands_start_without_what_they_do_not_need():

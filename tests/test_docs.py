@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.process import REPOSITORY
 
 TABLES = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8").partition("<!-- bad input -->")[2]
 ROWS = [line for line in TABLES.partition("\n## ")[0].splitlines() if line.startswith("| ") and "---" not in line]

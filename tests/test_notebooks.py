@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.process import REPOSITORY
 
 NOTEBOOKS = ("kaggle", "colab_tpu")
 COMPETITION = "siim-isic-melanoma-classification"

@@ -36,29 +36,19 @@ from typing import Any
 from absl import flags
 
 import tfrecord_tools
-from tfrecord_tools import (
-    beam,
-    command,
-    dialects,
-    image,
-    inputs,
-    pairs,
-    paths,
-    plan,
-    report,
-    resample,
-    schema,
-    shards,
-    sources,
-    split,
-    table,
-    workers,
-)
-from tfrecord_tools import resume as folders
-from tfrecord_tools import settings as asked
-from tfrecord_tools.resume import QUARANTINE
-from tfrecord_tools.settings import BuildError, BuildSettings
-from tfrecord_tools.wording import counted
+from tfrecord_tools import schema
+from tfrecord_tools.builder import beam, inputs, plan, report, split, workers
+from tfrecord_tools.builder import output_dir as folders
+from tfrecord_tools.builder import settings as asked
+from tfrecord_tools.builder.output_dir import QUARANTINE
+from tfrecord_tools.builder.settings import BuildError, BuildSettings
+from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.text import counted
+from tfrecord_tools.dedup import pairs
+from tfrecord_tools.foreign import dialects
+from tfrecord_tools.imaging import convert, resample
+from tfrecord_tools.metadata import formats, table
+from tfrecord_tools.records import shards
 
 USERS_ERRORS = (
     BuildError,
@@ -71,7 +61,7 @@ USERS_ERRORS = (
     shards.ShardError,
     workers.WorkerError,
 )
-_PRELOAD = tuple(module.__name__ for module in (image, resample, shards, split, table, workers))
+_PRELOAD = tuple(module.__name__ for module in (convert, resample, shards, split, table, workers))
 
 
 def build(settings: BuildSettings) -> shards.Manifest:
@@ -149,7 +139,7 @@ def _run(
     where = str(settings.folders[settings.sizes[0]])
     decode = shards.WrittenShard.from_json
     return beam.run(
-        shards.write_shard, tasks, settings.runner, settings.beam_options, progress, where, decode, image.versions
+        shards.write_shard, tasks, settings.runner, settings.beam_options, progress, where, decode, convert.versions
     )
 
 
@@ -180,7 +170,7 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **image.versions(), "tfrecord_tools": tfrecord_tools.__version__}
+    return {"python": platform.python_version(), **convert.versions(), "tfrecord_tools": tfrecord_tools.__version__}
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -196,7 +186,7 @@ def define_flags() -> None:
         "csv", None, "The metadata, in a known form or with --columns; several, as a.csv,b.csv, are joined."
     )
     flags.DEFINE_enum(
-        "form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised by its header."
+        "form", None, [form.name for form in formats.FORMS], "Form of --csv; default: recognised by its header."
     )
     flags.DEFINE_string(
         "columns",
@@ -225,10 +215,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("folds", default["folds"], "Folds; no patient is in two of them.", 1)
     flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
-    flags.DEFINE_enum("fit", default["fit"], image.FITS, "Crop to the shorter side, pad with black, or stretch.")
+    flags.DEFINE_enum("fit", default["fit"], convert.FITS, "Crop to the shorter side, pad with black, or stretch.")
     kept = "--from_tfrecords keeps pictures that have the size already, unless another {} is asked."
     text = f"Of colour in the records' JPEGs; default {asked.SUBSAMPLING}. {kept.format('one')}"
-    flags.DEFINE_enum("subsampling", None, image.SUBSAMPLINGS, text)
+    flags.DEFINE_enum("subsampling", None, convert.SUBSAMPLINGS, text)
     text = f"JPEG quality of the records; default {asked.QUALITY}. {kept.format('quality')}"
     flags.DEFINE_integer("quality", None, text, 1, 100)
     flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are quarantined unread.", 1)
@@ -288,7 +278,7 @@ def _settings_from_flags() -> BuildSettings:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

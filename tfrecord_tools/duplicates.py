@@ -30,10 +30,12 @@ from absl import flags
 from PIL import Image, UnidentifiedImageError
 from threadpoolctl import threadpool_limits
 
-from tfrecord_tools import command, jpegs, paths, sources, table
-from tfrecord_tools import pairs as lists
-from tfrecord_tools.pairs import Pair
-from tfrecord_tools.wording import counted
+from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.text import counted
+from tfrecord_tools.dedup import pairs as lists
+from tfrecord_tools.dedup.pairs import Pair
+from tfrecord_tools.imaging import files
+from tfrecord_tools.metadata import formats, table
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -113,7 +115,7 @@ def _grey(jpeg: bytes, size: int) -> Fingerprint:
     except UnidentifiedImageError as error:  # its own words are the address of a buffer
         found = f"it begins with {jpeg[:8]!r}" if jpeg else "the file is empty"
         raise DuplicatesError(f"not a JPEG that can be read: {found}") from error
-    except (*jpegs.DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except (*files.DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise DuplicatesError(f"cannot be decoded: {error}") from error
 
 
@@ -479,18 +481,18 @@ def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, P
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DuplicatesError(f"{folder}: {error.strerror}; expected the folder of the images") from error
-    stems = {Path(name).stem for name in there if name.endswith(jpegs.EXTENSIONS)}
+    stems = {Path(name).stem for name in there if name.endswith(files.EXTENSIONS)}
     wanted = stems if names is None else set(names)
     if not stems & wanted:
-        like = f"expected files like {jpegs.expected('NAME' if names is None else min(wanted, default='NAME'))}"
+        like = f"expected files like {files.expected('NAME' if names is None else min(wanted, default='NAME'))}"
         if names is None:
             raise DuplicatesError(f"{folder}: holds no JPEGs; {like}")
         raise DuplicatesError(f"{folder}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
-    return [(name, folder / (jpegs.file_of(name, there) or name + jpegs.EXTENSIONS[0])) for name in sorted(wanted)]
+    return [(name, folder / (files.file_of(name, there) or name + files.EXTENSIONS[0])) for name in sorted(wanted)]
 
 
 def _listed(given: str, form: str | None, columns: str | None) -> list[str]:
-    mapped = sources.parse_columns(columns) if columns else None
+    mapped = formats.parse_columns(columns) if columns else None
     return table.read_names(given.split(","), form, mapped)
 
 
@@ -498,7 +500,7 @@ def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("images", None, "The folder of the JPEGs.", required=True)
     flags.DEFINE_string("csv", None, "Compare only the images of this table, as for build; default: all in --images.")
-    flags.DEFINE_enum("form", None, [form.name for form in sources.FORMS], "Form of --csv; default: recognised.")
+    flags.DEFINE_enum("form", None, [form.name for form in formats.FORMS], "Form of --csv; default: recognised.")
     flags.DEFINE_string("columns", None, "For a --csv in no known form: image_name=file.")
     flags.DEFINE_string("out", None, "Where the pairs go, as CSV; default: standard output.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
@@ -532,7 +534,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

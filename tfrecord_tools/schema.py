@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import google_crc32c
 
-from tfrecord_tools import paths
+from tfrecord_tools.core import paths
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -40,7 +40,7 @@ DIAGNOSIS = (
     "solar lentigo",
     "cafe-au-lait macule",
     "atypical melanocytic proliferation",
-    # From here on not in ISIC 2020; `tfrecord_tools.sources` says which words of which source they stand for.
+    # From here on not in ISIC 2020; `tfrecord_tools.metadata.formats` says which words of which source they stand for.
     "basal cell carcinoma",
     "squamous cell carcinoma",
     "actinic keratosis",

@@ -19,14 +19,17 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools import command, page, paths, schema, shards, survey
-from tfrecord_tools import pairs as lists
-from tfrecord_tools.page import Content, Html, card, join, note, percent, tag
-from tfrecord_tools.pairs import Pair, PairsError
-from tfrecord_tools.paths import AnyPath
-from tfrecord_tools.survey import Place, Shown, Split, Survey, SurveyError
-from tfrecord_tools.wording import verb
-from tfrecord_tools.words import CLASSES
+from tfrecord_tools import schema
+from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.paths import AnyPath
+from tfrecord_tools.core.text import verb
+from tfrecord_tools.dedup import pairs as lists
+from tfrecord_tools.dedup.pairs import Pair, PairsError
+from tfrecord_tools.html import page, stats
+from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
+from tfrecord_tools.html.stats import Place, Shown, Split, Survey, SurveyError
+from tfrecord_tools.metadata.vocabulary import CLASSES
+from tfrecord_tools.records import shards
 
 _QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
 
@@ -46,7 +49,7 @@ def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: s
     for label, counts in groups.items():
         melanomas, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
-            rows.append(page.Rate(label, melanomas, labelled, *survey.wilson(melanomas, labelled)))
+            rows.append(page.Rate(label, melanomas, labelled, *stats.wilson(melanomas, labelled)))
     overall = found.total.get(1, 0) / (found.total.get(1, 0) + found.total.get(0, 0))
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
@@ -94,13 +97,13 @@ def _say(place: Place) -> str:
 def ages(found: Survey) -> Html:
     """A histogram for each class, each on its own scale: on one, 2% would not be seen."""
     known = {age: counts for age, counts in found.by_age.items() if age != schema.MISSING}
-    edges = range(0, max(known, default=0) + 2 * survey.AGE_STEP, survey.AGE_STEP)
-    middle = survey.medians(known)
+    edges = range(0, max(known, default=0) + 2 * stats.AGE_STEP, stats.AGE_STEP)
+    middle = stats.medians(known)
     charts = []
     for target in found.classes:
         counts = [0] * (len(edges) - 1)
         for age, by_target in known.items():
-            counts[age // survey.AGE_STEP] += by_target.get(target, 0)
+            counts[age // stats.AGE_STEP] += by_target.get(target, 0)
         title = f"{CLASSES[target]}, median {middle.get(target, '–')} years"
         charts.append(page.histogram(title, edges, counts, CLASSES[target], "years"))
     return card("Age", charts, note("Each class has a scale of its own. Missing ages are left out."))
@@ -108,7 +111,7 @@ def ages(found: Survey) -> Html:
 
 def patients(found: Survey) -> Html:
     """How many patients have how many images."""
-    rows = [page.Bar(label, counts) for label, counts in survey.images_per_patient(found.per_patient).items()]
+    rows = [page.Bar(label, counts) for label, counts in stats.images_per_patient(found.per_patient).items()]
     numbers = [sum(counts.values()) for counts in found.per_patient.values()]
     text = "No patient is named."
     if numbers:
@@ -120,7 +123,7 @@ def missing(found: Survey) -> Html:
     """Empty cells of each column of the records."""
     everything = sum(found.total.values())
     rows = [
-        (column, f"{found.missing[column]:,}", percent(found.missing[column], everything)) for column in survey.COLUMNS
+        (column, f"{found.missing[column]:,}", percent(found.missing[column], everything)) for column in stats.COLUMNS
     ]
     text = "Empty cells; the diagnosis “unknown” is a word of the vocabulary, not an empty cell."
     return card("Missing values", page.table(["column", "missing", "share"], rows), note(text))
@@ -158,7 +161,7 @@ def _figure(shown: Shown, *more: str) -> Html:
     lines = [record.patient or "patient ?", f"{sex}, {age}", site, _word(schema.DIAGNOSIS, record.diagnosis, ""), *more]
     described = f"{record.image_name}, {CLASSES[record.target]}, {site}"
     caption = tag("figcaption", tag("b", record.image_name), (tag("span", line) for line in lines if line))
-    return tag("figure", page.picture(shown.thumbnail, survey.THUMBNAIL, described), caption)
+    return tag("figure", page.picture(shown.thumbnail, stats.THUMBNAIL, described), caption)
 
 
 def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
@@ -252,7 +255,7 @@ def make_page(
     """
     manifest = shards.Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
-    found = survey.read(folder, manifest, samples, seed, names)
+    found = stats.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found, manifest)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
     sections["Pictures"] = join(contact_sheets(found))
@@ -279,9 +282,9 @@ def _warning(manifest: shards.Manifest) -> Html | None:
 def _holds(found: Survey) -> Html:
     cards = [
         folds(found),
-        counts_card(found, "Sex", survey.words(found.by_sex, schema.SEX)),
-        counts_card(found, "Site", survey.words(found.by_site, schema.SITE)),
-        counts_card(found, "Diagnosis", survey.words(found.by_diagnosis, schema.DIAGNOSIS)),
+        counts_card(found, "Sex", stats.words(found.by_sex, schema.SEX)),
+        counts_card(found, "Site", stats.words(found.by_site, schema.SITE)),
+        counts_card(found, "Diagnosis", stats.words(found.by_diagnosis, schema.DIAGNOSIS)),
         patients(found),
         ages(found),
     ]
@@ -300,12 +303,12 @@ def _melanomas(found: Survey, manifest: shards.Manifest) -> Html:
         )
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
-        rates_card(found, "By sex", survey.words(found.by_sex, schema.SEX)),
-        rates_card(found, "By site", survey.words(found.by_site, schema.SITE)),
-        rates_card(found, "By age", survey.age_bands(found.by_age)),
+        rates_card(found, "By sex", stats.words(found.by_sex, schema.SEX)),
+        rates_card(found, "By site", stats.words(found.by_site, schema.SITE)),
+        rates_card(found, "By age", stats.age_bands(found.by_age)),
     ]
     if len(found.by_size) > 1:
-        cards.append(rates_card(found, "By source size", survey.sizes(found.by_size), shortcut))
+        cards.append(rates_card(found, "By source size", stats.sizes(found.by_size), shortcut))
     text = (
         "Images of melanoma as a share of the labelled ones. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
@@ -316,7 +319,7 @@ def _melanomas(found: Survey, manifest: shards.Manifest) -> Html:
 
 def _files(found: Survey, manifest: shards.Manifest) -> list[Html]:
     before = "Pixels of the image files, as displayed, before cropping."
-    return [counts_card(found, "Source size", survey.sizes(found.by_size), before), missing(found), settings(manifest)]
+    return [counts_card(found, "Source size", stats.sizes(found.by_size), before), missing(found), settings(manifest)]
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -352,7 +355,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, schema
+from tfrecord_tools import schema
+from tfrecord_tools.core import cli
 
 MARKER = "synthetic.json"  # written last: its presence says that the folder is ours and whole
 TEST_SHARE = 0.15  # test images per training image
@@ -287,7 +288,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

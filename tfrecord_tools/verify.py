@@ -21,10 +21,14 @@ from pathlib import Path
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, duplicates, image, pairs, paths, schema, shards
-from tfrecord_tools.paths import AnyPath
-from tfrecord_tools.resume import QUARANTINE
-from tfrecord_tools.wording import counted, verb
+from tfrecord_tools import duplicates, schema
+from tfrecord_tools.builder.output_dir import QUARANTINE
+from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.paths import AnyPath
+from tfrecord_tools.core.text import counted, verb
+from tfrecord_tools.dedup import pairs
+from tfrecord_tools.imaging import convert
+from tfrecord_tools.records import shards
 
 At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
@@ -270,8 +274,8 @@ def _check_shard(
             yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
             yield from seen.problems(str(folder), record, place, where, made_of)
             try:
-                picture = image.decode(record.image)
-            except image.ImageRejected as error:
+                picture = convert.decode(record.image)
+            except convert.ImageRejected as error:
                 yield f"{where}: image {record.image_name}: {error}"
                 continue
             if picture.size != (size, size) or picture.mode != "RGB":
@@ -402,7 +406,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    command.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from melanoma_tf.augment import occlusion, shears
+from melanoma_tf.augment import occlusion
+from melanoma_tf.augment.warp import shears
 
 Fill = Literal["reflect", "nearest", "constant"]
 Method = Literal["gather", "kernel", "matmul", "shears"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from melanoma_tf.augment import counter
+from melanoma_tf.augment import random
 
 
 def cutout(images: Any, centre_x: Any, centre_y: Any, size: Any, value: float = 0.0) -> Any:
@@ -101,5 +101,5 @@ def _slices(padded: Any, axis: int, size: int) -> Callable[[int], Any]:
 def noise(images: Any, seeds: Any, sigma: Any) -> Any:
     """Adds independent Gaussian noise to each value. seeds: u32[B]; sigma: f32[B], of an image in [0,1]."""
     _, height, width, channels = images.shape
-    values = counter.normal_field(seeds, height * width * channels)
+    values = random.normal_field(seeds, height * width * channels)
     return images + ops.reshape(values, (-1, height, width, channels)) * sigma[:, None, None, None]

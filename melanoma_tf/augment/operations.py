@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from melanoma_tf.augment import color, counter, geometry, mixing, occlusion
+from melanoma_tf.augment import color, geometry, mixing, occlusion, random
 
 DRAWS_PER_OP = 256  # each operation of a policy has its own range of draw numbers
 
@@ -24,7 +24,7 @@ class Op(abc.ABC):
     """One augmentation: `draw` makes the random parameters, what else a kind has is a pure function of them."""
 
     @abc.abstractmethod
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         """The parameters, a structure of [B,...]."""
 
 
@@ -84,7 +84,7 @@ class Flip(Symmetric):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"flip: {field}={getattr(self, field)!r} must be True or False")
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         columns = ops.cast(numbers.chosen(0, 0.5), "int32") * (geometry.FLIP_COLUMNS * self.horizontal)
         return columns + ops.cast(numbers.chosen(1, 0.5), "int32") * (geometry.FLIP_ROWS * self.vertical)
 
@@ -99,7 +99,7 @@ class Flip(Symmetric):
 class QuarterTurn(Symmetric):
     """Turns by 0, 90, 180 or 270 degrees counter-clockwise, each equally likely."""
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         turns = ops.cast(numbers.uniform(0, 0.0, 4.0), "int32")
         t, r, c = geometry.TRANSPOSE, geometry.FLIP_ROWS, geometry.FLIP_COLUMNS
         # Counter-clockwise: transpose and flip the rows; both flips; transpose and flip the columns.
@@ -131,7 +131,7 @@ class Affine(Op):
         if self.fill not in geometry.FILLS:
             raise ValueError(f"affine: fill={self.fill!r}; expected one of {', '.join(geometry.FILLS)}")
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         def around(draw: int, spread: float) -> Any:
             wide = numbers.normal(2 * draw) if self.normal else numbers.uniform(2 * draw, -1.0, 1.0)
             return ops.where(chosen, wide, 0.0) * spread
@@ -192,7 +192,7 @@ class Color(Linear):
     def __post_init__(self) -> None:
         _check(self, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, gain=1.0, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         chosen = numbers.chosen(7, self.p)
 
         def around(draw: int, middle: float, spread: float) -> Any:
@@ -225,7 +225,7 @@ class GreyWorld(Linear):
     def __post_init__(self) -> None:
         _check(self, strength=1.0, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         return ops.where(numbers.chosen(1, self.p), numbers.uniform(0, -self.strength, self.strength), 0.0)
 
     def matrix(self, images: Any, parameters: Any) -> Any:
@@ -243,7 +243,7 @@ class Gamma(Pixels):
     def __post_init__(self) -> None:
         _check(self, strength=2.0, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         return ops.exp(ops.where(numbers.chosen(1, self.p), numbers.uniform(0, -self.strength, self.strength), 0.0))
 
     def apply(self, images: Any, parameters: Any) -> Any:
@@ -269,7 +269,7 @@ class Cutout(Pixels):
     def __post_init__(self) -> None:
         _check(self, size=1.0, p=1.0, holes=DRAWS_PER_OP // 2 - 1, value=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         size = ops.where(numbers.chosen(0, self.p), self.size, 0.0)
         return [(numbers.uniform(2 * n + 1), numbers.uniform(2 * n + 2), size) for n in range(self.holes)]
 
@@ -290,7 +290,7 @@ class Hair(Pixels):
     def __post_init__(self) -> None:
         _check(self, most=(DRAWS_PER_OP - 2) // 7, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         count = ops.where(numbers.chosen(0, self.p), numbers.uniform(1, 1.0, self.most + 1.0), 0.0)
         strokes = []
         for n in range(self.most):
@@ -327,7 +327,7 @@ class Microscope(Pixels):
         if self.low > self.high:
             raise ValueError(f"microscope: low={self.low} is more than high={self.high}")
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         return ops.where(numbers.chosen(1, self.p), numbers.uniform(0, self.low, self.high), 2.0)
 
     def apply(self, images: Any, parameters: Any) -> Any:
@@ -345,7 +345,7 @@ class Blur(Pixels):
     def __post_init__(self) -> None:
         _check(self, sigma=5.0, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         return ops.where(numbers.chosen(1, self.p), numbers.uniform(0, 0.0, self.sigma), 0.0)
 
     def apply(self, images: Any, parameters: Any) -> Any:
@@ -363,7 +363,7 @@ class Noise(Pixels):
     def __post_init__(self) -> None:
         _check(self, sigma=1.0, p=1.0)
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         sigma = ops.where(numbers.chosen(1, self.p), numbers.uniform(0, 0.0, self.sigma), 0.0)
         return numbers.further_seeds(2), sigma
 
@@ -400,7 +400,7 @@ class Mixup(Mixing):
     alpha: float = 0.2
     p: float = 1.0
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         return ops.where(numbers.chosen(1, self.p), _beta(numbers.uniform(0), self.alpha), 1.0)
 
     def apply(self, images: Any, parameters: Any) -> Any:
@@ -418,7 +418,7 @@ class Cutmix(Mixing):
     alpha: float = 1.0
     p: float = 0.5
 
-    def draw(self, numbers: counter.Numbers) -> Any:
+    def draw(self, numbers: random.Numbers) -> Any:
         side = ops.sqrt(_beta(numbers.uniform(0), self.alpha))
         return numbers.uniform(1), numbers.uniform(2), ops.where(numbers.chosen(3, self.p), side, 0.0)
 

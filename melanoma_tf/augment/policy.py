@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from melanoma_tf.augment import color, counter, geometry, mixing
+from melanoma_tf.augment import color, geometry, mixing, random
 from melanoma_tf.augment.operations import (
     DRAWS_PER_OP,
     OPS,
@@ -187,7 +187,7 @@ class Augment(keras.layers.Layer):
             else:
                 runs.append([(index, op)])
         for indexed in runs:
-            drawn = [op.draw(counter.Numbers(seeds, index * DRAWS_PER_OP)) for index, op in indexed]
+            drawn = [op.draw(random.Numbers(seeds, index * DRAWS_PER_OP)) for index, op in indexed]
             yield [op for _, op in indexed], drawn
 
     @property
@@ -199,7 +199,7 @@ class Augment(keras.layers.Layer):
         """The targets f32[B], or metadata f32[B,...], of what `call` makes of a batch in training."""
         for index, op in enumerate(self.ops):
             if isinstance(op, Mixing):
-                drawn = op.draw(counter.Numbers(seeds, index * DRAWS_PER_OP))
+                drawn = op.draw(random.Numbers(seeds, index * DRAWS_PER_OP))
                 targets = mixing.labels(targets, op.share(drawn, height, width))
         return targets
 

@@ -1,0 +1,1 @@
+"""Affine warps: one function, one module per method."""

@@ -1,0 +1,1 @@
+"""Shards to batches with tf.data, on the host."""

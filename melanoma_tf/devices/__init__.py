@@ -1,0 +1,1 @@
+"""Backends, devices and hosts."""

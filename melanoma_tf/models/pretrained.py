@@ -1,0 +1,259 @@
+"""Pretrained weights into our classifier: find, fetch, check, then assign all of them or none.
+
+| weights         | file                                                                                        |
+|-----------------|---------------------------------------------------------------------------------------------|
+| `none`          | random initialisation                                                                       |
+| `imagenet`      | the file `keras.applications` uses                                                          |
+| `noisy-student` | V1; catalogue (URL, checksum) of the `efficientnet` package; https://arxiv.org/abs/1911.04252 |
+| `autoaugment`   | V1; the same catalogue; https://arxiv.org/abs/1805.09501                                      |
+| a path          | legacy `.h5` (weights only or whole model) or Keras 3 `.weights.h5`                           |
+
+All of them were trained on the input that `model.Backbone.scale` and `.offset` describe.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import efficientnet.weights as catalogue
+import h5py
+import keras
+import numpy as np
+from keras.src.applications import efficientnet as keras_v1  # private, and the only place that lists the files
+from keras.src.applications import efficientnet_v2 as keras_v2
+
+from melanoma_tf.models.backbones import HEAD, IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
+
+NAMES = ("none", "imagenet", "noisy-student", "autoaugment")
+Tensors = list[tuple[str, np.ndarray]]  # (name in the file, value), in the order of the layer's variables
+
+
+class WeightsUnavailable(RuntimeError):  # noqa: N818 - said as it reads
+    """A published weights file is not in the cache and could not be fetched; the message says how to get it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One published file; `checksum` in hex is a SHA-256 (64 digits) or an MD5 (32 digits)."""
+
+    url: str
+    checksum: str
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+    @property
+    def algorithm(self) -> str:
+        return "sha256" if len(self.checksum) == 64 else "md5"
+
+
+def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
+    """Load `weights` into the backbone of `model` and return one line saying what was loaded from where.
+
+    The head is loaded too if the file has a layer of its name and shape (a `.weights.h5` of our own); otherwise it
+    keeps its initial values. `model` is unchanged if anything is missing or does not fit.
+
+    Args:
+        model: from `model.build_classifier(name, ...)`.
+        name: a key of `model.BACKBONES`.
+        weights: one of `NAMES` or a path.
+        cache_dir: where published files are kept, below `models/`; None: `$KERAS_HOME`, else `~/.keras`, as Keras does.
+
+    Raises:
+        WeightsUnavailable: a published file is neither in the cache nor to be fetched.
+        FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
+        ValueError: nothing published under that name, a wrong checksum, a file that does not hold this backbone.
+    """
+    backbone(name)
+    if weights == "none":
+        return f"{name}: no pretrained weights, random initialisation"
+    if weights in NAMES:
+        source = _source(name, weights)
+        path = fetch(source, cache_dir)
+        read = _read_keras_applications(name) if weights == "imagenet" else _read_file
+        checksum = f"{source.algorithm} {source.checksum}"
+    else:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"weights {weights!r} is neither one of {', '.join(NAMES)} nor a file")
+        read = _read_file
+        checksum = f"sha256 {_digest(path, 'sha256')}"
+    count, head = _assign(model, read(path), path)
+    return f"{name}: {weights}: {count} tensors from {path} ({checksum}), head {'loaded' if head else 'initialised'}"
+
+
+def sources(name: str) -> dict[str, Source]:
+    """The files published for the backbone `name`, without their top, by weights name."""
+    kind = name.removeprefix("efficientnetv2").removeprefix("efficientnet")  # "-b0", "-s"
+    if name.startswith("efficientnetv2"):
+        key = kind if kind in keras_v2.WEIGHTS_HASHES else kind.removeprefix("-")
+        return {"imagenet": Source(f"{keras_v2.BASE_WEIGHTS_PATH}{name}_notop.h5", keras_v2.WEIGHTS_HASHES[key][1])}
+    key = kind.removeprefix("-")
+    autoaugment = f"{name}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
+    return {
+        "imagenet": Source(f"{keras_v1.BASE_WEIGHTS_PATH}efficientnet{key}_notop.h5", keras_v1.WEIGHTS_HASHES[key][1]),
+        "noisy-student": Source(
+            f"{catalogue.NS_WEIGHTS_PATH}{name}_noisy-student_notop.h5", catalogue.NS_WEIGHTS_HASHES[name][1]
+        ),
+        "autoaugment": Source(
+            f"{catalogue.IMAGENET_WEIGHTS_PATH}{autoaugment}", catalogue.IMAGENET_WEIGHTS_HASHES[name][1]
+        ),
+    }
+
+
+def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The checked file of `source`, from the cache or else from its URL. Raises as `load` does."""
+    home = cache_dir or os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    path = Path(home).expanduser().absolute() / "models" / source.file
+    if path.exists():
+        _verify(path, source, "delete it to fetch it again")
+        return path
+    # Downloaded under another name, so that a killed download never looks like the file; the process id, because
+    # several processes of one run may start here together.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.get_file(part.name, source.url, cache_subdir=str(path.parent))
+    except Exception as error:  # get_file raises plain Exception for every network failure
+        part.unlink(missing_ok=True)
+        raise WeightsUnavailable(
+            f"could not fetch {source.file} ({error or type(error).__name__}). Without a network: get {source.url} "
+            f"({source.algorithm} {source.checksum}) elsewhere and put it at {path}, or name a file with "
+            "--config.weights=PATH, or train from scratch with --config.weights=none"
+        ) from error
+    try:
+        _verify(part, source, f"it was fetched from {source.url}; try again")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _source(name: str, weights: str) -> Source:
+    published = sources(name)
+    if weights not in published:
+        raise ValueError(f"no {weights!r} weights are published for {name}; there are: none, {', '.join(published)}")
+    return published[weights]
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _verify(path: Path, source: Source, remedy: str) -> None:
+    found = _digest(path, source.algorithm)
+    if found != source.checksum:
+        raise ValueError(
+            f"{path} has the wrong checksum: {source.algorithm} {found}, expected {source.checksum}; {remedy}"
+        )
+
+
+# ---- reading: a file -> {layer: tensors} ----------------------------------------------------------------------------
+
+
+def _read_keras_applications(name: str) -> Callable[[Path], dict[str, Tensors]]:
+    """A reader of keras.applications' own files: Keras matches those by order, not by name, so Keras does it."""
+
+    def read(path: Path) -> dict[str, Tensors]:
+        size = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, 3)
+        published = getattr(keras.applications, backbone(name).constructor)(
+            weights=str(path), include_top=False, input_shape=size
+        )
+        for layer in published.layers:
+            # V1 files hold the statistics of their input. "variance" is the standard deviation, by an old mistake that
+            # a Rescaling by 1/sqrt(std) makes good (https://github.com/tensorflow/tensorflow/issues/49930).
+            if isinstance(layer, keras.layers.Normalization) and layer.weights:
+                mean, variance, _ = (np.ravel(keras.ops.convert_to_numpy(v)) for v in layer.weights)
+                if not (np.allclose(mean, IMAGENET_MEAN, 1e-3) and np.allclose(variance, IMAGENET_STD, 1e-3)):
+                    raise ValueError(f"{path} was trained on another input scale: mean {mean}, std {variance}")
+        return {
+            layer.name: [(v.path, keras.ops.convert_to_numpy(v)) for v in layer.weights]
+            for layer in backbone_layers(published)
+        }
+
+    return read
+
+
+def _read_file(path: Path) -> dict[str, Tensors]:
+    """Every layer with weights in a legacy `.h5` or a Keras 3 `.weights.h5`, told apart by what is in the file."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
+    with file:
+        group = file.get("model_weights", file)
+        if "layer_names" in group.attrs or "layer_names0" in group.attrs:
+            return {layer: _legacy_tensors(group[layer]) for layer in _legacy_names(group, "layer_names")}
+        if "layers" in file:
+            return _keras3_layers(file, path)
+        raise ValueError(f"{path} has neither the legacy Keras layout (layer_names) nor that of .weights.h5 (layers)")
+
+
+def _legacy_names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names; Keras splits it over `attribute0`, `attribute1`, ... where HDF5's 64 KiB do not hold it."""
+    parts = (f"{attribute}{i}" for i in itertools.count())
+    keys = [attribute] if attribute in group.attrs else list(itertools.takewhile(group.attrs.__contains__, parts))
+    names = [name for key in keys for name in group.attrs[key]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _legacy_tensors(group: h5py.Group) -> Tensors:
+    return [(name, np.asarray(group[name])) for name in _legacy_names(group, "weight_names")]
+
+
+def _keras3_layers(file: h5py.File, path: Path) -> dict[str, Tensors]:
+    """Keras 3 files a layer under its class and a count, and its name as an attribute of its group "vars"."""
+    layers: dict[str, Tensors] = {}
+
+    def visit(key: str, node: h5py.Group | h5py.Dataset) -> None:
+        if not key.endswith("/vars") or not len(node) or key.startswith("optimizer/"):
+            return
+        name = node.attrs.get("name", key)
+        if name in layers:
+            raise ValueError(f"{path} holds two layers named {name!r}")
+        layers[name] = [(f"{key}/{i}", np.asarray(node[i])) for i in sorted(node, key=int)]
+
+    file.visititems(visit)
+    return layers
+
+
+# ---- assigning: {layer: tensors} -> the model -----------------------------------------------------------------------
+
+
+def _assign(model: keras.Model, found: Mapping[str, Tensors], path: Path) -> tuple[int, bool]:
+    """Check every tensor, then assign: (number of backbone tensors, whether the head came too)."""
+    plan = [pair for layer in backbone_layers(model) for pair in _match(layer, found.get(layer.name), path)]
+    if not plan:
+        raise ValueError(f"model {model.name!r} has no backbone to load weights into")
+    count = len(plan)
+    head = model.get_layer(HEAD)
+    with_head = [value.shape for _, value in found.get(HEAD, [])] == [tuple(v.shape) for v in head.weights]
+    if with_head:
+        plan += _match(head, found[HEAD], path)
+    for variable, value in plan:
+        variable.assign(value)
+    return count, with_head
+
+
+def _match(layer: keras.layers.Layer, tensors: Tensors | None, path: Path) -> list[tuple[keras.Variable, np.ndarray]]:
+    """The variables of `layer` with their values; ValueError naming the layer if one is missing or does not fit."""
+    expected = ", ".join(f"{v.name}{tuple(v.shape)}" for v in layer.weights)
+    if not tensors:
+        raise ValueError(f"{path} has no weights for layer {layer.name!r}; expected {expected}")
+    got = ", ".join(f"{name}{value.shape}" for name, value in tensors)
+    if [value.shape for _, value in tensors] != [tuple(v.shape) for v in layer.weights]:
+        raise ValueError(f"{path} does not fit layer {layer.name!r}: it has {got}, expected {expected}")
+    for variable, (name, value) in zip(layer.weights, tensors, strict=True):
+        # Shapes cannot tell gamma from beta, names can. "depthwise_kernel" is called "kernel" in Keras 3; a .weights.h5
+        # numbers its tensors.
+        base = name.rsplit("/", 1)[-1].split(":")[0]
+        if not base.isdigit() and not base.endswith(variable.name):
+            raise ValueError(f"{path}, layer {layer.name!r}: found {name} where {variable.name} was expected")
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{path}, layer {layer.name!r}: {name} ({value.dtype}) is not all finite floats")
+    return [(v, value) for v, (_, value) in zip(layer.weights, tensors, strict=True)]

@@ -1,0 +1,1 @@
+"""Graph rewrites for TPUs and the cost of compiled TPU programs."""

@@ -1,0 +1,1 @@
+"""The training loop of one fold, its checkpoints and run folder."""

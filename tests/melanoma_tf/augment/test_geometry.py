@@ -1,0 +1,294 @@
+"""Affine maps against SciPy's, on hand-made cases and on real pictures."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from melanoma_tf.augment import geometry
+from melanoma_tf.augment.warp import shears
+from tests.support.process import run_command
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
+ODD = RNG.integers(0, 256, (4, 33, 33, 3), dtype=np.uint8)
+EVEN_AND_ODD = pytest.mark.parametrize("images", [IMAGES, ODD], ids=["even", "odd"])
+IDENTITY = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
+
+
+def affine(images, matrices, *, method="gather", **options):
+    """`geometry.affine`; the shears, which are JAX's, whatever Keras runs on, and on the canvas that they choose."""
+    if method == "matmul":  # one by one: outside XLA its weights take a gigabyte of a picture of 192 px
+        each = [geometry.affine(*one, method=method, **options) for one in _one_by_one(images, matrices)]
+        return np.concatenate([np.asarray(one) for one in each])
+    if method != "shears":
+        return geometry.affine(images, matrices, method=method, **options)
+    options.pop("reach", None)
+    return np.asarray(_shears(**options)(images, np.asarray(matrices)))
+
+
+def _one_by_one(images, matrices):
+    return ((images[i : i + 1], np.asarray(matrices)[i : i + 1]) for i in range(len(images)))
+
+
+@functools.cache
+def _shears(**options):
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    return jax.jit(functools.partial(shears.affine, **options))
+
+
+def matrix(rotate=0.0, shear=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, count=1):
+    values = [np.full(count, v, np.float32) for v in (rotate, shear, zoom_x, zoom_y, shift_x, shift_y)]
+    return np.asarray(geometry.matrix(*values))
+
+
+def by_scipy(image, m, order, mode, value=0.0):
+    """The same map of one image in float64. SciPy's reflect, nearest, constant are ours, in (row, column) order."""
+    size = np.array(image.shape[:2])
+    linear = m[:2, :2][::-1, ::-1].astype(np.float64)
+    centre = (size - 1) / 2
+    offset = centre - linear @ centre + m[:2, 2][::-1]
+    channels = [
+        ndimage.affine_transform(image[..., c].astype(np.float64), linear, offset, order=order, mode=mode, cval=value)
+        for c in range(image.shape[2])
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def psnr(found, expected):
+    return 10 * np.log10(255**2 / np.mean((np.asarray(found, np.float64) - expected) ** 2))
+
+
+@pytest.fixture(scope="module")
+def pictures(request):
+    """Real pictures at 192 px where there are any, else smooth random ones: u8[N,S,S,3]."""
+    try:
+        folder = request.getfixturevalue("real_data") / "isic2020_512" / "jpeg"
+    except pytest.skip.Exception:
+        noise = RNG.normal(size=(3, 192, 192, 3))
+        smooth = np.stack([ndimage.gaussian_filter(each, (1.5, 1.5, 0)) for each in noise])
+        return np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+    paths = sorted(folder.glob("*.jpg"))[::150][:3]
+    return np.stack([np.asarray(Image.open(path).convert("RGB").resize((192, 192))) for path in paths])
+
+
+# ---------------------------------------------------------------------------------------------------- symmetries
+
+
+@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("symmetry", range(8))
+def test_the_matrix_of_a_symmetry_moves_pixels_as_it_does(symmetry, method):
+    codes = np.full(4, symmetry, np.int32)
+    found = affine(IMAGES, geometry.symmetry_matrix(codes), method=method)
+    np.testing.assert_allclose(found, geometry.dihedral(IMAGES, codes), atol=1e-3)
+
+
+def test_two_symmetries_together_are_one_after_the_other():
+    first, second = (np.repeat(np.arange(8, dtype=np.int32), 8), np.tile(np.arange(8, dtype=np.int32), 8))
+    images = np.repeat(IMAGES[:1], 64, axis=0)
+    step_by_step = geometry.dihedral(geometry.dihedral(images, first), second)
+    np.testing.assert_array_equal(geometry.dihedral(images, geometry.together(first, second)), step_by_step)
+    composed = np.asarray(geometry.symmetry_matrix(first)) @ np.asarray(geometry.symmetry_matrix(second))
+    np.testing.assert_array_equal(composed, geometry.symmetry_matrix(geometry.together(first, second)))
+
+
+# --------------------------------------------------------------------------------------------------- exact cases
+
+
+@EVEN_AND_ODD
+@pytest.mark.parametrize("method", geometry.METHODS)
+def test_the_identity_changes_nothing(method, images):
+    np.testing.assert_allclose(affine(images, IDENTITY, method=method), images, atol=1e-3)
+
+
+@EVEN_AND_ODD
+@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize(("fill", "beyond"), [("constant", 7.0), ("nearest", None), ("reflect", None)])
+def test_whole_shifts_are_exact(method, fill, beyond, images):
+    size = images.shape[1]
+    m = matrix(shift_x=3, shift_y=-2, count=4)
+    found = np.asarray(affine(images, m, fill=fill, value=7.0, method=method, reach=size))
+    mode: Any = {"constant": "constant", "nearest": "edge", "reflect": "symmetric"}[fill]
+    options: dict[str, Any] = {"constant_values": 7} if beyond else {}
+    padded = np.pad(images, [(0, 0), (3, 3), (3, 3), (0, 0)], mode=mode, **options)
+    np.testing.assert_allclose(found, padded[:, 5 : 5 + size, :size], atol=1e-3)
+
+
+@EVEN_AND_ODD
+@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3), (270, 3)])
+def test_positive_angles_turn_counter_clockwise(method, degrees, turns, images):
+    found = affine(images, matrix(rotate=degrees, count=4), method=method)
+    np.testing.assert_allclose(found, np.rot90(images, turns, axes=(1, 2)), atol=2e-3)
+
+
+def test_zoom_shear_and_shift_go_the_way_they_say():
+    dot = np.zeros((1, 41, 41, 1), np.float32)
+    dot[0, 10, 30] = 255.0  # 10 right of the centre, 10 above it
+    for m, row, column in (
+        (matrix(zoom_x=2, zoom_y=0.5), 15, 40),
+        (matrix(shift_x=4, shift_y=6), 16, 34),
+        (matrix(shear=45), 10, 20 + 20),
+    ):
+        for method in geometry.METHODS:
+            found = np.asarray(affine(dot, m, method=method, fill="constant"))[0, ..., 0]
+            assert np.unravel_index(found.argmax(), found.shape) == (row, column)
+
+
+def test_each_image_has_its_own_map():
+    maps = np.concatenate([matrix(rotate=angle) for angle in (0, 30, 90, 200)])
+    for method in geometry.METHODS:
+        together = np.asarray(affine(IMAGES, maps, method=method))
+        for n in range(4):
+            alone = affine(IMAGES[n : n + 1], maps[n : n + 1], method=method)
+            np.testing.assert_allclose(alone[0], together[n], atol=2e-3)
+
+
+# ------------------------------------------------------------------------------------------------ against SciPy
+
+
+@pytest.mark.parametrize("fill", geometry.FILLS)
+@pytest.mark.parametrize("shape", [(24, 24), (20, 31)])
+@pytest.mark.parametrize("method", ["gather", "kernel"])
+def test_four_taps_are_scipys_bilinear(fill, shape, method):
+    image = RNG.integers(0, 256, (1, *shape, 3), dtype=np.uint8)
+    for m in (matrix(33, 4, 0.8, 1.1, 3, -5), matrix(-160, 0, 0.4, 0.5), matrix(shift_x=70.5)):
+        found = np.asarray(affine(image, m, fill=fill, value=9.0, method=method))[0]
+        expected = by_scipy(image[0], m[0], 1, "grid-constant" if fill == "constant" else fill, 9.0)
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+ANGLES = (2, 5, 15, 30, 40, 44, 46, 60, 89, 135, 170)
+
+
+@pytest.mark.parametrize("fill", ["reflect", pytest.param("nearest", marks=pytest.mark.slow)])
+def test_passes_and_shears_beside_four_taps_at_every_angle(pictures, fill):
+    """All against a float64 cubic spline, edges included; on real pictures where there are any."""
+    gained: dict[geometry.Method, dict[int, float]] = {"matmul": {}, "shears": {}}
+    for angle in ANGLES:
+        m = matrix(angle, count=len(pictures))
+        expected = np.stack([by_scipy(image, m[0], 3, fill) for image in pictures])
+        found = {way: affine(pictures, m, method=way, fill=fill) for way in geometry.METHODS}
+        for method, gains in gained.items():
+            gains[angle] = psnr(found[method], expected) - psnr(found["gather"], expected)
+    assert min(min(gains.values()) for gains in gained.values()) > 2, gained
+
+
+def test_the_whole_map_agrees_too(pictures):
+    """Turn, shear, zoom and shift at once, up to what the deotte policy nearly always draws."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        drawn = rng.uniform([-180, -4, 0.85, 0.85, -9, -9], [180, 4, 1.2, 1.2, 9, 9])
+        m = np.repeat(matrix(*drawn), len(pictures), axis=0)
+        expected = np.stack([by_scipy(image, m[0], 3, "reflect") for image in pictures])
+        reach = 96 * 1.5 / 0.85 + 9
+        gathered = affine(pictures, m)
+        for method in ("matmul", "shears"):
+            found = affine(pictures, m, method=method, reach=reach)
+            assert psnr(found, expected) > psnr(gathered, expected)
+            assert psnr(found, np.asarray(gathered, np.float64)) > 35
+
+
+def test_bfloat16_costs_no_more_than_it_says(pictures):
+    """Stated in docs/augmentation.md: the picture keeps 40 dB, because bfloat16 has 8 bits."""
+    m = matrix(44, count=len(pictures))
+    exact, half = (affine(pictures, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert psnr(half, np.asarray(exact, np.float64)) > 40
+    assert half.dtype == exact.dtype
+    exact, half = (affine(pictures, m, method="shears", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert psnr(half, exact.astype(np.float64)) > 55
+
+
+@pytest.mark.parametrize(("angle", "less"), [(0, 3.5), (20, 3.5), (45, 3.0)])
+@pytest.mark.parametrize("method", geometry.METHODS)
+def test_zooming_out_does_not_alias(method, angle, less):
+    """A zone plate of frequencies up to Nyquist at half size: what cannot be shown must become grey, not rings."""
+    size = 192
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    plate = (127.5 + 127.5 * np.cos(np.pi * (x**2 + y**2) / size))[None, ..., None].astype(np.float32)
+    m = matrix(rotate=angle, zoom_x=0.5, zoom_y=0.5)
+    options: dict[str, Any] = {"fill": "constant", "value": 127.5, "antialias": True}
+    found = np.asarray(affine(plate, m, method=method, **options))[0, ..., 0]
+    # The plate reaches half of Nyquist, the most that half the pixels can show, at a radius of size/8 of the output.
+    r = np.hypot(*(np.mgrid[:size, :size] - (size - 1) / 2))
+    beyond = (r > size / 8 * 1.4) & (r < size / 4)
+    naive = np.asarray(affine(plate, m, **options | {"antialias": False}))[0, ..., 0]
+    assert found[beyond].std() < naive[beyond].std() / less
+
+
+# --------------------------------------------------------------------------------------------------------- shears
+
+
+def test_any_map_falls_apart_into_shears_and_puts_itself_together_again():
+    """What `shears._parameters` says of itself, with matrices multiplied in float64."""
+    rng = np.random.default_rng(0)
+    count, size = 500, 48
+    drawn = rng.uniform([-180, -40, 0.4, 0.4, -30, -30], [180, 40, 2.5, 2.5, 30, 30], (count, 6)).astype(np.float32)
+    codes = rng.integers(0, 8, count).astype(np.int32)
+    maps = np.asarray(geometry.symmetry_matrix(codes)) @ np.asarray(geometry.matrix(*drawn.T))
+    found = np.asarray(shears._parameters(maps, size), np.float64)
+
+    def of(entries):
+        return np.array(entries, np.float64)
+
+    largest = (shears._canvas(size) - 8) / (size * np.sqrt(2))
+    for expected, (first, second, third, scale_x, shift_x, scale_y, shift_y, last, transposed) in zip(
+        maps, found, strict=True
+    ):
+        steps = [
+            of([[0, 1, 0], [1, 0, 0], [0, 0, 1]]) if transposed else np.eye(3),
+            of([[scale_x, 0, shift_x], [0, scale_y, shift_y], [0, 0, 1]]),
+            of([[1, first, 0], [0, 1, 0], [0, 0, 1]]),
+            of([[1, 0, 0], [second, 1, 0], [0, 0, 1]]),
+            of([[1, third, 0], [0, 1, 0], [0, 0, 1]]),
+            np.diag([last, last, 1]),
+        ]
+        np.testing.assert_allclose(functools.reduce(np.matmul, steps), expected, atol=1e-4)
+        assert abs(second) < np.sin(np.radians(80))
+        assert 1 <= last <= largest * (1 + 1e-6)
+
+
+def test_shears_are_divided_among_devices(tmp_path):
+    """Two devices of JAX's: a batch that is cut between them gives what it gives on one, and stays cut."""
+    code = (
+        "import sys, jax, keras, numpy as np; from melanoma_tf.augment import policy; "
+        "layer = policy.Augment('affine(rotate=180, zoom=0.1)', method='shears', dtype='float32'); "
+        "images, seeds = np.load(sys.argv[1]), np.arange(4, dtype=np.uint32); "
+        "run = lambda *given: jax.jit(lambda x, s: layer(x, s, training=True))(*given); "
+        "alone = run(images, seeds); spread = keras.distribution.DataParallel(); "
+        "keras.distribution.set_distribution(spread); mesh = spread.device_mesh.backend_mesh; "
+        "cut = jax.sharding.NamedSharding(mesh, jax.P('batch')); "
+        "found = run(*(jax.device_put(each, cut) for each in (images, seeds))); "
+        "assert found.sharding.is_equivalent_to(cut, 4), found.sharding; "
+        "print(len(mesh.devices), float(abs(np.asarray(found) - np.asarray(alone)).max()))"
+    )
+    np.save(tmp_path / "images.npy", IMAGES)
+    two = "--xla_force_host_platform_device_count=2"
+    options = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": two}
+    done = run_command("-c", code, str(tmp_path / "images.npy"), **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    devices, difference = done.stdout.split()
+    assert (devices, float(difference)) == ("2", 0.0)
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_what_cannot_be_done_is_named():
+    with pytest.raises(ValueError, match="fill 'wrap'; expected one of reflect, nearest, constant"):
+        affine(IMAGES, IDENTITY, fill="wrap")
+    with pytest.raises(ValueError, match="method 'fft'; expected one of gather, kernel, matmul, shears"):
+        affine(IMAGES, IDENTITY, method="fft")
+    with pytest.raises(ValueError, match="'shears' is JAX's; Keras runs on tensorflow: use 'matmul'"):
+        geometry.affine(IMAGES, IDENTITY, method="shears")
+    with pytest.raises(ValueError, match="needs square images, got 4 x 6"):
+        affine(np.zeros((1, 4, 6, 3), np.uint8), IDENTITY[:1], method="matmul")
+    with pytest.raises(ValueError, match="images of 800 px; up to 768 fit a TPU's fast memory: use method 'matmul'"):
+        affine(np.zeros((1, 800, 800, 3), np.uint8), IDENTITY[:1], method="shears")

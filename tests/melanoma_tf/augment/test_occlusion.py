@@ -1,0 +1,128 @@
+"""Cutout, hairs, border, blur and noise against NumPy and SciPy; mixing against its closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from melanoma_tf.augment import mixing, occlusion, random
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((6, 20, 26, 3)).astype(np.float32)
+
+
+def column(*values):
+    return np.array(values, np.float32)
+
+
+def numbers(count=5000):
+    return random.Numbers(np.arange(count, dtype=np.uint32))
+
+
+# ------------------------------------------------------------------------------------------------------- generator
+
+
+def test_normal_numbers_are_normal_and_independent():
+    one, other = (np.asarray(numbers(20_000).normal(draw)) for draw in (0, 2))
+    assert stats.kstest(one, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+
+
+def test_a_field_of_normal_numbers_is_normal_and_each_examples_own():
+    field = np.asarray(random.normal_field(np.arange(64, dtype=np.uint32), 4096))
+    assert stats.kstest(field[::7].ravel(), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(field)
+    assert np.abs(correlation - np.eye(64)).max() < 0.09  # 5.7 standard errors of 1/sqrt(4096)
+    assert abs(np.corrcoef(field[:, :-1].ravel(), field[:, 1:].ravel())[0, 1]) < 0.01
+
+
+# ---------------------------------------------------------------------------------------------------------- cutout
+
+
+def test_cutout_covers_a_square_cut_off_at_the_edges():
+    x, y, size = column(0.5, 0.0, 0.99, 0.2, 0.7, 0.5), column(0.5, 0.0, 0.1, 0.95, 0.3, 0.5), column(*[0.4] * 5, 0)
+    found = np.asarray(occlusion.cutout(IMAGES, x, y, size, value=0.25))
+    expected = IMAGES.copy()
+    for n in range(5):
+        row, col = int(np.floor(y[n] * 20)), int(np.floor(x[n] * 26))
+        expected[n, max(row - 4, 0) : row + 4, max(col - 4, 0) : col + 4] = 0.25  # half of 0.4 * 20 pixels
+    np.testing.assert_array_equal(found, expected)
+
+
+# ----------------------------------------------------------------------------------------------------- hair, border
+
+
+def test_a_straight_hair_covers_a_rectangle_of_its_length_and_thickness():
+    white = np.ones((1, 100, 100, 3), np.float32)
+    stroke = [column(v) for v in (0.5, 0.5, 0.0, 0.0, 0.6, 0.04, 0.0)]
+    found = np.asarray(occlusion.hairs(white, [stroke]))[0]
+    assert (1 - found).sum() / 3 == pytest.approx(60 * 4, rel=0.02)  # antialiased, so the area is exact
+    inside = np.argwhere((found < 0.5).all(axis=2))
+    assert np.ptp(inside[:, 0]) <= 4
+    assert np.ptp(inside[:, 1]) == pytest.approx(59, abs=1)
+
+
+def test_a_bent_hair_is_an_arc_and_none_is_drawn_without_thickness():
+    white = np.ones((1, 200, 200, 3), np.float32)
+    bent = [column(v) for v in (0.5, 0.3, 0.0, 1.0, 0.5, 0.02, 0.0)]
+    dark = np.argwhere(np.asarray(occlusion.hairs(white, [bent]))[0, ..., 0] < 0.5)
+    radius = 200.0  # 1 / bend, below the hair's middle
+    distance = np.hypot(dark[:, 0] + 0 - (0.3 * 200 + radius), dark[:, 1] - 100)
+    assert np.abs(distance - radius).max() < 5
+    nothing = [*bent[:5], column(0.0), bent[6]]
+    np.testing.assert_array_equal(occlusion.hairs(white, [nothing]), white)
+
+
+def test_the_microscope_is_black_outside_its_circle_only():
+    found = np.asarray(occlusion.microscope(np.ones((1, 100, 120, 3), np.float32), column(0.4)))[0, ..., 0]
+    y, x = np.mgrid[:100, :120]
+    r = np.hypot(y - 49.5, x - 59.5)
+    assert (found[r < 38.9] == 1).all()
+    assert (found[r > 41.1] == 0).all()
+
+
+# ------------------------------------------------------------------------------------------------------ blur, noise
+
+
+def test_blur_is_scipys_gaussian_and_none_is_none():
+    sigma = column(0.0, 0.5, 1.0, 1.5, 2.0, 0.01)
+    found = np.asarray(occlusion.blur(IMAGES, sigma, most=2.0))
+    for n in range(6):
+        expected = (
+            IMAGES[n] if sigma[n] < 0.05 else ndimage.gaussian_filter(IMAGES[n], (sigma[n], sigma[n], 0), radius=5)
+        )
+        np.testing.assert_allclose(found[n], expected, atol=2e-6)
+
+
+def test_noise_has_its_standard_deviation_and_leaves_the_mean():
+    seeds, sigma = np.arange(6, dtype=np.uint32), column(0.0, 0.1, 0.1, 0.2, 0.2, 0.3)
+    added = np.asarray(occlusion.noise(IMAGES, seeds, sigma)) - IMAGES
+    np.testing.assert_allclose(added.std(axis=(1, 2, 3)), sigma, rtol=0.08, atol=1e-6)
+    assert np.abs(added.mean(axis=(1, 2, 3))).max() < 0.03
+
+
+# ---------------------------------------------------------------------------------------------------------- mixing
+
+
+def test_mixup_is_a_weighted_mean_of_neighbours_and_of_their_labels():
+    share, targets = column(1.0, 0.25, 0.5, 0.0, 0.75, 0.5), column(1, 0, 0, 1, 0, 1)
+    following = np.roll(IMAGES, -1, axis=0)
+    expected = share[:, None, None, None] * IMAGES + (1 - share[:, None, None, None]) * following
+    np.testing.assert_allclose(mixing.mixup(IMAGES, share), expected, atol=1e-6)
+    np.testing.assert_allclose(mixing.labels(targets, share), [1, 0, 0.5, 0, 0.25, 1])
+
+
+def test_cutmix_pastes_a_square_and_shares_the_label_by_area():
+    x, y, size = (
+        column(0.5, 0.0, 0.9, 0.5, 0.5, 0.5),
+        column(0.5, 0.0, 0.5, 0.5, 0.5, 0.5),
+        column(0.5, 0.5, 0.5, 0, 1, 0.1),
+    )
+    found, share = map(np.asarray, mixing.cutmix(IMAGES, x, y, size))
+    following = np.roll(IMAGES, -1, axis=0)
+    own = (found == IMAGES).all(axis=-1)
+    assert ((found == following).all(axis=-1) | own).all()
+    np.testing.assert_allclose(share, own.mean(axis=(1, 2)), atol=1e-6)
+    assert share[3] == 1
+    assert share[0] == pytest.approx(1 - 100 / 520)

@@ -1,0 +1,213 @@
+"""Several hosts: processes of this machine that train together as JAX's over a network do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from melanoma_tf.data import pipeline
+from melanoma_tf.devices.multihost import ALONE, Hosts
+from tests.support import tiny
+from tests.support.process import REPOSITORY, run_command
+
+CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "jax"}
+
+
+@pytest.fixture
+def settings(shards):
+    """Of a short run. Dropout draws by position in the batch and device, so it is off; moving averages are on."""
+    config = {"image_size": 32, "batch_size": 8, "epochs": 3, "weights": "none", "checkpoint_every": 2, "ema": 0.9}
+    config |= {"model": "efficientnet-b0", "dropout": 0.0, "drop_connect": 0.0, "lr": 3e-3}
+    return [f"--data={shards}", *(f"--config.{key}={value}" for key, value in config.items())]
+
+
+def start_hosts(
+    workdirs: list[Path], settings: list[list[str]], logs: Path, devices: int = 1
+) -> list[subprocess.Popen[str]]:
+    """melanoma_tf.train with the tiny model, once per host; what each prints goes to logs/host-I."""
+    hosts, environment = len(workdirs), {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    logs.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for host in range(hosts):
+        args = ["--strategy=multihost", f"--coordinator=localhost:{port}", f"--num_processes={hosts}"]
+        args += [f"--process_id={host}", f"--workdir={workdirs[host]}", *settings[host]]
+        with (logs / f"host-{host}").open("w") as log:
+            command = [sys.executable, "-c", tiny.TRAIN, *args]
+            env = {**os.environ, **CPU, **environment}
+            processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=log, stderr=log, text=True))
+    return processes
+
+
+def wait(processes: list[subprocess.Popen[str]], logs: Path) -> None:
+    for host, process in enumerate(processes):
+        assert process.wait(timeout=300) == 0, (logs / f"host-{host}").read_text()[-3000:]
+
+
+def outcome(workdir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(history, predictions) of fold 0."""
+    return pd.read_csv(workdir / "fold0/history.csv"), pd.read_csv(workdir / "oof.csv")
+
+
+def test_two_hosts_train_as_one_does_and_the_first_alone_writes(settings, tmp_path):
+    one = run_command("-c", tiny.TRAIN, "--strategy=cpu", f"--workdir={tmp_path / 'one'}", *settings, **CPU)
+    assert one.returncode == 0, one.stderr[-3000:]
+    workdirs = [tmp_path / "two", tmp_path / "not-written"]
+    wait(start_hosts(workdirs, [settings] * 2, tmp_path / "logs", devices=2), tmp_path / "logs")
+    log = (tmp_path / "logs/host-1").read_text()
+    assert "runtime: jax on 4 x cpu" in log
+    assert "host 1 of 2, global batch 8 = 4 x 2, float32" in log
+    assert not workdirs[1].exists()
+    (expected, logits), (found, found_logits) = outcome(tmp_path / "one"), outcome(workdirs[0])
+    assert abs(expected["loss"].iloc[0] - expected["loss"].iloc[-1]) > 1e-3  # it trains
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=2e-4)
+    assert found_logits["image_name"].tolist() == logits["image_name"].tolist()
+    np.testing.assert_allclose(found_logits["logit"], logits["logit"], atol=2e-3)
+
+
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_host_that_dies_ends_the_others_and_a_restart_goes_on(settings, tmp_path, killed):
+    workdirs, logs = [tmp_path / "run", tmp_path / "none"], tmp_path / "logs"
+    long = [*settings, "--config.epochs=200"]
+    processes = start_hosts(workdirs, [long] * 2, logs)
+    last = workdirs[0] / "fold0/checkpoints/LAST"
+    while not last.is_file():
+        assert all(process.poll() is None for process in processes), (logs / "host-0").read_text()[-3000:]
+        time.sleep(0.1)
+    processes[killed].send_signal(signal.SIGKILL)
+    other = processes[1 - killed]
+    assert other.wait(timeout=60) != 0  # TimeoutExpired if it goes on
+    processes[killed].wait()
+    assert not (workdirs[0] / "oof.csv").exists()
+    # The rest of so long a run would take minutes: that it goes on where it was is all there is to see.
+    processes = start_hosts(workdirs, [long] * 2, logs)
+    deadline = time.monotonic() + 120
+    while "goes on at step" not in (logs / "host-1").read_text():
+        assert time.monotonic() < deadline, (logs / "host-1").read_text()[-3000:]
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def batches(dataset: pipeline.DataSet, part: Hosts, skip: int = 0) -> list[list[bytes]]:
+    found = pipeline.train_batches(
+        dataset.others(0), batch_size=8, image_size=32, seed=3, epoch=1, skip_steps=skip, buffer=16, hosts=part
+    )
+    return [[image.tobytes() for image in features["image"]] for features, _ in found.as_numpy_iterator()]
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shards, hosts, skip):
+    dataset = pipeline.open_data(str(shards))
+    parts = [batches(dataset, Hosts(host, hosts), skip) for host in range(hosts)]
+    for whole, *shares in zip(batches(dataset, ALONE, skip), *parts, strict=True):
+        assert [len(share) for share in shares] == [8 // hosts] * hosts
+        assert sorted(whole) == sorted(picture for share in shares for picture in share)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_predict_each_record_once_in_order(shards, hosts):
+    dataset = pipeline.open_data(str(shards))
+
+    def rows(part: Hosts) -> list[np.ndarray]:
+        found = pipeline.eval_batches(dataset.fold(0), batch_size=8, image_size=32, hosts=part)
+        return [features["image"] for features in found.as_numpy_iterator()]
+
+    parts = [rows(Hosts(host, hosts)) for host in range(hosts)]
+    for whole, *shares in zip(rows(ALONE), *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(shares), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        (
+            ["--config.lr=1e-5"],
+            ["have other settings or other data", "differs from host 0 in config.lr: 1e-05 here, 0.003 there"],
+        ),
+        (
+            ["--fold=1"],
+            ["have other settings or other data", "host 1 differs from host 0 in --fold: 1 here, 0 there"],
+        ),
+    ],
+)
+def test_hosts_that_were_not_asked_for_the_same_all_refuse(settings, tmp_path, changes, messages):
+    logs = tmp_path / "logs"
+    processes = start_hosts([tmp_path / "run", tmp_path / "none"], [settings, [*settings, *changes]], logs)
+    for host, (process, message) in enumerate(zip(processes, messages, strict=True)):
+        assert process.wait(timeout=120) == 1
+        assert message in (logs / f"host-{host}").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_first_host_refuses_all_refuse(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine").write_text("mine")
+    logs = tmp_path / "logs"
+    for host, process in enumerate(start_hosts([tmp_path / "run", tmp_path / "none"], [settings] * 2, logs)):
+        assert process.wait(timeout=120) == 1
+        assert "is not empty and holds no run" in (logs / f"host-{host}").read_text()
+
+
+@pytest.mark.slow
+def test_a_host_that_ends_with_an_error_ends_the_others_too(settings, shards, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    for file in damaged.glob("train0[1-4]*.tfrec"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    logs, bad = tmp_path / "logs", [setting for setting in settings if not setting.startswith("--data")]
+    processes = start_hosts([tmp_path / "run", tmp_path / "none"], [settings, [*bad, f"--data={damaged}"]], logs)
+    assert processes[1].wait(timeout=300) != 0
+    assert "the checksum of its data is wrong" in (logs / "host-1").read_text()
+    assert processes[0].wait(timeout=60) != 0
+
+
+def test_three_hosts_read_each_picture_once_in_an_order_of_their_own(shards):
+    dataset = pipeline.open_data(str(shards))
+    shares = [
+        [
+            image.tobytes()
+            for features, _ in pipeline.train_batches(
+                dataset.others(0),
+                batch_size=6,
+                image_size=32,
+                seed=3,
+                epoch=1,
+                skip_steps=0,
+                buffer=16,
+                hosts=Hosts(host, 3),
+            ).as_numpy_iterator()
+            for image in features["image"]
+        ]
+        for host in range(3)
+    ]
+    steps = pipeline.count(dataset.others(0)) // 6
+    assert [len(share) for share in shares] == [2 * steps] * 3
+    assert len({picture for share in shares for picture in share}) == 6 * steps
+    assert pipeline.streams(Hosts(0, 3)) != pipeline.streams(ALONE) == pipeline.streams(Hosts(1, 4))
+
+
+def test_flags_that_do_not_fit_are_named():
+    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--backend=tensorflow", **CPU)
+    assert done.returncode == 1
+    assert "error: --strategy multihost runs on JAX" in done.stderr
+    done = run_command("-m", "melanoma_tf.train", "--strategy=cpu", "--process_id=1", **CPU)
+    assert "error: --coordinator, --num_processes and --process_id belong to --strategy multihost" in done.stderr
+    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--num_processes=2", **CPU)
+    assert "error: no other hosts: JAX, told --num_processes 2, found none (" in done.stderr

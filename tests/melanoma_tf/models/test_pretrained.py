@@ -1,0 +1,388 @@
+"""Pretrained weights: the graph against two reference implementations, and what is said when a file is not right.
+
+Every file is written here with random weights; nothing is downloaded.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.src.applications import efficientnet as keras_v1
+from keras.src.utils import file_utils
+
+from melanoma_tf.models import backbones as models
+from melanoma_tf.models import pretrained
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # as published, not read from our code
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(url, *_):
+        raise OSError(f"no network in tests, asked for {url}")
+
+    monkeypatch.setattr(file_utils, "urlretrieve", refuse)
+
+
+def randomise(model: keras.Model, seed: int = 0) -> None:
+    """Batch norm statistics and biases that are not those of a fresh model, so that mixing them up shows."""
+    rng = np.random.default_rng(seed)
+    draw = {
+        "gamma": lambda shape: rng.uniform(0.7, 1.3, shape),
+        "moving_variance": lambda shape: rng.uniform(0.5, 1.5, shape),
+        "beta": lambda shape: rng.normal(0, 0.2, shape),
+        "moving_mean": lambda shape: rng.normal(0, 0.2, shape),
+        "bias": lambda shape: rng.normal(0, 0.2, shape),
+    }
+    for layer in model.layers:
+        for variable in layer.weights:
+            if variable.name in draw:
+                variable.assign(draw[variable.name](tuple(variable.shape)))
+
+
+def write_legacy(path: Path, model: keras.Model) -> None:
+    """The weights-only layout and the tensor names of the published files (tf.keras 2: "kernel:0", no Keras 3 code)."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            names = [f"{layer.name}/{'depthwise_' if depthwise else ''}{v.name}:0" for v in layer.weights]
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, variable in zip(names, layer.weights, strict=True):
+                group[name] = keras.ops.convert_to_numpy(variable)
+
+
+def publish_imagenet(donor: keras.Model, variance: np.ndarray, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put `donor` where Keras caches its B0 file, with this Normalization, and make its checksum the one expected."""
+    normalization = next(layer for layer in donor.layers if isinstance(layer, keras.layers.Normalization))
+    normalization.set_weights([MEAN, variance, np.array(0)])
+    path = cache / "models" / "efficientnetb0_notop.h5"
+    path.parent.mkdir()
+    write_legacy(path, donor)
+    monkeypatch.setitem(keras_v1.WEIGHTS_HASHES, "b0", ("", hashlib.md5(path.read_bytes()).hexdigest()))
+    return path
+
+
+def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    pooled = keras.Model(model.input, model.get_layer("pool").output)
+    return keras.ops.convert_to_numpy(pooled(images, training=False))
+
+
+def pixels(size: int, count: int = 2) -> np.ndarray:
+    """f32[count,size,size,3] of whole numbers in [0,255]; each image has its own colour under the noise."""
+    rng = np.random.default_rng(1)
+    colour = rng.uniform(0, 200, (count, 1, 1, 3))
+    return np.floor(colour + rng.uniform(0, 56, (count, size, size, 3))).astype(np.float32)
+
+
+def calibrate(model: keras.Model, images: np.ndarray) -> None:
+    """Moving statistics as training on `images` would leave them; without, a random network hardly sees its input."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer in norms:  # a channel that hardly varies over so few images would blow up rounding errors
+        variance = keras.ops.convert_to_numpy(layer.moving_variance)
+        layer.moving_variance.assign(variance + 0.03 * variance.mean())
+
+
+def agree(ours: np.ndarray, reference: np.ndarray) -> None:
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=2e-5 * np.abs(reference).max())
+    assert np.ptp(reference, axis=0).max() > 0.1 * np.abs(reference).max()  # the images do make a difference
+
+
+@pytest.fixture(scope="module")
+def donor() -> keras.Model:
+    """B0 as keras.applications builds it, random."""
+    model = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
+    randomise(model)
+    calibrate(model, ((pixels(32, 64) / 255 - MEAN) / STD * 255).astype("float32"))  # it divides by 255 itself
+    return model
+
+
+@pytest.fixture
+def legacy(donor, tmp_path) -> Path:
+    path = tmp_path / "donor.h5"
+    write_legacy(path, donor)
+    return path
+
+
+@pytest.fixture(scope="module")
+def b0() -> keras.Model:
+    """Ours; tests load into it, so none may rely on what it holds."""
+    return models.build_classifier("efficientnet-b0", 32)
+
+
+# ---- agreement with reference implementations -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="efficientnet 1.1.1 builds on TensorFlow only")
+@pytest.mark.parametrize(("variant", "size"), [("B0", 65), ("B3", 64)])
+def test_the_efficientnet_package_gives_the_same_features(variant, size, tmp_path):
+    import efficientnet.tfkeras
+
+    constructor = getattr(efficientnet.tfkeras, f"EfficientNet{variant}")
+    reference = constructor(include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg")
+    randomise(reference)
+    calibrate(reference, ((pixels(size, 8) / 255 - MEAN) / STD).astype("float32"))
+    whole, only = tmp_path / "whole.h5", tmp_path / "only.h5"
+    reference.save(whole)
+    with h5py.File(whole) as source, h5py.File(only, "w") as target:
+        for key in source["model_weights"]:
+            source.copy(f"model_weights/{key}", target)
+        target.attrs.update(source["model_weights"].attrs)
+
+    expected = keras.ops.convert_to_numpy(reference(((pixels(size) / 255 - MEAN) / STD).astype("float32")))
+    name = f"efficientnet-{variant.lower()}"
+    model = models.build_classifier(name, size)
+    for path in (whole, only):
+        randomise(model, seed=9)
+        pretrained.load(model, name, str(path))
+        agree(features(model, pixels(size) / 255), expected)
+
+
+def test_imagenet_gives_the_features_of_keras_applications(donor, b0, tmp_path, monkeypatch):
+    path = publish_imagenet(donor, STD, tmp_path, monkeypatch)  # the published files hold std as "variance"
+    asked = []
+
+    def get_file(*args, **kwargs):
+        asked.append((args, kwargs))
+        return str(path)
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    theirs = keras.applications.EfficientNetB0(include_top=False, input_shape=(32, 32, 3), pooling="avg")
+
+    said = pretrained.load(b0, "efficientnet-b0", "imagenet", tmp_path)
+    agree(features(b0, pixels(32) / 255), keras.ops.convert_to_numpy(theirs(pixels(32), training=False)))
+    source = pretrained.sources("efficientnet-b0")["imagenet"]
+    assert said == (f"efficientnet-b0: imagenet: 309 tensors from {path} (md5 {source.checksum}), head initialised")
+    assert asked == [((source.file, source.url), {"cache_subdir": "models", "file_hash": source.checksum})]
+
+
+def test_imagenet_of_another_input_scale_is_refused(donor, b0, tmp_path, monkeypatch):
+    publish_imagenet(donor, STD**2, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"efficientnetb0_notop\.h5 was trained on another input scale"):
+        pretrained.load(b0, "efficientnet-b0", "imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnetv2-s"])
+def test_keras_applications_asks_for_the_v2_file_we_list(name, monkeypatch):
+    class Asked(Exception):  # noqa: N818
+        pass
+
+    def get_file(file, url, cache_subdir, file_hash):
+        raise Asked(file, url, file_hash)
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    constructor = getattr(keras.applications, models.BACKBONES[name].constructor)
+    with pytest.raises(Asked) as asked:
+        constructor(include_top=False, input_shape=(32, 32, 3))
+    source = pretrained.sources(name)["imagenet"]
+    assert asked.value.args == (source.file, source.url, source.checksum)
+
+
+def test_both_backends_give_the_same_logits(b0, legacy, tmp_path):
+    other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.config.backend()]
+    pretrained.load(b0, "efficientnet-b0", str(legacy))
+    kernel = np.random.default_rng(2).normal(size=(1280, 1)).astype(np.float32)
+    b0.get_layer("logit").set_weights([kernel, np.array([0.5], np.float32)])
+    ours = tmp_path / "ours.weights.h5"
+    b0.save_weights(ours)
+    np.save(tmp_path / "images.npy", pixels(32) / 255)
+    script = """
+import sys
+import numpy as np
+from melanoma_tf.models import backbones as models, pretrained
+legacy, ours, folder = sys.argv[1:]
+images = np.load(f"{folder}/images.npy")
+model = models.build_classifier("efficientnet-b0", 32)
+pretrained.load(model, "efficientnet-b0", ours)
+from_ours = model.predict(images, verbose=0)
+for layer in models.backbone_layers(model):
+    layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
+pretrained.load(model, "efficientnet-b0", legacy)
+np.save(f"{folder}/logits.npy", [from_ours, model.predict(images, verbose=0)])
+"""
+    subprocess.run(
+        [sys.executable, "-c", script, str(legacy), str(ours), str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": other, "PYTHONPATH": str(Path(models.__file__).parents[2])},
+        check=True,
+        capture_output=True,
+    )
+    expected = keras.ops.convert_to_numpy(b0(pixels(32) / 255, training=False))
+    for logits in np.load(tmp_path / "logits.npy"):
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_our_own_weights_come_with_their_head(b0, tmp_path):
+    path = tmp_path / "run.weights.h5"
+    randomise(b0, seed=3)
+    b0.save_weights(path)
+    saved = b0.get_weights()
+    randomise(b0, seed=4)
+    said = pretrained.load(b0, "efficientnet-b0", str(path))
+    assert said.endswith(f"(sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}), head loaded")
+    for a, b in zip(saved, b0.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_h5_of_another_keras_model_loads_by_layer_name(donor, b0, tmp_path):
+    donor.save_weights(tmp_path / "donor.weights.h5")
+    said = pretrained.load(b0, "efficientnet-b0", str(tmp_path / "donor.weights.h5"))
+    assert said.endswith("head initialised")
+    for layer in models.backbone_layers(b0):
+        for a, b in zip(layer.get_weights(), donor.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_names_split_over_several_attributes_are_read(b0, legacy):
+    with h5py.File(legacy, "r+") as file:
+        names = file.attrs["layer_names"]
+        del file.attrs["layer_names"]
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:100], names[100:]
+    assert "309 tensors" in pretrained.load(b0, "efficientnet-b0", str(legacy))
+
+
+def test_none_changes_nothing(b0):
+    before = b0.get_weights()
+    assert pretrained.load(b0, "efficientnet-b0", "none").endswith("random initialisation")
+    assert all(np.array_equal(a, b) for a, b in zip(before, b0.get_weights(), strict=True))
+
+
+def _drop_layer(file):
+    file.attrs["layer_names"] = [n for n in file.attrs["layer_names"] if "top_bn" not in str(n)]
+
+
+def _reshape(file):
+    del file["top_conv/top_conv/kernel:0"]
+    file["top_conv/top_conv/kernel:0"] = np.zeros((1, 1, 320, 1279), np.float32)
+
+
+def _swap(file):
+    file["top_bn"].attrs["weight_names"] = file["top_bn"].attrs["weight_names"][[1, 0, 2, 3]]
+
+
+def _lose_tensor(file):
+    file["top_bn"].attrs["weight_names"] = file["top_bn"].attrs["weight_names"][:3]
+
+
+def _nan(file):
+    file["top_bn/top_bn/beta:0"][7] = np.nan
+
+
+def _strip(file):
+    del file.attrs["layer_names"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop_layer, r"donor.h5 has no weights for layer 'top_bn'; expected gamma\(1280,\), beta"),
+        (
+            _reshape,
+            r"layer 'top_conv': it has top_conv/kernel:0\(1, 1, 320, 1279\), expected kernel\(1, 1, 320, 1280\)",
+        ),
+        (_swap, "layer 'top_bn': found top_bn/beta:0 where gamma was expected"),
+        (_lose_tensor, "does not fit layer 'top_bn'"),
+        (_nan, r"layer 'top_bn': top_bn/beta:0 \(float32\) is not all finite"),
+        (_strip, "neither the legacy Keras layout"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_and_nothing_is_loaded(damage, message, b0, legacy):
+    with h5py.File(legacy, "r+") as file:
+        damage(file)
+    randomise(b0, seed=5)
+    before = b0.get_weights()
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(b0, "efficientnet-b0", str(legacy))
+    assert all(np.array_equal(a, b) for a, b in zip(before, b0.get_weights(), strict=True))
+
+
+def test_a_file_that_is_not_hdf5_is_named(b0, tmp_path):
+    (tmp_path / "x.h5").write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"x.h5 is not a readable HDF5 file"):
+        pretrained.load(b0, "efficientnet-b0", str(tmp_path / "x.h5"))
+
+
+# ---- names and fetching ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(models.BACKBONES))
+def test_every_backbone_has_its_files_and_checksums(name):
+    published = pretrained.sources(name)
+    assert list(published) == (["imagenet"] if "v2" in name else ["imagenet", "noisy-student", "autoaugment"])
+    for source in published.values():
+        assert source.url.startswith("https://")
+        assert source.file.endswith("_notop.h5")
+        assert len(bytes.fromhex(source.checksum)) in (16, 32)
+
+
+def test_the_noisy_student_file_is_the_one_of_the_efficientnet_package():
+    source = pretrained.sources("efficientnet-b3")["noisy-student"]
+    release = "https://github.com/qubvel/efficientnet/releases/download/v0.0.1/"
+    assert source.url == release + "efficientnet-b3_noisy-student_notop.h5"
+    assert source.checksum == "47da5b154de1372b557a65795d3e6135"
+
+
+def test_weights_not_published_for_a_backbone_list_what_there_is(b0):
+    message = "no 'noisy-student' weights are published for efficientnetv2-s; there are: none, imagenet"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(b0, "efficientnetv2-s", "noisy-student")
+
+
+def test_an_unknown_name_lists_the_names(b0):
+    with pytest.raises(FileNotFoundError, match="'noisy_student' is neither one of none, imagenet, noisy-student"):
+        pretrained.load(b0, "efficientnet-b0", "noisy_student")
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "noisy-student", "autoaugment"])
+def test_offline_says_which_file_and_where_to_put_it(kind, b0, tmp_path):
+    with pytest.raises(pretrained.WeightsUnavailable) as caught:
+        pretrained.load(b0, "efficientnet-b0", kind, tmp_path)
+    source = pretrained.sources("efficientnet-b0")[kind]
+    message = str(caught.value)
+    for part in (source.file, source.url, source.checksum, str(tmp_path / "models" / source.file), "no network"):
+        assert part in message
+    assert "--config.weights=PATH" in message
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_cached_file_with_a_wrong_checksum_is_named_and_kept(b0, tmp_path):
+    source = pretrained.sources("efficientnet-b0")["noisy-student"]
+    path = tmp_path / "models" / source.file
+    path.parent.mkdir()
+    path.write_bytes(b"half a file")
+    found = hashlib.md5(b"half a file").hexdigest()
+    message = f"{source.file} has the wrong checksum: md5 {found}, expected {source.checksum}; delete it"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(b0, "efficientnet-b0", "noisy-student", tmp_path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_a_fetched_file_is_kept_only_if_its_checksum_is_right(intact, donor, b0, legacy, tmp_path, monkeypatch):
+    content = legacy.read_bytes()
+    served = content if intact else content[:-1]
+    monkeypatch.setattr(file_utils, "urlretrieve", lambda url, target, *_: Path(target).write_bytes(served))
+    monkeypatch.setitem(
+        pretrained.catalogue.IMAGENET_WEIGHTS_HASHES, "efficientnet-b0", ("", hashlib.sha256(content).hexdigest())
+    )
+    source = pretrained.sources("efficientnet-b0")["autoaugment"]
+    if intact:
+        assert "309 tensors" in pretrained.load(b0, "efficientnet-b0", "autoaugment", tmp_path)
+        expected = donor.get_layer("top_conv").get_weights()[0]
+        np.testing.assert_array_equal(b0.get_layer("top_conv").get_weights()[0], expected)
+    else:
+        with pytest.raises(ValueError, match=f"wrong checksum: sha256 .*it was fetched from {source.url}"):
+            pretrained.load(b0, "efficientnet-b0", "autoaugment", tmp_path)
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ([source.file] if intact else [])

@@ -1,0 +1,303 @@
+"""The commands as users type them, one after the other, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from melanoma_tf import evaluate, predict, train
+from melanoma_tf.core import config as configs
+from melanoma_tf.data import pipeline
+from melanoma_tf.models import backbones
+from melanoma_tf.training import run_dir
+from tests.support import tiny
+from tests.support.process import run_command
+from tests.support.tiny import SMOKE
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    """A finished run of two folds with the real EfficientNet-B0."""
+    folder = tmp_path_factory.mktemp("run") / "work"
+    for fold in ("1", "0"):
+        args = ["--data", str(shards), "--workdir", str(folder), "--fold", fold]
+        done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done
+
+
+def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
+    folder, done = run
+    oof = pd.read_csv(folder / "oof.csv")
+    dataset = pipeline.open_data(str(shards))
+    assert sorted(oof["image_name"]) == sorted(pipeline.read_table([*dataset.fold(0), *dataset.fold(1)])["image_name"])
+    expected = roc_auc_score(oof["target"], oof["logit"])
+    assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert f"AUC {expected:.4f} (95% interval " in done.stdout
+    assert f"predictions: {folder / 'oof.csv'}" in done.stdout
+    assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
+
+
+def test_all_folds_together_predict_every_picture(shards, tmp_path):
+    args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--fold", "all"]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    oof = pd.read_csv(tmp_path / "run/oof.csv")
+    everything = pipeline.read_table(pipeline.open_data(str(shards)).train)
+    assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
+        zip(everything["image_name"], everything["fold"], everything["target"], strict=True)
+    )
+    assert [f"fold {fold}: AUC" in done.stdout for fold in range(5)] == [True] * 5
+    assert f"AUC {roc_auc_score(oof['target'], oof['logit']):.4f} (95% interval" in done.stdout
+
+
+def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run, shards):
+    folder, _ = run
+    args = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--workdir", str(folder)]
+    done = run_command(*args)
+    assert "fold 0: finished already" in done.stdout
+    done = run_command(*args, "--config.lr=0.5")
+    assert done.returncode == 1
+    assert "holds a run that differs in lr: 0.002 then, 0.5 now" in done.stderr
+    assert "--overwrite" in done.stderr
+
+
+def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
+    before = run_dir.open_workdir(folder)
+    folds = before.finished_folds()
+    other = before.config.copy_and_resolve_references()
+    other.lr = 0.5
+    stored = json.loads((folder / "run.json").read_text())
+    with pytest.raises(run_dir.BadWorkdir, match="differs in lr: 0.002 then, 0.5 now"):
+        run_dir.claim(folder, other, [], overwrite=False)
+    assert json.loads((folder / "run.json").read_text()) == stored
+    shutil.copytree(folder / "fold0", folder / "fold0_old")
+    assert before.finished_folds() == folds
+
+
+def test_evaluate_judges_a_run_again(run):
+    folder, trained = run
+    done = run_command("-m", "melanoma_tf.evaluate", "--workdir", str(folder))
+    assert done.returncode == 0
+    # The figures are the last thing that training said.
+    assert done.stdout.strip()
+    assert trained.stdout.endswith(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def shards_of_test_set(synthetic, tmp_path_factory):
+    """The synthetic test set as a build."""
+    out = tmp_path_factory.mktemp("test") / "build"
+    where = ["--csv", str(synthetic / "test.csv"), "--images", str(synthetic / "jpeg/test"), "--out", str(out)]
+    done = run_command("-m", "tfrecord_tools.build", "--size", "32", "--workers", "1", *where)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_predict_writes_a_kaggle_submission_for_the_test_set(run, shards_of_test_set, synthetic, tmp_path):
+    folder, _ = run
+    out = tmp_path / "submission.csv"
+    args = ["--workdir", str(folder), "--data", str(shards_of_test_set), "--out", str(out), "--strategy", "cpu"]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "warning" not in done.stdout
+    submission = pd.read_csv(out)
+    assert list(submission.columns) == ["image_name", "target"]
+    assert sorted(submission["image_name"]) == sorted(pd.read_csv(synthetic / "test.csv")["image_name"])
+    assert submission["target"].between(0, 1).all()
+
+
+def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run, shards, tmp_path):
+    folder, _ = run
+    out = tmp_path / "submission.csv"
+    args = ["--workdir", str(folder), "--data", str(shards), "--out", str(out), "--strategy", "cpu"]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    submission, oof = pd.read_csv(out), pd.read_csv(folder / "oof.csv")
+    assert len(submission) == 90
+    together = oof.merge(submission, on="image_name", suffixes=("", "_again"))
+    np.testing.assert_allclose(together["target_again"], together["probability"], rtol=1e-5)
+    assert f"warning: {90 - len(oof)} of 90 records were training data of every finished model" in done.stdout
+
+
+def test_which_models_predict_a_shard():
+    shard, test = pipeline.Shard("a", 1, 10, 2, 32), pipeline.Shard("b", -1, 10, -1, 32)
+    assert predict.models_for(shard, [0, 1], seen=True) == [1]
+    assert predict.models_for(shard, [0], seen=True) == [0]
+    assert predict.models_for(shard, [0, 1], seen=False) == [0, 1]
+    assert predict.models_for(test, [0, 1], seen=True) == [0, 1]
+
+
+# --------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "nowhere"], "nowhere holds no manifest.json; --data wants the folder that tfrecord_tools.build"),
+        (["--fold", "9"], "--fold '9' is not among the folds of this data: 0 to 4, or all"),
+        (["--config.batch_size=9000"], "fewer than one batch of 9000"),
+        (["--config.weights=no/such.h5"], "no/such.h5"),
+        (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
+        (["--config.precision=float17"], "config.precision='float17' is unknown; there is: auto, float32"),
+        (["--config.optimizer=sgdx"], "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
+        (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
+        (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: it has to be a folder of this machine"),
+        (["--fold", "²"], "--fold '²' is not among the folds of this data"),
+    ],
+)
+def test_train_names_what_is_wrong(shards, tmp_path, args, message):
+    where = ["--data", str(shards), "--workdir", str(tmp_path / "new")]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *where, *args)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("which", [[], ["--config", "configs/smoke.py"]])
+def test_a_setting_that_does_not_exist_is_an_error(which):
+    done = run_command("-m", "melanoma_tf.train", *which, "--strategy", "cpu", "--config.learning_rate=1")
+    assert done.returncode == 1
+    assert "error: --config has no such setting: 'learning_rate'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
+    config = configs.default()
+    run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
+    config.lr = 0.5
+    assert run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False).config.lr == 0.5
+    assert run_dir.open_workdir(tmp_path / "run").config.lr == 0.5
+
+
+def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
+    config = configs.default()
+    run = run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
+    (run.fold(0) / "checkpoints").mkdir(parents=True)
+    (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
+    (run.path / "submission.csv").write_text("mine")
+    config.lr = 0.5
+    run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=True)
+    assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
+
+
+@pytest.mark.parametrize("path", sorted(configs.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_each_config_can_be_used_and_says_how(path):
+    module = runpy.run_path(str(path))
+    config = module["get_config"]()
+    configs.check(config)
+    backbones.backbone(config.model)
+    assert config.keys() == configs.default().keys()
+    for word in ("python -m melanoma_tf.train", "Hardware:", "Expected"):
+        assert word in module["__doc__"]
+    changed = [key for key in config if config[key] != configs.default()[key]]
+    assert bool(changed) == (path.stem != "default")
+
+
+def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):
+    folder = str(configs.CONFIGS.parent)
+    args = ["-m", "melanoma_tf.train", "--config", "configs/smoke.py", "--data", "nowhere", "--strategy", "cpu"]
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "error: nowhere holds no manifest.json" in done.stderr
+
+
+def test_predict_looks_at_its_output_folder_first(tmp_path):
+    args = ["--workdir", "x", "--data", "y", "--strategy", "cpu", "--out", str(tmp_path / "no" / "s.csv")]
+    done = run_command("-m", "melanoma_tf.predict", *args)
+    assert done.returncode == 1
+    assert f"there is no folder {tmp_path / 'no'}" in done.stderr
+
+
+def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "damaged")
+    victim = sorted(folder.glob("train03-*.tfrec"))[0]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    args = ["--data", str(folder), "--workdir", str(tmp_path / "run"), "--config.epochs=1"]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+    assert done.returncode == 1
+    assert f"{victim}: record " in done.stderr
+    assert "checksum of its data is wrong" in done.stderr
+    assert not (tmp_path / "run/oof.csv").exists()
+
+
+def test_predict_and_evaluate_want_a_run(tmp_path, shards):
+    with pytest.raises(run_dir.BadWorkdir, match=r"holds no run.json; --workdir wants the folder"):
+        run_dir.open_workdir(tmp_path)
+    with pytest.raises(run_dir.BadWorkdir, match=r"oof.csv is not there; it is written when"):
+        evaluate.report(tmp_path)
+
+
+def test_names_of_pictures_stay_as_they_are(tmp_path):
+    run = run_dir.Workdir(tmp_path, tiny.config(), ())
+    names = ["00022", "NA", "1e5", "7"]
+    table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
+    run.fold(0).mkdir()
+    run.finish(0, table.assign(target=[1, 0, 1, 0], logit=[2.0, 1.0, 0.5, -1.0], probability=0.5))
+    read = run_dir.read_predictions(tmp_path / "oof.csv")
+    assert read["image_name"].tolist() == names
+    assert read["patient_id"].fillna("?").tolist() == ["007", "?", "NA", "08"]
+    assert "held out: 4 images of 4 patients, 2 malignant" in evaluate.report(tmp_path)
+
+
+def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
+    table = {"image_name": list("abcd"), "patient_id": ["p", "p", "q", "r"], "fold": 0, "target": [1, 1, 0, 0]}
+    frame = pd.DataFrame({**table, "source": "here", "logit": [2.0, 0.0, 1.0, -1.0]})
+    frame.to_csv(tmp_path / "oof.csv", index=False)
+    text = evaluate.report(tmp_path)
+    assert "AUC 0.7500, without an interval: an interval needs positive pictures of at least two patients" in text
+    assert json.loads((tmp_path / "metrics.json").read_text())["auc"] == {"value": 0.75}
+
+
+def test_each_source_has_its_auc_where_there_are_several():
+    table = {"image_name": list("abcdefg"), "patient_id": list("abcdefg"), "fold": 0, "target": [1, 1, 0, 0, 1, 0, 0]}
+    table |= {"source": ["one"] * 4 + ["two"] * 2 + ["only benign"], "logit": [2.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0]}
+    assert evaluate.judge(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
+
+
+def test_a_device_without_enough_memory_is_told_with_what_to_try():
+    import tensorflow as tf
+
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ):
+        told = r"a batch of 64 needs more memory .* a lower --config.batch_size"
+        with pytest.raises(RuntimeError, match=told), train.naming_memory(64):
+            raise error
+    with pytest.raises(KeyError), train.naming_memory(64):
+        raise KeyError("x")
+
+
+def test_folds_asked_for():
+    assert train.chosen_folds("all", 3) == [0, 1, 2]
+    assert train.chosen_folds("2", 3) == [2]
+    for wrong in ("3", "-1", "first"):
+        with pytest.raises(ValueError, match="is not among the folds of this data: 0 to 2, or all"):
+            train.chosen_folds(wrong, 3)
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate"])
+def test_help_names_the_flags(command):
+    done = run_command("-m", f"melanoma_tf.{command}", "--help")
+    assert "--workdir" in done.stdout
+    assert f"python -m melanoma_tf.{command}" in done.stdout

@@ -1,0 +1,238 @@
+"""Further data: built without what the first build holds, trained on and not judged on, refused where it leaks."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from melanoma_tf.data import pipeline
+from melanoma_tf.training import run_dir
+from tests.support import tiny
+from tests.support.builds import settings
+from tests.support.process import run_command
+from tests.support.tiny import SMOKE
+from tfrecord_tools import build, schema, synthetic, verify
+from tfrecord_tools.builder.settings import BuildError
+from tfrecord_tools.dedup import pairs
+
+
+@pytest.fixture(scope="module")
+def main_csv(synthetic):
+    return pd.read_csv(synthetic / "train.csv")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another synthetic data set: 24 images of 8 patients."""
+    folder = tmp_path_factory.mktemp("other") / "data"
+    synthetic.generate(synthetic.SyntheticSettings(str(folder), 24, 8, prevalence=0.3, seed=1, min_size=200))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def external(other, tmp_path_factory):
+    """Its build."""
+    out = tmp_path_factory.mktemp("external") / "build"
+    build.build(settings(other, out))
+    return out
+
+
+def records_of(folder):
+    return [schema.decode(each) for path in sorted(folder.glob("*.tfrec")) for each in schema.read_records(path)]
+
+
+def changed(other, tmp_path, change):
+    """`other` with a table that `change` has altered; the pictures keep their names."""
+    frame = pd.read_csv(other / "train.csv")
+    change(frame)
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    return dataclasses.replace(settings(other, tmp_path / "out"), csv=str(tmp_path / "train.csv"))
+
+
+# ------------------------------------------------------------------------------------------------------- building
+
+
+def test_a_build_leaves_out_the_patients_of_another(other, shards, main_csv, tmp_path, capsys):
+    shared = main_csv["patient_id"][0]
+    theirs = pd.read_csv(other / "train.csv")["patient_id"].iloc[0]
+
+    def change(frame):
+        frame.loc[frame["patient_id"] == theirs, "patient_id"] = shared
+
+    given = dataclasses.replace(changed(other, tmp_path, change), against=str(shards))
+    build.build(given)
+    found = {record.image_name for record in records_of(tmp_path / "out")}
+    table = pd.read_csv(tmp_path / "train.csv")
+    assert found == set(table["image_name"][table["patient_id"] != shared])
+    assert (
+        f"left out, as they, their patient or lesion are in {shards}: {24 - len(found)} of 24 images"
+        in capsys.readouterr().out
+    )
+    assert verify.verify([shards, tmp_path / "out"]).problems == []
+
+
+def test_a_picture_that_is_there_takes_its_patient_along(other, shards, main_csv, tmp_path):
+    """By name, and by a list of pairs; the other pictures of its patient may show the same lesion."""
+    table = pd.read_csv(other / "train.csv")
+    by_name, by_pair = table["patient_id"].unique()[:2]
+    first = {each: table.index[table["patient_id"] == each][0] for each in (by_name, by_pair)}
+    there = main_csv["image_name"][3]
+    old = table["image_name"][first[by_name]]
+    (tmp_path / "jpeg").mkdir()
+    for path in (other / "jpeg/train").iterdir():
+        (tmp_path / "jpeg" / (f"{there}.jpg" if path.stem == old else path.name)).symlink_to(path)
+    (tmp_path / "pairs.csv").write_text(pairs.to_csv([pairs.Pair(there, table["image_name"][first[by_pair]])]))
+
+    def change(frame):
+        frame.loc[first[by_name], "image_name"] = there
+
+    given = dataclasses.replace(
+        changed(other, tmp_path, change),
+        images=str(tmp_path / "jpeg"),
+        against=str(shards),
+        duplicates=str(tmp_path / "pairs.csv"),
+    )
+    build.build(given)
+    found = {record.patient for record in records_of(tmp_path / "out")}
+    assert found == set(table["patient_id"]) - {by_name, by_pair}
+
+
+def test_what_against_cannot_do_is_told(data, shards, external, tmp_path):
+    def given(against):
+        return dataclasses.replace(settings(data, tmp_path / "out"), against=str(against))
+
+    build.build(settings(data, tmp_path / "same"))
+    with pytest.raises(BuildError, match="same: nothing is left to build"):
+        build.build(given(tmp_path / "same"))
+    manifest = tmp_path / "same" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    with pytest.raises(BuildError, match="--against .*same: an unfinished build"):
+        build.build(given(tmp_path / "same"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
+    """The same pictures under other names and patients: one is the same file, all are the same to look at."""
+    (tmp_path / "jpeg").mkdir()
+    for path in (other / "jpeg/train").iterdir():
+        (tmp_path / "jpeg" / f"NEW_{path.name}").symlink_to(path)
+
+    def change(frame):
+        frame["image_name"] = "NEW_" + frame["image_name"]
+        frame["patient_id"] = "NEW_" + frame["patient_id"]
+
+    given = dataclasses.replace(changed(other, tmp_path, change), images=str(tmp_path / "jpeg"))
+    build.build(given)
+    listed = tmp_path / "pairs.csv"
+    done = run_command(
+        "-m", "tfrecord_tools.verify", str(external), str(tmp_path / "out"), "--pairs", str(listed), "--workers=1"
+    )
+    assert done.returncode == 1
+    assert len(pairs.read(listed)) == 24
+    with pytest.raises(BuildError, match="nothing is left to build"):
+        build.build(dataclasses.replace(given, against=str(external), duplicates=str(listed), overwrite=True))
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def test_external_records_train_every_fold_and_are_held_out_in_none(shards, external):
+    alone = pipeline.open_data(str(shards))
+    both = pipeline.add_external(alone, [str(external)], held_out=False)
+    for fold in range(alone.folds):
+        assert both.fold(fold) == alone.fold(fold)
+        assert pipeline.count(both.others(fold)) == pipeline.count(alone.others(fold)) + 24
+
+
+def test_if_asked_they_are_held_out_fold_by_fold(shards, external):
+    alone, further = pipeline.open_data(str(shards)), pipeline.open_data(str(external))
+    both = pipeline.add_external(alone, [str(external)], held_out=True)
+    for fold in range(alone.folds):
+        assert both.fold(fold) == (*alone.fold(fold), *further.fold(fold))
+        assert both.others(fold) == (*alone.others(fold), *further.others(fold))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
+    theirs = pd.read_csv(other / "train.csv")["patient_id"].iloc[0]
+    home = {record.patient: record.fold for record in records_of(shards)}
+
+    def build_sharing(patient):
+        def change(frame):
+            frame.loc[frame["patient_id"] == theirs, "patient_id"] = patient
+
+        build.build(dataclasses.replace(changed(other, tmp_path, change), overwrite=True))
+        (fold,) = {record.fold for record in records_of(tmp_path / "out") if record.patient == patient}
+        return fold
+
+    # Held out fold by fold, a patient may be in both builds if it is in the same fold of both.
+    fold = build_sharing(main_csv["patient_id"][0])
+    together = next(patient for patient in main_csv["patient_id"] if home[patient] == fold)
+    assert build_sharing(together) == fold
+    if held_out:
+        pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
+    apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
+    assert build_sharing(apart) == fold
+    message = rf"external pictures would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
+    with pytest.raises(pipeline.BadData, match=message):
+        pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
+
+
+@pytest.mark.parametrize("key", ["image_name", "sha256", "lesion", "patient"])
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_each_identity_is_compared_with_training_and_test_set(shards, external, monkeypatch, key, where):
+    alone = pipeline.open_data(str(shards))
+    if where == "test":
+        alone = dataclasses.replace(alone, train=alone.train[1:], test=alone.train[:1])
+    known = next(iter(pipeline._identities(alone.train[0] if where == "train" else alone.test[0])))
+    known["lesion"] = b"L1"
+
+    def identities(shard):
+        everything = list(real(shard))
+        if shard.path.startswith(str(external)):
+            everything[0][key] = known[key]
+        elif everything[0]["image_name"] == known["image_name"]:
+            everything[0] = known
+        return everything
+
+    real = pipeline._identities
+    monkeypatch.setattr(pipeline, "_identities", identities)
+    shown = known[key].hex() if key == "sha256" else known[key].decode()
+    home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
+    with pytest.raises(pipeline.BadData, match=f"external pictures would .*: {key} {shown} is in {home} of"):
+        pipeline.add_external(alone, [str(external)], held_out=False)
+
+
+def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
+    alone = pipeline.open_data(str(shards))
+    test = dataclasses.replace(
+        settings(other, tmp_path / "test"), csv=str(other / "test.csv"), images=str(other / "jpeg/test")
+    )
+    build.build(test)
+    with pytest.raises(pipeline.BadData, match="test has no labelled records"):
+        pipeline.add_external(alone, [str(tmp_path / "test")], held_out=False)
+    build.build(dataclasses.replace(settings(other, tmp_path / "two"), folds=2, shards=2))
+    with pytest.raises(pipeline.BadData, match="two has 2 folds, .* 5; build it with as many"):
+        pipeline.add_external(alone, [str(tmp_path / "two")], held_out=True)
+
+
+def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path):
+    folder = tmp_path / "run"
+    args = ["--data", str(shards), "--external", str(external), "--workdir", str(folder)]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = pipeline.open_data(str(shards))
+    assert f"fold 0: {pipeline.count(alone.others(0)) + 24} images" in done.stdout + done.stderr
+    oof = pd.read_csv(folder / "oof.csv")
+    assert sorted(oof["image_name"]) == sorted(pipeline.read_table(alone.fold(0))["image_name"])
+    run = run_dir.open_workdir(folder)
+    assert run.trained == (run_dir.data_sha256(str(external)),)
+    predicting = tiny.TRAIN.replace("import train; train.run()", "import predict; predict.run()")
+    where = ["--workdir", str(folder), "--data", str(external), "--out", str(tmp_path / "out.csv"), "--strategy=cpu"]
+    done = run_command("-c", predicting, *where)
+    assert "warning: 24 of 24 records were training data of every finished model" in done.stdout, done.stderr[-2000:]
+    # Without them, or with them judged on, it is another run.
+    for other_args in (args[:2] + args[4:], [*args, "--validate_external"]):
+        done = run_command("-c", tiny.TRAIN, *SMOKE, *other_args)
+        assert done.returncode == 1
+        assert "holds a run that differs in the data set" in done.stderr

@@ -1,0 +1,76 @@
+"""Images and JPEGs made for tests."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+
+def waves(width=640, height=480):
+    """Smooth, colourful, and different in every corner."""
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    channels = [np.sin(5 * x + 2 * y), np.cos(7 * y - x), np.sin(9 * x * y + 1)]
+    return Image.fromarray((127 + 100 * np.stack(channels, -1)).astype(np.uint8))
+
+
+def textured(seed, size=128):
+    """A picture like no other: blurred noise of two scales."""
+    rng = np.random.default_rng(seed)
+    noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+    rough = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size))
+    return Image.blend(rough, noise.filter(ImageFilter.GaussianBlur(2)), 0.5)
+
+
+def jpeg(source, **options):
+    out = io.BytesIO()
+    source.save(out, "JPEG", **{"quality": 95, **options})
+    return out.getvalue()
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data))).astype(float)
+
+
+def psnr(first, second):
+    return 10 * np.log10(255**2 / max(np.mean((first - second) ** 2), 1e-9))
+
+
+def flat_jpeg(red: int, green: int, blue: int, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options) -> bytes:
+    """A gradient around a colour."""
+    ramp = np.linspace(-20, 20, size[0])[None, :, None] + np.zeros((size[1], 1, 1))
+    pixels = np.clip(np.array([red, green, blue]) + ramp, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, "JPEG", quality=95, **options)
+    return out.getvalue()
+
+
+SKIN = flat_jpeg(200, 150, 130)
+
+
+def mutated(data, rng):
+    """Cut, flipped, overwritten, doubled, dropped or spliced bytes, one to four times."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(changed))
+        length = rng.randint(1, 24)
+        kind = rng.randrange(7)
+        if kind == 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            changed[at : at + length] = rng.randbytes(length)
+        elif kind == 2:
+            del changed[at : at + length]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 4:
+            changed[at:at] = b"\xff" + bytes([rng.randrange(0xC0, 0x100)])
+        elif kind == 5:
+            del changed[at + 1 :]
+            changed += b"\xff\xd9"
+        else:
+            changed[at : at + length] = bytes(length)
+        if not changed:
+            return b""
+    return bytes(changed)

@@ -1,0 +1,41 @@
+"""A model small enough for tests: the stem and first block of the real EfficientNet-B0, and a config for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import ml_collections
+
+from melanoma_tf.core import config as configs
+from melanoma_tf.models import backbones
+
+build_real_classifier = backbones.build_classifier
+LAST_LAYER = "block1a_project_bn"
+# `python -c TRAIN --flags` is melanoma_tf.train with the tiny model.
+TRAIN = (
+    "from tests.support import tiny; from melanoma_tf.models import backbones; "
+    "backbones.build_classifier = tiny.build_classifier; "
+    "from melanoma_tf import train; train.run()"
+)
+SETTINGS = {"image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0.0, "tta": True}
+SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={v}" for k, v in SETTINGS.items())]
+
+
+def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
+    """Stands in for model.build_classifier: the same, cut off after the first block."""
+    whole = build_real_classifier(name, image_size, dropout=dropout, **options)
+    cut = "join" in [layer.name for layer in whole.layers]  # into strips; these are pictures again where it ends
+    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("join" if cut else LAST_LAYER).output)
+    x = keras.layers.Dropout(dropout)(x)
+    head = whole.get_layer(backbones.HEAD)
+    logit = keras.layers.Dense(1, bias_initializer=head.bias_initializer, name=backbones.HEAD)(x)
+    return keras.Model(whole.input, logit)
+
+
+def config(**changes: Any) -> ml_collections.ConfigDict:
+    """configs/default.py for 32 px, two epochs, no pretrained weights."""
+    c = configs.default()
+    c.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=8, epochs=2, warmup_epochs=0.5)
+    c.update(shuffle_buffer=64, **changes)
+    return c

@@ -1,0 +1,137 @@
+import functools
+import io
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+
+from tests.support.images import textured
+from tests.support.process import run_command
+from tfrecord_tools import duplicates
+from tfrecord_tools.dedup import pairs
+from tfrecord_tools.metadata import table
+
+
+def jpeg(picture, quality=90):
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def turned(picture, turn):
+    return jpeg(picture.transpose(turn))
+
+
+COPIES: dict[str, Callable[[Image.Image], bytes]] = {
+    "re-encoded": lambda picture: jpeg(picture, 40),
+    "smaller": lambda picture: jpeg(picture.resize((96, 96))),
+    "larger": lambda picture: jpeg(picture.resize((200, 200))),
+    "cropped": lambda picture: jpeg(picture.crop((4, 1, 127, 124)).resize((128, 128))),
+    **{turn.name: functools.partial(turned, turn=turn) for turn in Image.Transpose},
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_planted_copy_is_found_and_nothing_else(kind):
+    pictures = [textured(seed) for seed in range(20)]
+    images = [(f"a{number:02d}", jpeg(picture)) for number, picture in enumerate(pictures)]
+    found = duplicates.find([*images, ("copy", COPIES[kind](pictures[7]))])
+    assert [(pair.first, pair.second) for pair in found.pairs] == [("a07", "copy")]
+
+
+def test_the_symmetry_makes_the_second_of_the_first():
+    picture = textured(1)
+    for turn, word in (
+        (Image.Transpose.ROTATE_270, "turned 90 clockwise"),
+        (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored"),
+    ):
+        (pair,) = duplicates.find([("a", jpeg(picture)), ("b", jpeg(picture.transpose(turn)))]).pairs
+        assert pair.symmetry == word
+
+
+def test_apart_looks_only_between_labels():
+    prints = [duplicates.fingerprint(jpeg(textured(0), quality)) for quality in (90, 80, 70)]
+    assert {pair[:2] for pair in duplicates.candidates(prints, apart=[0, 0, 1])} == {(0, 2), (1, 2)}
+
+
+def test_pictures_of_one_grey_and_unreadable_ones_are_no_pairs(tmp_path):
+    images = [("a", jpeg(Image.new("RGB", (64, 64), "gray"))), ("b", jpeg(Image.new("RGB", (64, 64), "white")))]
+    found = duplicates.find([*images, ("half", jpeg(textured(0))[:900]), ("gone", tmp_path / "gone.jpg")])
+    assert found.pairs == []
+    assert [name for name, _ in found.unreadable] == ["gone", "half"]
+
+
+def test_the_command_writes_the_pairs(tmp_path):
+    for name, data in (("a", jpeg(textured(0))), ("b", jpeg(textured(1))), ("c", jpeg(textured(0), 50))):
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    out = tmp_path / "pairs.csv"
+    done = run_command("-m", "tfrecord_tools.duplicates", "--images", str(tmp_path), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert [pair[:2] for pair in pairs.read(out)] == [("a", "c")]
+
+
+def test_files_are_those_that_build_takes(tmp_path):
+    for name in ("a.jpg", "a.jpeg", "b.JPEG", "c.Jpg", "d.png"):
+        (tmp_path / name).touch()
+    assert duplicates._named_files(tmp_path, None) == [("a", tmp_path / "a.jpg"), ("b", tmp_path / "b.JPEG")]
+    listed = [("a", tmp_path / "a.jpg"), ("c", tmp_path / "c.jpg")]  # the second is missing, as for build
+    assert duplicates._named_files(tmp_path, ["c", "a", "a"]) == listed
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (None, "holds no JPEGs; expected files like NAME{.jpg,.jpeg,.JPG,.JPEG}"),
+        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.JPG,.JPEG}"),
+    ],
+)
+def test_a_folder_without_pictures_is_an_error(tmp_path, names, message):
+    (tmp_path / "a.Jpg").touch()
+    with pytest.raises(duplicates.DuplicatesError) as caught:
+        duplicates._named_files(tmp_path, names)
+    assert str(caught.value) == f"{tmp_path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
+)
+def test_what_is_no_jpeg_is_told_by_its_first_bytes(data, found):
+    assert duplicates.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
+
+
+def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("image_name\na\n")
+    images = ("-m", "tfrecord_tools.duplicates", "--images", str(tmp_path / "none"))
+    done = run_command(*images, "--csv", str(path), "--out", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: --out {path}: not overwritten, for it is no list of pairs written here")
+    assert path.read_text() == "image_name\na\n"
+    done = run_command(*images, "--out", str(tmp_path / "nodir" / "x.csv"))
+    assert "nodir; make it first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("image_name,more\na,1\nb,1\n", None),
+        ("isic_id,sex\na,male\nb,\n", None),
+        ("lesion_id,image_id,dx,age,sex,localization\nL,a,mel,,,\nL,b,no such word,,,\n", None),
+        ("file,x\na.jpg,\nb.jpeg,\n", "image_name=file"),
+    ],
+)
+def test_the_images_of_any_table_are_listed(tmp_path, text, columns):
+    (tmp_path / "table.csv").write_text(text)
+    assert duplicates._listed(str(tmp_path / "table.csv"), None, columns) == ["a", "b"]
+
+
+def test_a_table_that_names_no_images_is_an_error(tmp_path):
+    (tmp_path / "table.csv").write_text("name,sex\na,male\n")
+    done = run_command(
+        "-m", "tfrecord_tools.duplicates", "--images", str(tmp_path), "--csv", str(tmp_path / "table.csv")
+    )
+    assert done.returncode == 1
+    assert "table.csv: line 1: unknown header name, sex" in done.stderr
+    (tmp_path / "table.csv").write_text("image_name\n\na\n../b\n")
+    with pytest.raises(table.TableError, match="line 4: column image_name: '../b' is not allowed"):
+        duplicates._listed(str(tmp_path / "table.csv"), None, None)

@@ -1,0 +1,286 @@
+"""Foreign TFRecords through the whole build."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.builds import contents, records_of, settings
+from tests.support.foreign import foreign_settings, patients, shard
+from tests.support.images import flat_jpeg
+from tfrecord_tools import build, schema, show, verify
+from tfrecord_tools.foreign import reader
+from tfrecord_tools.imaging import channel_order, convert
+from tfrecord_tools.records import shards
+
+
+def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
+    records = patients(20)
+    path = shard(tmp_path, *records)
+    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    assert manifest.inputs["train"]["name"] == path.name
+    assert {result.fold for result in manifest.shards} == {0, 1, 2, 3, 4}
+    found = records_of(tmp_path / "out")
+    assert len(found) == 20
+    for each in records:
+        record = found[each["image_name"].decode()]
+        assert record.image == convert.convert(each["image"], 32, 95).jpeg
+        assert (record.patient, record.target) == (f"code:{each['patient_id']}", each["target"])
+        assert (record.sex, record.source) == (1, "kaggle")
+
+
+def test_our_own_shards_converted_again_hold_all_but_the_picture_unchanged(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    manifest = build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small"))
+    big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
+    assert {name: dataclasses.replace(record, image=b"") for name, record in big.items()} == {
+        name: dataclasses.replace(record, image=b"") for name, record in small.items()
+    }
+    assert manifest.inputs["train"]["sources"] == ["mine"]
+
+
+def test_folding_anew_costs_no_quality(data, tmp_path):
+    build.build(settings(data, tmp_path / "old", quality=80, subsampling="4:4:4"))
+    manifest = build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", seed=5))
+    assert manifest.settings["kept"] == "quality any, subsampling any"
+    old, new = records_of(tmp_path / "old"), records_of(tmp_path / "new")
+    assert {name: record.image for name, record in old.items()} == {name: record.image for name, record in new.items()}
+
+
+@pytest.mark.parametrize("asked", [{"quality": 70}, {"subsampling": "4:2:2"}, {"swap_rb": True}])
+def test_pictures_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
+    record = patients(6)[0]
+    path = shard(tmp_path, *[{**each, "image": convert.convert(each["image"], 32, 95).jpeg} for each in patients(6)])
+    build.build(foreign_settings(path, tmp_path / "out", **asked))
+    first, found = next(reader.read(path)), records_of(tmp_path / "out")
+    assert isinstance(first, reader.ForeignRecord)
+    options = {"quality": 95, **asked}
+    assert found[record["image_name"].decode()].image == convert.convert_sizes(first.image, (32,), **options).jpegs[0]
+
+
+def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(data, tmp_path):
+    first, second = sorted(path.stem for path in (data / "jpeg" / "train").iterdir())[:2]
+    (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{first},{second}\n")
+    build.build(settings(data, tmp_path / "old", duplicates=str(tmp_path / "pairs.csv")))
+    build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", folds=23, shards=23, seed=3))
+    found = records_of(tmp_path / "new")
+    assert found[first].patient != found[second].patient
+    assert found[first].fold == found[second].fold
+
+
+def test_a_table_gives_the_data_set_and_the_record_the_file_that_its_picture_came_from(data, tmp_path):
+    build.build(settings(data, tmp_path / "big", size=64, source="mine"))
+    given = foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", csv=str(data / "train.csv"))
+    build.build(given)
+    for record in records_of(tmp_path / "small").values():
+        file = data / "jpeg" / "train" / f"{record.image_name}.jpg"
+        assert (record.source, record.sha256.hex()) == ("isic2020", shards.file_sha256(file))
+        assert (record.width, record.height) == Image.open(file).size
+
+
+def test_each_record_keeps_its_data_set_and_a_code_its_dialect(tmp_path, capsys):
+    merged = [{**each, "source": n % 2 + 1} for n, each in enumerate(patients(12))]
+    for each in merged:
+        del each["diagnosis"]
+    path, codes = shard(tmp_path, *merged), "sex=,anatom_site_general_challenge="
+    manifest = build.build(foreign_settings(path, tmp_path / "out", codes=codes))
+    found = records_of(tmp_path / "out")
+    assert {name: record.source for name, record in found.items()} == {
+        f"ISIC_{n}": f"deotte-{n % 2 + 1}" for n in range(12)
+    }
+    assert manifest.inputs["train"]["sources"] == ["deotte-1", "deotte-2"]
+    assert manifest.inputs["train"]["form"] == "deotte"
+    assert verify.verify([tmp_path / "out"], near_duplicates=False).problems == []
+    page = show.make_page(tmp_path / "out")
+    assert "deotte-1, deotte-2" in page  # how it was made
+    assert page.count("deotte-1") > 1  # and how many of each
+    build.build(foreign_settings(path, tmp_path / "named", codes=codes, source="merged"))
+    assert {record.source for record in records_of(tmp_path / "named").values()} == {"merged"}
+
+
+def test_shards_elsewhere_are_found_and_read_in_parts(tmp_path):
+    """ram:// stands for gs://; worker processes would not see it."""
+    import tensorflow as tf
+
+    records = patients(6)
+    here = shard(tmp_path, *records)
+    there = f"ram://foreign/{here.name}"
+    tf.io.gfile.makedirs("ram://foreign")
+    tf.io.gfile.copy(str(here), there, overwrite=True)
+    assert reader.find("ram://foreign/*.tfrec") == [there]
+    found = reader.read_shards([there])
+    for place, record in reversed(list(zip(found.places, records, strict=True))):
+        others = {field.name: "" for field in dataclasses.fields(shards.Source)}
+        source = shards.Source(**{**others, "path": place.path, "part": place.part})
+        assert source.read() == record["image"]
+    with pytest.raises(reader.ForeignError, match=r"no file matches 'ram://foreign/\*.none'"):
+        reader.find("ram://foreign/*.none")
+
+
+def test_two_workers_and_a_resumed_build_make_the_same_bytes(tmp_path):
+    path = shard(tmp_path, *patients(20))
+    build.build(foreign_settings(path, tmp_path / "one"))
+    build.build(foreign_settings(path, tmp_path / "two", workers=2, resume=True))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    next((tmp_path / "two").glob("train*.tfrec")).unlink()
+    build.build(foreign_settings(path, tmp_path / "two", resume=True))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
+    right = patients(10)
+    wrong = [{**each, "image": flat_jpeg(40, 60, 200, size=(96, 80))} for each in right]
+    path = shard(tmp_path, *wrong)
+    build.build(foreign_settings(path, tmp_path / "kept"))
+    said = capsys.readouterr().out
+    assert f"warning: {path}: red and blue look swapped" in said
+    assert "skin is redder than blue" in said
+    assert "give --swap_rb" in said
+    build.build(foreign_settings(path, tmp_path / "swapped", swap_rb=True))
+    assert "red and blue" not in capsys.readouterr().out
+    kept, swapped = records_of(tmp_path / "kept"), records_of(tmp_path / "swapped")
+    for name, record in swapped.items():
+        before, after = (np.asarray(Image.open(io.BytesIO(each.image)), float) for each in (kept[name], record))
+        assert np.abs(before[..., ::-1] - after).mean() < 2  # levels; each is encoded once
+        assert after[..., 0].mean() > after[..., 2].mean()
+
+
+def test_records_without_patients_are_warned_of(tmp_path, capsys):
+    path = shard(tmp_path, *[{**each, "patient_id": -1 if n < 3 else n} for n, each in enumerate(patients(10))])
+    build.build(foreign_settings(path, tmp_path / "out"))
+    assert "3 of 10 images name no patient: folded by image, so two folds may share" in capsys.readouterr().out
+
+
+def test_patients_that_are_numbers_of_the_writers_table_are_warned_of(tmp_path, capsys):
+    path = shard(tmp_path, *patients(10))
+    build.build(foreign_settings(path, tmp_path / "first"))
+    are = f"warning: {path}: 10 patients are numbers of this writer's table (code:0), comparable with no other file"
+    assert f"{are}; give --csv\n" in capsys.readouterr().out
+    (tmp_path / "named").mkdir()
+    named = [{**each, "image_name": b"B_" + each["image_name"]} for each in patients(20)]
+    build.build(foreign_settings(shard(tmp_path / "named", *named), tmp_path / "out", against=str(tmp_path / "first")))
+    said = capsys.readouterr().out
+    assert f": whoever is in {tmp_path / 'first'} too is not recognised, so training and test may share a" in said
+    assert f"--against {tmp_path / 'first'}: its patients are numbers of its writer's table (code:" in said
+
+
+def test_equal_codes_of_two_writers_are_no_leak_but_noted_and_those_of_the_same_files_are_compared(tmp_path):
+    path = shard(tmp_path, *patients(10))
+    (tmp_path / "other").mkdir()
+    picture = flat_jpeg(10, 200, 30, size=(96, 80))
+    renamed = [
+        {**each, "image_name": b"B_" + each["image_name"], "image": picture + bytes([n])}
+        for n, each in enumerate(patients(10))
+    ]
+    other = shard(tmp_path / "other", *renamed)
+    for name, given, seed in (("a", path, 0), ("b", other, 0), ("a2", path, 1)):
+        build.build(foreign_settings(given, tmp_path / name, seed=seed))
+    found = verify.verify([tmp_path / "a", tmp_path / "b"], near_duplicates=False)
+    assert found.problems == []
+    assert [note.partition(":")[0] for note in found.notes] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert "(code:" in found.notes[0]
+    assert verify.verify([tmp_path / "a"], near_duplicates=False).notes == []
+    again = verify.verify([tmp_path / "a", tmp_path / "a2"], near_duplicates=False)
+    assert again.notes == []
+    assert any("leak: patient code:" in problem for problem in again.problems)
+
+
+def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
+    build.build(foreign_settings(shard(tmp_path, *patients(10)), tmp_path / "out", swap_rb=True))
+    assert "red and blue look right" in capsys.readouterr().out
+
+
+def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path):
+    path = shard(tmp_path, *[{**each, "diagnosis": 3 - each["diagnosis"]} for each in patients(10)])
+    with pytest.raises(build.BuildError, match=r"cannot be trusted:\s+10 of 10 records") as error:
+        build.build(foreign_settings(path, tmp_path / "out"))
+    assert "--csv" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    build.build(foreign_settings(path, tmp_path / "out", codes="diagnosis=unknown|melanoma|nevus"))
+    assert {r.diagnosis for r in records_of(tmp_path / "out").values() if r.target} == {2}
+    build.build(foreign_settings(path, tmp_path / "none", codes="diagnosis="))
+    assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
+
+
+def test_a_test_set_that_has_targets_is_told(tmp_path, capsys):
+    path = shard(tmp_path, *patients(10), name="test00-10.tfrec")
+    manifest = build.build(foreign_settings(path, tmp_path / "train"))
+    assert {result.split for result in manifest.shards} == {"train"}
+    said = f"note: {path}: has targets, so it becomes training data; --split test leaves them out"
+    assert said in capsys.readouterr().out
+    manifest = build.build(foreign_settings(path, tmp_path / "test", split="test"))
+    assert {result.split for result in manifest.shards} == {"test"}
+    assert f"note: {path}: --split test leaves out its targets" in capsys.readouterr().out
+
+
+def test_records_without_labels_become_test_shards(tmp_path):
+    unlabelled = [{k: v for k, v in each.items() if k not in ("target", "diagnosis")} for each in patients(10)]
+    path = shard(tmp_path, *unlabelled)
+    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    assert {(result.split, result.fold) for result in manifest.shards} == {("test", -1)}
+    with pytest.raises(build.BuildError, match="--split train, but the records have no target"):
+        build.build(foreign_settings(path, tmp_path / "other", split="train"))
+
+
+def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
+    records = patients(10)
+    records[3]["image"] = records[3]["image"][:-200]
+    path = shard(tmp_path, *records)
+    build.build(foreign_settings(path, tmp_path / "out"))
+    listed = (tmp_path / "out" / "quarantine.csv").read_text()
+    assert f"ISIC_3,{path.name}: record 3," in listed
+    assert "truncated" in listed
+
+
+def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
+    path = shard(tmp_path, *patients(2))
+    place = reader.read_shards([path]).places[0]
+    source = shards.Source("ISIC_0", path.name, str(path), "", "", "g", 0, 1, 2, 3, 0, "kaggle", place.part)
+    assert source.read().startswith(b"\xff\xd8")
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(shards.ShardError, match="changed while it was read"):
+        source.read()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "x"}, "--from_tfrecords and --images together"),
+        ({"from_tfrecords": "nowhere/*.tfrec"}, "no file matches 'nowhere/\\*.tfrec'"),
+        ({"from_tfrecords": ""}, "--from_tfrecords ''; expected a path"),
+        (
+            {"from_tfrecords": "tests/"},
+            "'tests/' is a folder; expected a file or a pattern in quotes, as 'tests/\\*.tfr",
+        ),
+        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb are for --from_tfrecords"),
+        ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
+        ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):
+    path = shard(tmp_path, *patients(6))
+    with pytest.raises(build.USERS_ERRORS, match=message):
+        build.build(foreign_settings(path, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cmyk_picture_is_not_swapped():
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (64, 64)).save(cmyk, "JPEG", icc_profile=b"profile")
+    with pytest.raises(convert.ImageRejected, match="of a CMYK picture cannot be swapped"):
+        convert.convert_sizes(cmyk.getvalue(), (32,), 95, swap_rb=True)
+
+
+def test_the_real_foreign_shards_with_their_table(real_data, tmp_path, capsys):
+    pattern, csv = real_data / "foreign_tfrecords" / "*.tfrec", real_data / "isic2020_csv" / "train.csv"
+    with pytest.raises(build.BuildError, match="4 of 82 records have a diagnosis that contradicts their target"):
+        build.build(foreign_settings(pattern, tmp_path / "out"))
+    assert capsys.readouterr().out.count("red and blue look swapped") == 2
+    build.build(foreign_settings(pattern, tmp_path / "out", size=128, csv=str(csv), swap_rb=True, folds=3))
+    assert "warning" not in capsys.readouterr().out
+    found = records_of(tmp_path / "out")
+    assert len(found) == 82
+    assert all(record.patient.startswith("IP_") for record in found.values())
+    assert not channel_order.channels_look_swapped(record.image for record in found.values()).swapped

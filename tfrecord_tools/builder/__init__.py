@@ -1,0 +1,1 @@
+"""The parts of a build: settings, inputs, plan, workers, output folder."""

@@ -1,0 +1,1 @@
+"""Paths, command line and text shared by all commands."""

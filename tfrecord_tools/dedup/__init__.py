@@ -1,0 +1,1 @@
+"""Near-duplicate images and lists of pairs."""

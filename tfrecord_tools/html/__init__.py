@@ -1,0 +1,1 @@
+"""The statistics of a build and the page that shows them."""

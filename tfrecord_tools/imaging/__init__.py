@@ -1,0 +1,1 @@
+"""JPEG in, square JPEG out."""

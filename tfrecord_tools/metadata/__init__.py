@@ -1,0 +1,1 @@
+"""Tables of metadata: their forms, words and rows."""
