@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Real pictures for tests and benchmarks that can use them; where absent those tests are skipped and say so.
+# Real images for tests and benchmarks that can use them; where absent those tests are skipped and say so.
 MELANOMA_DATA ?= $(wildcard $(abspath ../shared/data))
 export MELANOMA_DATA
 # TensorFlow's start-up notes hide what the commands print.

@@ -4,8 +4,8 @@
     python benchmarks/augment.py --device gpu                     # images/s of a GPU, by JAX if KERAS_BACKEND=jax
     python benchmarks/augment.py --tpu v5e-4                      # MB and GFLOP per image; needs libtpu, no TPU
 
-Here: each augmenter makes batches of u8 pictures into floats, taking turns; images/s is the median over the turns. On
-a CPU each has one thread; on a GPU ours and the layers of Keras and keras-cv run there, the pictures' way to it counts,
+Here: each augmenter makes batches of u8 images into floats, taking turns; images/s is the median over the turns. On
+a CPU each has one thread; on a GPU ours and the layers of Keras and keras-cv run there, the images' way to it counts,
 and the others stay on the CPU as before. All do the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %,
 left-right flip, brightness, contrast, saturation and hue, cutout. What is not installed is named, not measured
 (pip install '.[bench]'); so is keras-cv, which is no longer developed and in no list of ours.
@@ -32,8 +32,8 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 BATCHES = 4  # a turn
-flags.DEFINE_integer("size", 384, "Side of the pictures, in pixels.", 32)
-flags.DEFINE_integer("batch", 64, "Pictures at a time.", 1)
+flags.DEFINE_integer("size", 384, "Side of the images, in pixels.", 32)
+flags.DEFINE_integer("batch", 64, "Images at a time.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 flags.DEFINE_string("images", None, "Folder of JPEGs; default: random pixels.")
 flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where, without --tpu.")
@@ -152,14 +152,14 @@ def here() -> None:
     from melanoma_tf.devices import select
 
     devices = select.start(FLAGS.device)
-    images = pictures()
+    images = batch_of_images()
     augmenters: dict[str, Callable[[Any, int], Any]] = {}
     for name, make in (
         ("ours", lambda: ours(devices.resampling)),
         ("Keras layers", keras_layers),
         ("keras-cv layers", keras_cv_layers),
-        ("tf.image, picture by picture", tf_image),
-        ("albumentations", albumentations_pictures),
+        ("tf.image, image by image", tf_image),
+        ("albumentations", albumentations_images),
     ):
         try:
             augmenters[name] = make()
@@ -188,7 +188,7 @@ def wait(batch: Any) -> None:
     np.asarray(batch[:1, :1, :1])
 
 
-def pictures() -> Any:
+def batch_of_images() -> Any:
     """u8[B,S,S,3]."""
     if FLAGS.images is None:
         return np.random.default_rng(0).integers(0, 256, (FLAGS.batch, FLAGS.size, FLAGS.size, 3), dtype=np.uint8)
@@ -238,7 +238,7 @@ def keras_layers() -> Callable[[Any, int], Any]:
 
 
 def one_after_the_other(layers: list[Any], before: float, after: float) -> Callable[[Any, int], Any]:
-    """Layers on floats that are the pictures over `before`; what comes out is divided by `after`."""
+    """Layers on floats that are the images over `before`; what comes out is divided by `after`."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -339,7 +339,7 @@ def tf_image() -> Callable[[Any, int], Any]:
     return augment
 
 
-def albumentations_pictures() -> Callable[[Any, int], Any]:
+def albumentations_images() -> Callable[[Any, int], Any]:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as a
     import cv2

@@ -81,9 +81,9 @@ def square_box(width: int, height: int) -> tuple[float, float, float, float]:
     return left, top, left + side, top + side
 
 
-def pillow_jpeg(picture: Image.Image) -> bytes:
+def pillow_jpeg(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=QUALITY)
+    image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
@@ -209,7 +209,7 @@ def read_files() -> list[bytes]:
 
 
 def reference(data: bytes, size: int) -> npt.NDArray[np.float64]:
-    """Full decode, Lanczos3 in floating point, clipped as any picture is: f64[size,size,3]."""
+    """Full decode, Lanczos3 in floating point, clipped as any image is: f64[size,size,3]."""
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     left, top, right, bottom = square_box(full.shape[1], full.shape[0])
     result = full.astype(np.float64)
@@ -269,7 +269,7 @@ def peak_mb() -> float:
 
 
 def print_memory(name: str) -> None:
-    """In a process of its own: MB of peak memory above the imports and a first small picture."""
+    """In a process of its own: MB of peak memory above the imports and a first small image."""
     files, converter = read_files(), CONVERTERS[name](FLAGS.size)
     tiny = pillow_jpeg(Image.new("RGB", (64, 64)))
     if converter.pixels:

@@ -2,9 +2,9 @@
 
     python benchmarks/duplicates.py --ham10000 ../shared/data/ham10000_256 --sample 300
 
-Plants copies of --sample pictures of HAM10000 among all of its pictures, one kind at a time, and prints Markdown.
-A pair of different lesions is listed by name: look at it before calling it false. The times go on beyond the pictures
-there are, up to --up_to, with the four corners (60 % of each side) of each as further pictures.
+Plants copies of --sample images of HAM10000 among all of its images, one kind at a time, and prints Markdown.
+A pair of different lesions is listed by name: look at it before calling it false. The times go on beyond the images
+there are, up to --up_to, with the four corners (60 % of each side) of each as further images.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from tfrecord_tools import duplicates
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
-flags.DEFINE_integer("sample", 300, "Pictures of which copies are planted.", 1)
-flags.DEFINE_integer("up_to", 33_126, "Pictures in the last and largest timing; ISIC 2020 has so many.", 4)
+flags.DEFINE_integer("sample", 300, "Images of which copies are planted.", 1)
+flags.DEFINE_integer("up_to", 33_126, "Images in the last and largest timing; ISIC 2020 has so many.", 4)
 flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
 
 
-def encode(picture: Image.Image, quality: int) -> bytes:
+def encode(image: Image.Image, quality: int) -> bytes:
     """JPEG bytes."""
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
-def crop(picture: Image.Image, part: float, rng: np.random.Generator) -> Image.Image:
+def crop(image: Image.Image, part: float, rng: np.random.Generator) -> Image.Image:
     """Takes `part` of the width and height away at random sides, and stretches the rest to the old size."""
-    width, height = picture.size
-    left, top = rng.uniform(0, part, 2) * picture.size
+    width, height = image.size
+    left, top = rng.uniform(0, part, 2) * image.size
     box = (left, top, left + (1 - part) * width, top + (1 - part) * height)
-    return picture.resize(picture.size, Image.Resampling.LANCZOS, box=box)
+    return image.resize(image.size, Image.Resampling.LANCZOS, box=box)
 
 
-def turn(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def turn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """One of the seven mirrorings and turns."""
-    return picture.transpose(list(Image.Transpose)[rng.integers(7)])
+    return image.transpose(list(Image.Transpose)[rng.integers(7)])
 
 
 def kinds(rng: np.random.Generator) -> dict[str, Callable[[Image.Image], bytes]]:
     """What is planted."""
     lanczos = Image.Resampling.LANCZOS
     return {
-        "re-encoded, quality 30": lambda picture: encode(picture, 30),
-        "resized to 128": lambda picture: encode(picture.resize((128, 128), lanczos), 85),
-        "resized to 384": lambda picture: encode(picture.resize((384, 384), lanczos), 85),
-        "cropped 2 %": lambda picture: encode(crop(picture, 0.02, rng), 85),
-        "cropped 5 %": lambda picture: encode(crop(picture, 0.05, rng), 85),
-        "cropped 10 %": lambda picture: encode(crop(picture, 0.10, rng), 85),
-        "mirrored or turned": lambda picture: encode(turn(picture, rng), 85),
-        "12 % brighter": lambda picture: encode(picture.point(lambda value: min(255, int(value * 1.12 + 4))), 85),
-        "cropped 5 %, turned, resized to 160, quality 50": lambda picture: encode(
-            turn(crop(picture, 0.05, rng), rng).resize((160, 160), lanczos), 50
+        "re-encoded, quality 30": lambda image: encode(image, 30),
+        "resized to 128": lambda image: encode(image.resize((128, 128), lanczos), 85),
+        "resized to 384": lambda image: encode(image.resize((384, 384), lanczos), 85),
+        "cropped 2 %": lambda image: encode(crop(image, 0.02, rng), 85),
+        "cropped 5 %": lambda image: encode(crop(image, 0.05, rng), 85),
+        "cropped 10 %": lambda image: encode(crop(image, 0.10, rng), 85),
+        "mirrored or turned": lambda image: encode(turn(image, rng), 85),
+        "12 % brighter": lambda image: encode(image.point(lambda value: min(255, int(value * 1.12 + 4))), 85),
+        "cropped 5 %, turned, resized to 160, quality 50": lambda image: encode(
+            turn(crop(image, 0.05, rng), rng).resize((160, 160), lanczos), 50
         ),
     }
 
@@ -108,14 +108,14 @@ def timed(images: list[tuple[str, Path]]) -> duplicates.Found:
 
 
 def corners(files: dict[str, Path], count: int, folder: Path) -> list[tuple[str, Path]]:
-    """Up to `count` further pictures: corners of those there are, 40 % of the width or height apart."""
+    """Up to `count` further images: corners of those there are, 40 % of the width or height apart."""
     cut: list[tuple[str, Path]] = []
     for corner in range(4):
         for name, path in list(files.items())[: max(0, count - len(cut))]:
-            picture = Image.open(path)
-            width, height = picture.size
+            image = Image.open(path)
+            width, height = image.size
             left, top = 0.4 * width * (corner & 1), 0.4 * height * (corner >> 1)
-            part = picture.resize((256, 256), box=(left, top, left + 0.6 * width, top + 0.6 * height))
+            part = image.resize((256, 256), box=(left, top, left + 0.6 * width, top + 0.6 * height))
             cut.append((f"{name}_{corner}", folder / f"{name}_{corner}.jpg"))
             part.save(cut[-1][1], quality=90)
     return cut

@@ -2,10 +2,10 @@
 
     python benchmarks/input.py --data tfrecords/384 --repeat 5
 
-images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else, each picture forgotten
+images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else, each image forgotten
 at once; the same into batches, as anything that trains needs them; this project's train_batches; and the pipeline that
 most notebooks have (shuffled files, parallel map, shuffle, batch, prefetch, tuned by tf.data). Batches stay on the
-host. Each is asked for --images pictures after one batch of warming up; medians. Then the memory of the process after
+host. Each is asked for --images images after one batch of warming up; medians. Then the memory of the process after
 one and after several epochs of ours.
 """
 
@@ -33,15 +33,15 @@ from melanoma_tf.data import pipeline
 from tfrecord_tools import schema
 
 FLAGS = flags.FLAGS
-SHARE = 16  # pictures that a thread of the limit is handed at a time
+SHARE = 16  # images that a thread of the limit is handed at a time
 flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
-flags.DEFINE_integer("batch_size", 64, "Pictures a batch.", 1)
-flags.DEFINE_integer("images", 4096, "Pictures that each turn is measured on.", 1)
+flags.DEFINE_integer("batch_size", 64, "Images a batch.", 1)
+flags.DEFINE_integer("images", 4096, "Images that each turn is measured on.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 
 
 def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
-    """Yields the number of pictures decoded; into so many batches in turn, or each to be forgotten."""
+    """Yields the number of images decoded; into so many batches in turn, or each to be forgotten."""
     jpegs = [
         schema.parse(record)["image"].numpy() for shard in dataset.train for record in schema.read_records(shard.path)
     ]
@@ -60,7 +60,7 @@ def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
 
 
 def ours(dataset: pipeline.DataSet) -> Iterator[int]:
-    """Yields the number of pictures of each batch, over one epoch after the other."""
+    """Yields the number of images of each batch, over one epoch after the other."""
     for epoch in itertools.count():
         for features, _ in pipeline.train_batches(
             dataset.train,
@@ -90,11 +90,11 @@ def plain(dataset: pipeline.DataSet) -> Iterator[int]:
         yield images.shape[0]
 
 
-def rate(pictures: Iterator[int]) -> float:
-    """images/s of the next --images pictures."""
+def rate(batches: Iterator[int]) -> float:
+    """images/s of the next --images images."""
     started, seen = time.perf_counter(), 0
     while seen < FLAGS.images:
-        seen += next(pictures)
+        seen += next(batches)
     return seen / (time.perf_counter() - started)
 
 
@@ -114,27 +114,27 @@ def main(argv: list[str]) -> None:
     }
     print(
         f"{pipeline.count(dataset.train)} records of {dataset.size} px, batch {FLAGS.batch_size}, "
-        f"n={FLAGS.repeat} x {FLAGS.images} pictures; {platform.machine()}, {os.cpu_count()} cores, "
+        f"n={FLAGS.repeat} x {FLAGS.images} images; {platform.machine()}, {os.cpu_count()} cores, "
         f"tensorflow {tf.__version__}, simplejpeg {simplejpeg.__version__}\n"
     )
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(FLAGS.repeat):
         order = list(ways.items())
         for name, make in order if turn % 2 == 0 else order[::-1]:
-            pictures = make(dataset)
-            next(pictures)
-            rates[name].append(rate(pictures))
-            pictures.close()  # type: ignore[attr-defined]
+            images = make(dataset)
+            next(images)
+            rates[name].append(rate(images))
+            images.close()  # type: ignore[attr-defined]
             time.sleep(2)  # what was read ahead is given up
     most = statistics.median(rates["limit: simplejpeg decodes, nothing else"])
     print("| pipeline | images/s, median (min to max) | of the limit |\n|---|---|---|")
     for name, found in rates.items():
         median = statistics.median(found)
         print(f"| {name} | {median:.0f} ({min(found):.0f} to {max(found):.0f}) | {median / most:.0%} |")
-    pictures = ours(dataset)
+    images = ours(dataset)
     for epochs in (1, 4):
         for _ in range(epochs * pipeline.count(dataset.train) // FLAGS.batch_size):
-            next(pictures)
+            next(images)
         print(f"memory of the process after {epochs} more epoch(s): {resident_mb():.0f} MB")
 
 

@@ -1,4 +1,4 @@
-"""Does it learn real pictures? This pipeline beside the plain Keras recipe, on the same folds, epoch by epoch in turn.
+"""Does it learn real images? This pipeline beside the plain Keras recipe, on the same folds, epoch by epoch in turn.
 
     python benchmarks/learning.py --ham10000 ../shared/data/ham10000_256 --out /tmp/learning
 

@@ -6,7 +6,7 @@
 
 Every contender is a process of its own that compiles once, waits, and trains --steps steps whenever it is its turn, so
 that other load on the machine falls on all. Ours trains with the whole augmentation of configs/default.py on the
-device, the others with none. Adam everywhere; pictures come from memory. On a GPU all compute in bfloat16 (timm: AMP,
+device, the others with none. Adam everywhere; images come from memory. On a GPU all compute in bfloat16 (timm: AMP,
 channels_last, torch.compile), on a CPU in float32. Of several --batches each contender's best counts. images/s: median
 over the turns. What is not installed is named, not measured (pip install jax timm).
 """

@@ -6,8 +6,8 @@
 Nothing runs: both steps are compiled by libtpu for chips that need not be there, as `melanoma_tf.preflight` does it,
 in two to ten minutes each. Ours is that of configs/default.py, augmentation and focal loss included, but with AdamW and
 moving averages of weights; plain Keras is `keras.applications` under binary crossentropy with its own `train_step`,
-AdamW and moving averages, of float32 pictures that are not augmented. Both compute in bfloat16. The kernel that turns
-pictures is not in the images/s expected, since compilers expect nothing of kernels that they have not made.
+AdamW and moving averages, of float32 images that are not augmented. Both compute in bfloat16. The kernel that turns
+images is not in the images/s expected, since compilers expect nothing of kernels that they have not made.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.ema = 0.0  # decay per step of the moving average of the weights that is evaluated and kept; 0: none
 
     c.precision = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
-    c.strips = 0  # into which the first blocks cut each picture, see docs/tpu.md; 0: as many as the devices are best at
+    c.strips = 0  # into which the first blocks cut each image, see docs/tpu.md; 0: as many as the devices are best at
     c.shuffle_buffer = 2048  # encoded records: 80 MB at 384 px
     c.checkpoint_every = 500  # steps; every epoch ends with one anyway
     c.max_bad_steps = 20  # in a row with NaN or infinite gradients, then the run stops

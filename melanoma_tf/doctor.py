@@ -4,7 +4,7 @@
     python -m melanoma_tf.doctor --workdir runs/b3 --backends jax
 
 Each line is a finding: ok, warning or FAILED, and below the last two a remedy. On each backend that is installed a
-process of its own writes weights of EfficientNet-B0, loads them into another and compares what both say of a picture,
+process of its own writes weights of EfficientNet-B0, loads them into another and compares what both say of a image,
 then trains one step on every device that it finds. The exit code is 1 if anything FAILED.
 """
 
@@ -34,7 +34,7 @@ FLAGS = flags.FLAGS
 PACKAGE = "melanoma-tf"
 GB = 1e9
 _DEVICES = Path("/dev")
-ROOM, ROOM_AT_LEAST = 5.0, 1.0  # GB: shards of 33,126 pictures at 384 px take 1.5, a run of B3 with two checkpoints 0.4
+ROOM, ROOM_AT_LEAST = 5.0, 1.0  # GB: shards of 33,126 images at 384 px take 1.5, a run of B3 with two checkpoints 0.4
 PROBE_SECONDS = 900  # the first step compiles: 30 to 90 s on two cores
 
 
@@ -222,7 +222,7 @@ def probe(name: str) -> dict[str, Any]:
     keras.config.set_dtype_policy(precision)
     rng = np.random.default_rng(0)
     images, seeds = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.uint32)
-    picture = images[:1] / np.float32(255)
+    image = images[:1] / np.float32(255)
     with devices.scope():
         trainer, classifier = fold.build(config, 0.1, 10, resampling=devices.resampling)
         other = fold.build_classifier(config)
@@ -230,7 +230,7 @@ def probe(name: str) -> dict[str, Any]:
         path = str(Path(folder, "doctor.weights.h5"))
         classifier.save_weights(path)
         pretrained.load(other, config.model, path)
-    difference = np.abs(np.asarray(other(picture)) - np.asarray(classifier(picture))).max()
+    difference = np.abs(np.asarray(other(image)) - np.asarray(classifier(image))).max()
     kernel = trainer.trainable_variables[0]
     before = keras.ops.convert_to_numpy(kernel)
     targets = (np.arange(batch) % 2).astype(np.float32)

@@ -1,6 +1,6 @@
 """Judge a run by its out-of-fold predictions:  python -m melanoma_tf.evaluate --workdir RUN
 
-AUC over the pictures held out, with an interval that resamples patients; written to RUN/metrics.json.
+AUC over the images held out, with an interval that resamples patients; written to RUN/metrics.json.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
     The AUC of several folds together is taken over their pooled logits; see also those of each fold, because models
     of different folds need not be on the same scale.
     """
-    # A picture without a patient is a cluster of its own.
+    # A image without a patient is a cluster of its own.
     patients = table["patient_id"].fillna("image " + table["image_name"])
     figures: dict[str, Any] = {
         "images": len(table),

@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
     flags.DEFINE_string("out", "submission.csv", "File to write.")
     flags.DEFINE_integer(
-        "batch_size", None, "Pictures at a time, over all devices. Default: what fits as training did.", 1
+        "batch_size", None, "Images at a time, over all devices. Default: what fits as training did.", 1
     )
     select.define_flags()
 
@@ -82,12 +82,12 @@ def predictions(
     if trained_on:
         cli.say(
             f"warning: {trained_on} of {pipeline.count(shards)} records were training data of every finished model; "
-            "their predictions say nothing about new pictures. Train with --fold all to have a model for each."
+            "their predictions say nothing about new images. Train with --fold all to have a model for each."
         )
     if not (seen or trained_on or dataset.test):
         cli.say(
             f"warning: {dataset.path} has no test records and is not the build that the run was trained on. If it "
-            "holds the same patients, these predictions say nothing about new pictures."
+            "holds the same patients, these predictions say nothing about new images."
         )
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():

@@ -89,7 +89,7 @@ class Preflight(RuntimeError):  # noqa: N818  it reads as what failed
 class Finding:
     """What the compiler says of a training step. Memory in bytes per chip, the others per image.
 
-    strips: into how many the first blocks cut each picture.
+    strips: into how many the first blocks cut each image.
     megabytes: read from and written to the chips' memory, see `compiled.py`. counted_megabytes: as XLA's cost analysis
     counts them. images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
     expected_images_per_s: from the cycles that the compiler expects, which leave some out, see `compiled.Effort`.
@@ -236,7 +236,7 @@ def compile_step(
 ) -> Finding:
     """Compiles the training step of a compiled model, the batch divided among the devices.
 
-    batch: (inputs, targets) of a few pictures, arrays as the model takes them; `batch_per_chip` says how many there are
+    batch: (inputs, targets) of a few images, arrays as the model takes them; `batch_per_chip` says how many there are
     to be. what: is compiled, for people to read meanwhile. strips: as in `Finding`.
 
     Raises:

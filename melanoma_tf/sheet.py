@@ -3,8 +3,8 @@
     python -m melanoma_tf.sheet --data tfrecords/384 --out sheet.png
     python -m melanoma_tf.sheet --data tfrecords/384 --policy "flip|affine(rotate=180)|hair(20)" --out sheet.png
 
-One row per picture, the picture itself first and then what the policy makes of it; without --policy one row per
-operation and ready policy, all of the same picture.
+One row per image, the image itself first and then what the policy makes of it; without --policy one row per
+operation and ready policy, all of the same image.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
     flags.DEFINE_string("policy", None, "What to show, as in config.augment. Default: every operation.")
     flags.DEFINE_string("out", "sheet.png", "PNG to write.")
-    flags.DEFINE_integer("pictures", 6, "Rows of --policy.", 1)
-    flags.DEFINE_integer("draws", 7, "Augmented pictures in each row.", 1)
-    flags.DEFINE_integer("size", 192, "Side of the pictures on the sheet, in pixels.", 32)
+    flags.DEFINE_integer("images", 6, "Rows of --policy.", 1)
+    flags.DEFINE_integer("draws", 7, "Augmented images in each row.", 1)
+    flags.DEFINE_integer("size", 192, "Side of the images on the sheet, in pixels.", 32)
     flags.DEFINE_integer("seed", 0, "Of the draws.", 0)
     methods = ["gather", "kernel", "matmul"]  # TensorFlow's: this command runs on it
     flags.DEFINE_enum("method", "gather", methods, "How affine maps are resampled.")
@@ -70,36 +70,36 @@ def main(argv: list[str]) -> None:
 
     dataset = pipeline.open_data(FLAGS.data)
     shards = dataset.train or dataset.test
-    count = 2 if FLAGS.policy is None else FLAGS.pictures
+    count = 2 if FLAGS.policy is None else FLAGS.images
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
-    pictures = np.asarray(batch["image"])
+    images = np.asarray(batch["image"])
     rows = [(policy, 0) for policy in EVERY] if FLAGS.policy is None else [(FLAGS.policy, i) for i in range(count)]
-    sheet = render(pictures, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
+    sheet = render(images, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
     sheet.save(Path(FLAGS.out))
     cli.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")
 
 
-def render(pictures: Any, rows: list[tuple[str, int]], draws: int, seed: int, method: Any) -> Any:
-    """The sheet, a PIL image. pictures: u8[N,S,S,3]; rows: a policy and the index of a picture."""
+def render(images: Any, rows: list[tuple[str, int]], draws: int, seed: int, method: Any) -> Any:
+    """The sheet, a PIL image. images: u8[N,S,S,3]; rows: a policy and the index of a image."""
     import numpy as np
     from PIL import Image, ImageDraw
 
     from melanoma_tf.augment import policy
 
-    size = pictures.shape[1]
+    size = images.shape[1]
     sheet = Image.new("RGB", ((draws + 1) * size, len(rows) * (size + _LABEL)), "white")
     pen = ImageDraw.Draw(sheet)
     for row, (text, index) in enumerate(rows):
         layer = policy.Augment(text, method, dtype="float32")
-        # The rest of the batch, with which mixing mixes, is the next picture.
-        batch = np.repeat(pictures[index : index + 1], 2 * draws, axis=0)
-        batch[1::2] = pictures[(index + 1) % len(pictures)]
+        # The rest of the batch, with which mixing mixes, is the next image.
+        batch = np.repeat(images[index : index + 1], 2 * draws, axis=0)
+        batch[1::2] = images[(index + 1) % len(images)]
         seeds = np.arange(2 * draws, dtype=np.uint32) + np.uint32(1000 * seed + 100 * index)
         changed = (np.asarray(layer(batch, seeds, training=True))[::2] * 255).round().astype(np.uint8)
         top = row * (size + _LABEL)
         pen.text((2, top + 2), text, fill="black")
-        for column, picture in enumerate([pictures[index], *changed]):
-            sheet.paste(Image.fromarray(picture), (column * size, top + _LABEL))
+        for column, image in enumerate([images[index], *changed]):
+            sheet.paste(Image.fromarray(image), (column * size, top + _LABEL))
     return sheet
 
 

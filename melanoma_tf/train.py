@@ -3,7 +3,7 @@
     python -m melanoma_tf.train --strategy tpu
     python -m melanoma_tf.train --config configs/smoke.py --data DIR --workdir RUN --strategy cpu --fold all
 
-Writes into --workdir, for each fold, checkpoints, history.csv, the final weights and the predictions of the pictures
+Writes into --workdir, for each fold, checkpoints, history.csv, the final weights and the predictions of the images
 that this fold's model has not seen; oof.csv holds those of all folds. Started again with the same settings it goes on
 where it was. Any setting of the config can be given on the command line: --config.lr=1e-3
 """

@@ -24,7 +24,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real pictures and tables, where the machine has them."""
+    """Real images and tables, where the machine has them."""
     folder = os.environ.get("MELANOMA_DATA", "")
     if not folder or not Path(folder).is_dir():
         pytest.skip("MELANOMA_DATA names no folder with real data")

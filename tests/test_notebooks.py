@@ -1,4 +1,4 @@
-"""The notebooks, run from top to bottom as a user runs them, on made-up pictures."""
+"""The notebooks, run from top to bottom as a user runs them, on made-up images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.process import REPOSITORY
 
 NOTEBOOKS = ("kaggle", "colab_tpu")
 COMPETITION = "siim-isic-melanoma-classification"
-# A rehearsal as small as training allows: 12 pictures of as many patients held out, 3 or 4 of them malignant; 6 steps.
+# A rehearsal as small as training allows: 12 images of as many patients held out, 3 or 4 of them malignant; 6 steps.
 TINY = {
     "SIZE": "32",
     "SYNTHETIC": "--images=60 --patients=60 --prevalence=0.3 --min_size=32",
@@ -183,7 +183,7 @@ def test_on_kaggle_it_uses_the_attached_competition(
 
 
 @pytest.mark.usefixtures("checkout")
-def test_on_kaggle_attached_shards_need_no_pictures(tmp_path: Path) -> None:
+def test_on_kaggle_attached_shards_need_no_images(tmp_path: Path) -> None:
     shards = tmp_path / "kaggle/input/my-earlier-notebook/tfrecords/384"
     for folder in (shards / "train", tmp_path / "kaggle/working"):
         folder.mkdir(parents=True)

@@ -7,7 +7,7 @@
   python -m tfrecord_tools.build --size 384 --duplicates ISIC_2020_Training_Duplicates.csv
   python -m tfrecord_tools.build --size 256 --from_tfrecords 'others/train*.tfrec' --csv train.csv --out own
 
-With several sizes each picture is decoded once, and each size is a build of its own in OUT/SIZE. All are resampled
+With several sizes each image is decoded once, and each size is a build of its own in OUT/SIZE. All are resampled
 from the decoding for the largest, so the smaller ones differ in a few bits from those of a --size of their own.
 
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
@@ -16,7 +16,7 @@ metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any othe
 Further data for the same training leaves out what the first build holds: --against tfrecords/384.
 
 TFRecords of others are taken with --from_tfrecords: checked, folded anew and converted. With --csv the shards give
-only the pictures; without it their whole-number codes are believed unless they contradict themselves.
+only the images; without it their whole-number codes are believed unless they contradict themselves.
 
 Without --csv and --images it looks where Kaggle puts the competition and in ./data. A build that was killed goes on
 with --resume and ends in the same bytes. Images that cannot be used are listed in quarantine.csv.
@@ -193,21 +193,21 @@ def define_flags() -> None:
         None,
         "For a CSV in no known form, or --from_tfrecords without --csv: patient_id=patient,image_name=file,...",
     )
-    flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the pictures from, e.g. 'old/*.tfrec'.")
+    flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the images from, e.g. 'old/*.tfrec'.")
     flags.DEFINE_enum(
         "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
     )
     flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
     flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: their writer exchanged red and blue; exchange them back.")
-    flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one picture.")
+    flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one image.")
     flags.DEFINE_enum(
         "on_duplicates",
         None,
         list(pairs.MODES),
-        "Of --duplicates: group them in one fold (default), drop all but one of each picture, or keep them where they "
+        "Of --duplicates: group them in one fold (default), drop all but one of each image, or keep them where they "
         "fall and only warn where they disagree.",
     )
-    flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their pictures, patients and lesions.")
+    flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their images, patients and lesions.")
     flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")
     flags.DEFINE_string("out", None, "Where the shards go; default tfrecords/SIZE, or tfrecords for several.")
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "What --csv is; auto: train if it has labels.")
@@ -216,7 +216,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
     flags.DEFINE_enum("fit", default["fit"], convert.FITS, "Crop to the shorter side, pad with black, or stretch.")
-    kept = "--from_tfrecords keeps pictures that have the size already, unless another {} is asked."
+    kept = "--from_tfrecords keeps images that have the size already, unless another {} is asked."
     text = f"Of colour in the records' JPEGs; default {asked.SUBSAMPLING}. {kept.format('one')}"
     flags.DEFINE_enum("subsampling", None, convert.SUBSAMPLINGS, text)
     text = f"JPEG quality of the records; default {asked.QUALITY}. {kept.format('quality')}"
@@ -229,7 +229,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "resume",
         False,
-        "Complete the build in --out; its settings and CSV must be the same. Pictures "
+        "Complete the build in --out; its settings and CSV must be the same. Images "
         "replaced since are not noticed: --overwrite takes them.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace the build in --out: it is removed before the new one is made.")

@@ -1,4 +1,4 @@
-"""The same picture under two names: re-encoded, resized, slightly cropped, mirrored or turned by quarters.
+"""The same image under two names: re-encoded, resized, slightly cropped, mirrored or turned by quarters.
 
   python -m tfrecord_tools.duplicates --images jpeg/ --out pairs.csv
   python -m tfrecord_tools.duplicates --images jpeg/ --csv train.csv --out pairs.csv
@@ -10,7 +10,7 @@ Three steps, each on what the one before lets through: (1) a hash of the 77 lowe
 thumbnail, looked up in random-hyperplane tables under all eight mirrorings and quarter turns, so that nothing is
 compared with everything; (2) the two thumbnails, one stretched and shifted onto the other by least squares; (3) the
 same at 64 x 64 from the JPEGs. Steps 2 and 3 judge details only (what is left after a blur is taken away): skin with a
-dark spot in the middle is alike in every picture, hairs and pigment network are not.
+dark spot in the middle is alike in every image, hairs and pigment network are not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Ints = npt.NDArray[np.int64]
 Fingerprint = npt.NDArray[np.uint8]  # [32, 32], grey thumbnail of the centre square: 1 KB an image
 
 # What step 3 must reach. HAM10000: re-encoded, resized, mirrored and 5 % cropped copies have 0.82 or more (99 of 100);
-# of different pictures of two lesions the most alike three have 0.73, 0.64 and 0.58.
+# of different images of two lesions the most alike three have 0.73, 0.64 and 0.58.
 CONFIRMED = 0.78
 
 _COARSE, _FINE = 32, 64  # pixels: the thumbnails of step 2 and 3
@@ -54,18 +54,18 @@ _TABLES, _PROBED_BITS = 12, 4  # a query looks into 2**4 buckets of each table: 
 _MORE_BITS = 3  # a table has 8 to 16 times as many buckets as there are images: a bucket stays as full however many
 _MAX_BITS = 24  # 128 MB a table; reached at 2 million images
 _NOISE = 2.0  # grey levels of 255; of 0.5, 1, 2 and 4 the one that parted copies and other lesions best (HAM10000)
-_MAX_SHIFT, _MAX_SCALE = 0.2, 1.25  # how far step 2 may move: of half the side; more is another picture
+_MAX_SHIFT, _MAX_SCALE = 0.2, 1.25  # how far step 2 may move: of half the side; more is another image
 _CHUNK = 1024  # pairs aligned at once: 30 MB
 _QUERIES = 65536  # queries looked up at once
 _THREAD_SHARE = 256  # images read ahead by the threads, so that memory does not grow with the data set
 
 
 class DuplicatesError(ValueError):
-    """The pictures cannot be compared; the message says which and why."""
+    """The images cannot be compared; the message says which and why."""
 
 
 class Match(NamedTuple):
-    """As Pair, with the indices of the pictures; first < second. symmetry: index into SYMMETRIES."""
+    """As Pair, with the indices of the images; first < second. symmetry: index into SYMMETRIES."""
 
     first: int
     second: int
@@ -74,13 +74,13 @@ class Match(NamedTuple):
 
 
 class Found(NamedTuple):
-    """pairs: sorted by name. unreadable: (name, reason) of each picture that could not be compared."""
+    """pairs: sorted by name. unreadable: (name, reason) of each image that could not be compared."""
 
     pairs: list[Pair]
     unreadable: list[tuple[str, str]]
 
 
-# What makes the second picture of the first. Bit 2: transpose, done first; bit 0: left-right; bit 1: top-bottom.
+# What makes the second image of the first. Bit 2: transpose, done first; bit 0: left-right; bit 1: top-bottom.
 SYMMETRIES = (
     "same",
     "mirrored",
@@ -94,7 +94,7 @@ SYMMETRIES = (
 _INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
 def fingerprint(jpeg: bytes) -> Fingerprint:
@@ -102,16 +102,16 @@ def fingerprint(jpeg: bytes) -> Fingerprint:
     return _grey(jpeg, _COARSE)
 
 
-def fingerprint_of(picture: Image.Image) -> Fingerprint:
-    """As `fingerprint`, of a picture that is decoded already."""
-    return _shrink(picture, _COARSE)
+def fingerprint_of(image: Image.Image) -> Fingerprint:
+    """As `fingerprint`, of a image that is decoded already."""
+    return _shrink(image, _COARSE)
 
 
 def _grey(jpeg: bytes, size: int) -> Fingerprint:
     try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
-            picture.draft("L", (2 * size, 2 * size))
-            return _shrink(picture, size)
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            image.draft("L", (2 * size, 2 * size))
+            return _shrink(image, size)
     except UnidentifiedImageError as error:  # its own words are the address of a buffer
         found = f"it begins with {jpeg[:8]!r}" if jpeg else "the file is empty"
         raise DuplicatesError(f"not a JPEG that can be read: {found}") from error
@@ -119,24 +119,24 @@ def _grey(jpeg: bytes, size: int) -> Fingerprint:
         raise DuplicatesError(f"cannot be decoded: {error}") from error
 
 
-def _shrink(picture: Image.Image, size: int) -> Fingerprint:
-    width, height = picture.size
+def _shrink(image: Image.Image, size: int) -> Fingerprint:
+    width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    grey = picture if picture.mode == "L" else picture.convert("L")
+    grey = image if image.mode == "L" else image.convert("L")
     box = (left, top, left + side, top + side)
     return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
 
 
-def _transform(pictures: npt.NDArray[Any], symmetry: int) -> npt.NDArray[Any]:
-    """Pictures [...,s,s] under SYMMETRIES[symmetry]."""
+def _transform(images: npt.NDArray[Any], symmetry: int) -> npt.NDArray[Any]:
+    """Images [...,s,s] under SYMMETRIES[symmetry]."""
     if symmetry & 4:
-        pictures = np.swapaxes(pictures, -1, -2)
+        images = np.swapaxes(images, -1, -2)
     if symmetry & 1:
-        pictures = pictures[..., ::-1]
+        images = images[..., ::-1]
     if symmetry & 2:
-        pictures = pictures[..., ::-1, :]
-    return pictures
+        images = images[..., ::-1, :]
+    return images
 
 
 # ------------------------------------------------------------------------------- step 1: hash and hash tables
@@ -146,7 +146,7 @@ def _transform(pictures: npt.NDArray[Any], symmetry: int) -> npt.NDArray[Any]:
 def _basis() -> tuple[Ints, Ints, Floats, Floats, Floats]:
     """(u, v, matrix, mean, spread) of the DCT coefficients in a signature.
 
-    Mean and spread make them alike in size on dermoscopy (fitted by eye to HAM10000): most pictures show a dark spot
+    Mean and spread make them alike in size on dermoscopy (fitted by eye to HAM10000): most images show a dark spot
     in the middle, and power falls with frequency.
     """
     u, v = (axis.ravel() for axis in np.mgrid[:_COEFFICIENTS, :_COEFFICIENTS])
@@ -177,7 +177,7 @@ def _coefficients(fingerprints: Sequence[Fingerprint]) -> Floats:
 
 
 def _signatures(coefficients: Floats, symmetry: int) -> Floats:
-    """Signatures f32[n,77] of the pictures under a symmetry, without the pictures: signs change, u and v swap."""
+    """Signatures f32[n,77] of the images under a symmetry, without the images: signs change, u and v swap."""
     u, v, _, mean, spread = _basis()
     if symmetry & 4:
         place = {pair: index for index, pair in enumerate(zip(u.tolist(), v.tolist(), strict=True))}
@@ -219,7 +219,7 @@ def _hashed(fingerprints: Sequence[Fingerprint], apart: Ints | None) -> tuple[In
     for symmetry in range(8):
         turned = _signatures(coefficients, symmetry)
         keys = np.concatenate(list(_near(tables, plain, turned, apart)))
-        # _transform(picture `turned`, symmetry) is the plain one; a pair is often met from both sides.
+        # _transform(image `turned`, symmetry) is the plain one; a pair is often met from both sides.
         other, one = np.divmod(np.unique(keys), count)
         one, other = _within_tangents(fingerprints, plain, turned, one, other)
         turn = np.where(one < other, symmetry, _INVERSE[symmetry])
@@ -265,15 +265,15 @@ def _within_tangents(
 
 
 def _tangents(fingerprints: Sequence[Fingerprint]) -> Floats:
-    """Orthonormal f32[n,77,6]: where a signature goes when its picture is shifted, stretched, or changes contrast.
+    """Orthonormal f32[n,77,6]: where a signature goes when its image is shifted, stretched, or changes contrast.
 
     What is left of a difference beside these directions is the tangent distance (Simard, LeCun, Denker, NIPS 1992).
     """
     _, _, matrix, mean, spread = _basis()
-    pictures = np.stack(fingerprints).astype(np.float32)
+    images = np.stack(fingerprints).astype(np.float32)
     t = (np.arange(_COARSE, dtype=np.float32) + 0.5) / _COARSE * 2 - 1
-    dy, dx = (cast(Floats, slope) for slope in np.gradient(pictures, axis=(1, 2)))
-    changes = np.stack([dy, dy * t[:, None], dx, dx * t, pictures], 1).reshape(len(pictures), 5, -1) @ matrix
+    dy, dx = (cast(Floats, slope) for slope in np.gradient(images, axis=(1, 2)))
+    changes = np.stack([dy, dy * t[:, None], dx, dx * t, images], 1).reshape(len(images), 5, -1) @ matrix
     length = np.maximum(np.linalg.norm(changes[:, 4], axis=1), 1e-6)[:, None, None]
     centre = (changes[:, 4:] / length - mean) / spread
     directions = np.concatenate([changes / length / spread, centre], 1).transpose(0, 2, 1)
@@ -294,7 +294,7 @@ def _blur(size: int, sigma: float) -> Floats:
 def _resampling(scale: Floats, shift: Floats, size: int) -> tuple[Floats, Floats]:
     """Linear interpolation along one axis at scale * t + shift, t in -1..1 over the side.
 
-    Returns (weights f32[n,size,size], f32[n,size]: 1 where the place lies inside the picture).
+    Returns (weights f32[n,size,size], f32[n,size]: 1 where the place lies inside the image).
     """
     t = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     places = (scale[:, None] * t + shift[:, None] + 1) * (size / 2) - 0.5
@@ -304,12 +304,12 @@ def _resampling(scale: Floats, shift: Floats, size: int) -> tuple[Floats, Floats
     )
 
 
-def _warp(pictures: Floats, moves: Floats) -> tuple[Floats, Floats]:
-    """Pictures f32[n,s,s] shifted and stretched; moves f32[n,4]: shift and scale of y, then of x. And where inside."""
-    size = pictures.shape[-1]
+def _warp(images: Floats, moves: Floats) -> tuple[Floats, Floats]:
+    """Images f32[n,s,s] shifted and stretched; moves f32[n,4]: shift and scale of y, then of x. And where inside."""
+    size = images.shape[-1]
     rows, inside_y = _resampling(moves[:, 1], moves[:, 0], size)
     columns, inside_x = _resampling(moves[:, 3], moves[:, 2], size)
-    warped: Floats = np.matmul(np.matmul(rows, pictures), columns.transpose(0, 2, 1)).astype(np.float32, copy=False)
+    warped: Floats = np.matmul(np.matmul(rows, images), columns.transpose(0, 2, 1)).astype(np.float32, copy=False)
     return warped, inside_y[:, :, None] * inside_x[:, None, :]
 
 
@@ -326,7 +326,7 @@ def _align(still: Floats, moving: Floats, moves: Floats, iterations: int) -> Flo
         terms = (terms * inside[:, None]).reshape(count, 6, -1)
         normal = terms @ terms.transpose(0, 2, 1)
         normal += np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.diag(damping)
-        normal += 1e-3 * np.eye(6, dtype=np.float32)  # a picture of one grey has no slopes
+        normal += 1e-3 * np.eye(6, dtype=np.float32)  # a image of one grey has no slopes
         right = terms @ (still * inside).reshape(count, -1, 1)
         solved = np.linalg.solve(normal.astype(np.float64), right.astype(np.float64))[:, :, 0]
         gain = np.where(np.abs(solved[:, 4]) < 0.05, 1, solved[:, 4])
@@ -339,14 +339,14 @@ def _detail_correlation(still: Floats, moving: Floats, moves: Floats, levelled: 
     """Correlation f32[n], -1..1, of what a blur by 2 pixels takes away; 0 for moves out of bounds.
 
     levelled: details are divided by their local strength (but not lifted out of noise), so that one sharp dark spot,
-    which many pictures have, does not outweigh the skin around it.
+    which many images have, does not outweigh the skin around it.
     """
     blur = _blur(still.shape[-1], 2.0)
     warped, inside = _warp(moving, moves)
     area = np.maximum(inside.sum((1, 2)), 1)
     details = []
-    for pictures in (still, warped):
-        detail = (pictures - blur @ pictures @ blur.T) * inside
+    for images in (still, warped):
+        detail = (images - blur @ images @ blur.T) * inside
         if levelled:
             wide = _blur(still.shape[-1], 4.0)
             detail /= np.sqrt(wide @ detail**2 @ wide.T + np.float32(_NOISE**2))
@@ -394,7 +394,7 @@ def _similarity(first: bytes, second: bytes, symmetry: int) -> float:
 def candidates(
     fingerprints: Sequence[Fingerprint], apart: Sequence[int] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yields (first, second, symmetry) of what may be one picture, first < second: steps 1 and 2.
+    """Yields (first, second, symmetry) of what may be one image, first < second: steps 1 and 2.
 
     apart: where given, only pairs are looked for in which it differs.
     """

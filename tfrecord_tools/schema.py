@@ -74,7 +74,7 @@ class Part(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The file that a picture first came from. width, height: pixels as displayed. sha256: 32 raw bytes."""
+    """The file that a image first came from. width, height: pixels as displayed. sha256: 32 raw bytes."""
 
     width: int
     height: int

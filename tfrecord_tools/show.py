@@ -1,10 +1,10 @@
-"""One self-contained HTML page of what a build holds: counts and rates, pictures, quarantine, duplicates.
+"""One self-contained HTML page of what a build holds: counts and rates, images, quarantine, duplicates.
 
   python -m tfrecord_tools.show tfrecords/384 --out page.html
   python -m tfrecord_tools.show tfrecords/384 --out page.html --duplicates pairs.csv
 
 The page needs no network and runs no script: it can be mailed, archived and printed. The same build, pairs and
---seed give the same page. Every record is read once, checksums included; of the pictures only those shown are kept.
+--seed give the same page. Every record is read once, checksums included; of the images only those shown are kept.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _figure(shown: Shown, *more: str) -> Html:
     lines = [record.patient or "patient ?", f"{sex}, {age}", site, _word(schema.DIAGNOSIS, record.diagnosis, ""), *more]
     described = f"{record.image_name}, {CLASSES[record.target]}, {site}"
     caption = tag("figcaption", tag("b", record.image_name), (tag("span", line) for line in lines if line))
-    return tag("figure", page.picture(shown.thumbnail, stats.THUMBNAIL, described), caption)
+    return tag("figure", page.image(shown.thumbnail, stats.THUMBNAIL, described), caption)
 
 
 def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
@@ -200,11 +200,11 @@ def _left_out(manifest: shards.Manifest) -> str:
 
 
 def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Html]:
-    """Pairs side by side: those in two folds first, then the least similar, those with one picture last."""
-    here = [pair for pair in pairs if {pair.first, pair.second} & found.pictured.keys()]
-    both = [pair for pair in here if {pair.first, pair.second} <= found.pictured.keys()]
+    """Pairs side by side: those in two folds first, then the least similar, those with one image last."""
+    here = [pair for pair in pairs if {pair.first, pair.second} & found.imaged.keys()]
+    both = [pair for pair in here if {pair.first, pair.second} <= found.imaged.keys()]
     leaks = {pair for pair in both if _differ(found, pair, "fold")}
-    text = f"{len(pairs):,} {verb(len(pairs), 'pair', 'pairs')} given: {len(both):,} with both pictures in this build, "
+    text = f"{len(pairs):,} {verb(len(pairs), 'pair', 'pairs')} given: {len(both):,} with both images in this build, "
     yield tag("p", text, f"{len(here) - len(both):,} with one, {len(pairs) - len(here):,} with none.")
     if leaks:
         text = f"{len(leaks):,} {verb(len(leaks), 'lies', 'lie')} in two folds"
@@ -220,18 +220,18 @@ def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Htm
 
 
 def _differ(found: Survey, pair: Pair, field: str) -> bool:
-    first, second = (getattr(found.pictured[name].record, field) for name in (pair.first, pair.second))
+    first, second = (getattr(found.imaged[name].record, field) for name in (pair.first, pair.second))
     return bool(first != second)
 
 
 def _pair(found: Survey, pair: Pair) -> Html:
     remarks: list[Content] = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
-    if {pair.first, pair.second} <= found.pictured.keys():
+    if {pair.first, pair.second} <= found.imaged.keys():
         told = {"fold": "in two folds", "target": "two labels", "patient": "two patients"}
         remarks += [tag("span", text, class_="bad") for field, text in told.items() if _differ(found, pair, field)]
     figures = []
     for name in (pair.first, pair.second):
-        shown = found.pictured.get(name)
+        shown = found.imaged.get(name)
         if shown is None:
             absent = tag("div", "not in this build", class_="absent")
             figures.append(tag("figure", absent, tag("figcaption", tag("b", name))))
@@ -250,7 +250,7 @@ def make_page(
 ) -> str:
     """The page of a build, as HTML.
 
-    pairs: duplicates, None if no list was given; limit: how many of them to show. samples: pictures of each class.
+    pairs: duplicates, None if no list was given; limit: how many of them to show. samples: images of each class.
     Raises ShowError or shards.ShardError with a message for the user.
     """
     manifest = shards.Manifest.read(folder)
@@ -258,7 +258,7 @@ def make_page(
     found = stats.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found, manifest)}
     sections["Files"] = tag("div", _files(found, manifest), class_="cards")
-    sections["Pictures"] = join(contact_sheets(found))
+    sections["Images"] = join(contact_sheets(found))
     sections["Quarantine"] = join(quarantine(manifest))
     none = tag("p", "No list of pairs was given; --duplicates pairs.csv shows them side by side.")
     sections["Duplicates"] = none if pairs is None else join(duplicates(found, pairs, limit))
@@ -329,9 +329,9 @@ def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("out", "show.html", "The page; a file that ends in .html, replaced if it is there.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs: image_name_1,image_name_2 and perhaps similarity.")
-    flags.DEFINE_integer("samples", 24, "Pictures on the contact sheet of each class.", 0)
+    flags.DEFINE_integer("samples", 24, "Images on the contact sheet of each class.", 0)
     flags.DEFINE_integer("most_pairs", 40, "Pairs of --duplicates to show, at most.", 0)
-    flags.DEFINE_integer("seed", 0, "Of the choice of the pictures.")
+    flags.DEFINE_integer("seed", 0, "Of the choice of the images.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
   python -m tfrecord_tools.synthetic --out data --images 900 --patients 150
 
-writes OUT/train.csv, OUT/jpeg/train/*.jpg and, about 15 % as much, OUT/test.csv, OUT/jpeg/test/*.jpg. The pictures look
+writes OUT/train.csv, OUT/jpeg/train/*.jpg and, about 15 % as much, OUT/test.csv, OUT/jpeg/test/*.jpg. The images look
 a little like dermoscopy; malignant ones tend to be irregular, many-coloured and lopsided, with overlap. They teach
 nothing about skin.
 """
@@ -34,7 +34,7 @@ _SITE_SHARES = (0.06, 0.15, 0.26, 0.51, 0.015, 0.005)  # of schema.SITE, about a
 _BENIGN_SHARES = {"unknown": 0.80, "nevus": 0.17, "seborrheic keratosis": 0.02, "lentigo NOS": 0.01}
 # Widths to heights of real cameras; sizes go from --min_size (the shorter side) to twice that, rarely four times.
 _ASPECTS = (4 / 3, 4 / 3, 3 / 2, 16 / 9, 1.0)
-_GRID = 192  # pixels of the longer side at which a picture is made; noise is added at full size
+_GRID = 192  # pixels of the longer side at which a image is made; noise is added at full size
 # Distance between the classes in standard deviations of each of three signs (border, colours, asymmetry), before the
 # dice that turn signs into pixels. Chosen by trial, so that configs/smoke.py learns the default data set in minutes:
 # AUC 0.97 on held-out fold 0 (one run; with 2.2 it had learnt next to nothing in that time).
@@ -86,8 +86,8 @@ def generate(settings: SyntheticSettings, overwrite: bool = False) -> bool:
         images = folder / "jpeg" / split
         images.mkdir(parents=True, exist_ok=True)
         for row in rows:
-            picture = Image.fromarray(_picture(row, settings))
-            picture.save(images / f"{row['image_name']}.jpg", quality=90)
+            image = Image.fromarray(_image(row, settings))
+            image.save(images / f"{row['image_name']}.jpg", quality=90)
         with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
             columns = _TRAIN_COLUMNS if split == "train" else _TEST_COLUMNS
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -166,10 +166,10 @@ def _rows(names: Array, patients: Array, settings: SyntheticSettings, part: int)
     return rows
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
-def _picture(row: dict[str, Any], settings: SyntheticSettings) -> Array:
+def _image(row: dict[str, Any], settings: SyntheticSettings) -> Array:
     """u8[H,W,3] of one row, a function of the seed, its name, its patient (skin) and its target only."""
     random = np.random.default_rng([settings.seed, 3, int(row["image_name"][5:])])
     skin_random = np.random.default_rng([settings.seed, 4, int(row["patient_id"][3:])])
@@ -190,10 +190,10 @@ def _picture(row: dict[str, Any], settings: SyntheticSettings) -> Array:
     canvas *= vignette[..., None]
     if random.random() < 0.15:  # the dark circle that some dermoscopes leave
         canvas *= _sigmoid((random.uniform(1.05, 1.2) - np.hypot(x, y)) * 60)[..., None]
-    picture = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     noise = random.integers(-5, 6, (height, width, 1), np.int16)
-    return np.clip(np.asarray(picture, np.int16) + noise, 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(image, np.int16) + noise, 0, 255).astype(np.uint8)
 
 
 def _draw_lesion(
@@ -259,7 +259,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("patients", default.patients, "Patients of the training images.", 1)
     flags.DEFINE_float("prevalence", default.prevalence, "Share of malignant images.", 0, 1)
     flags.DEFINE_integer("seed", default.seed, "The same seed gives the same data set.", 0)
-    flags.DEFINE_integer("min_size", default.min_size, "Shorter side of the smallest pictures, in pixels.", 32, 2000)
+    flags.DEFINE_integer("min_size", default.min_size, "Shorter side of the smallest images, in pixels.", 32, 2000)
     flags.DEFINE_bool("overwrite", False, "Replace another synthetic data set in --out.")
 
 

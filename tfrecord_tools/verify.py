@@ -3,9 +3,9 @@
   python -m tfrecord_tools.verify tfrecords/384
   python -m tfrecord_tools.verify train_folder external_folder test_folder --json
 
-A leak is a patient, lesion, group, source file or nearly identical picture in two folds, or in two folders. Builds of
+A leak is a patient, lesion, group, source file or nearly identical image in two folds, or in two folders. Builds of
 the same CSV with the same folds at different sizes count as one folder. --noduplicates leaves out the search for nearly
-identical pictures; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
+identical images; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
 
@@ -46,7 +46,7 @@ _FOLD_SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicate:
-    """One picture in two places. where: "SHARD: record N". symmetry: a word of duplicates.SYMMETRIES."""
+    """One image in two places. where: "SHARD: record N". symmetry: a word of duplicates.SYMMETRIES."""
 
     image_name_1: str
     where_1: str
@@ -60,8 +60,8 @@ class NearDuplicate:
 class Verification:
     """What was read, the problems found, one line each, and notes: what could not be checked, and remedies.
 
-    near_duplicates: the pairs of pictures among them, those of identical files included, for programs. pairs: if they
-    were asked for, all nearly identical pictures, those of one fold too.
+    near_duplicates: the pairs of images among them, those of identical files included, for programs. pairs: if they
+    were asked for, all nearly identical images, those of one fold too.
     """
 
     shards: int = 0
@@ -128,7 +128,7 @@ class _Seen:
             )
 
 
-class _Pictures:
+class _Images:
     """Fingerprints of all records and where their JPEGs lie, to find near-duplicates in two places; 2 KB a record."""
 
     def __init__(self) -> None:
@@ -137,8 +137,8 @@ class _Pictures:
         self._hashes: list[bytes] = []
         self._places: dict[Place, int] = {}
 
-    def add(self, picture: Image.Image, sha256: bytes, name: str, place: Place, at: At) -> None:
-        self._prints.append(duplicates.fingerprint_of(picture))
+    def add(self, image: Image.Image, sha256: bytes, name: str, place: Place, at: At) -> None:
+        self._prints.append(duplicates.fingerprint_of(image))
         self._records.append((at, name, place))
         self._hashes.append(sha256)
         self._places.setdefault(place, len(self._places))
@@ -156,7 +156,7 @@ class _Pictures:
             where_1, where_2 = f"{path_1}: record {number_1}", f"{path_2}: record {number_2}"
             symmetry = duplicates.SYMMETRIES[match.symmetry]
             line = (
-                f"{where_2}: leak: picture {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
+                f"{where_2}: leak: image {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
                 f"({where_1}), {symmetry}, similarity {match.similarity:.2f}"
             )
             pair = NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry)
@@ -173,15 +173,15 @@ class _Pictures:
 def verify(
     folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = True, workers: int = 1, all_pairs: bool = False
 ) -> Verification:
-    """Checks each folder, and that no two folds or folders share a patient, lesion, group, source file or picture.
+    """Checks each folder, and that no two folds or folders share a patient, lesion, group, source file or image.
 
-    near_duplicates: whether to look for nearly identical pictures under two names too. workers: threads for that.
+    near_duplicates: whether to look for nearly identical images under two names too. workers: threads for that.
     all_pairs: list them all, not only those in two places.
     Builds of one CSV at several sizes may hold the same in the same fold, and only there; two at one size may not.
     Raises nothing on bad data: every finding is a line in the result's `problems`.
     """
     result, seen = Verification(), _Seen()
-    pictures = _Pictures() if near_duplicates else None
+    images = _Images() if near_duplicates else None
     homes: dict[str, dict[object, str]] = {}
     given: dict[str, AnyPath] = {}
     for folder in map(paths.path, folders):
@@ -207,10 +207,10 @@ def verify(
             result.shards += 1
             place = (f"{home[entry.split]} {entry.split}", entry.fold)
             made_of = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
-            result.problems += _check_shard(folder, entry, size, seen, result, place, made_of, pictures)
+            result.problems += _check_shard(folder, entry, size, seen, result, place, made_of, images)
     result.notes += seen.notes()
-    if pictures is not None:
-        for problem, apart, found in pictures.problems(workers, all_pairs):
+    if images is not None:
+        for problem, apart, found in images.problems(workers, all_pairs):
             result.problems += [problem] if problem else []
             if apart:
                 result.near_duplicates.append(found)
@@ -221,7 +221,7 @@ def verify(
         if number:
             before = "" if all_pairs else "list them with --pairs FILE, then "
             result.notes.append(
-                f"{counted(number, 'pair')} of nearly identical pictures {verb(number, 'lies', 'lie')} in two folds or "
+                f"{counted(number, 'pair')} of nearly identical images {verb(number, 'lies', 'lie')} in two folds or "
                 f"folders: {before}build again with --duplicates FILE --overwrite"
             )
     return result
@@ -244,7 +244,7 @@ def _check_shard(
     result: Verification,
     home: Place,
     made_of: str,
-    pictures: _Pictures | None,
+    images: _Images | None,
 ) -> Iterator[str]:
     path = folder / entry.name
     if not path.is_file():
@@ -274,15 +274,15 @@ def _check_shard(
             yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
             yield from seen.problems(str(folder), record, place, where, made_of)
             try:
-                picture = convert.decode(record.image)
+                image = convert.decode(record.image)
             except convert.ImageRejected as error:
                 yield f"{where}: image {record.image_name}: {error}"
                 continue
-            if picture.size != (size, size) or picture.mode != "RGB":
-                is_ = f"{picture.size[0]} x {picture.size[1]} {picture.mode}"
+            if image.size != (size, size) or image.mode != "RGB":
+                is_ = f"{image.size[0]} x {image.size[1]} {image.mode}"
                 yield f"{where}: image {record.image_name}: {is_}; expected {size} x {size} RGB"
-            if pictures is not None:
-                pictures.add(picture, record.sha256, record.image_name, place, (path, index, begin, len(data)))
+            if images is not None:
+                images.add(image, record.sha256, record.image_name, place, (path, index, begin, len(data)))
     except schema.CorruptRecord as error:
         yield str(error)
         return  # what follows cannot be read, so the counts say nothing
@@ -332,7 +332,7 @@ def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
 
 
 def _empty_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
-    """Folds of which no picture could be used, unless there is none at all, which is a problem."""
+    """Folds of which no image could be used, unless there is none at all, which is a problem."""
     filled = {entry.fold for entry in manifest.shards if entry.records}
     folds = manifest.settings.get("folds")
     if not filled or not manifest.complete or "train" not in manifest.inputs or not isinstance(folds, int):
@@ -363,9 +363,9 @@ def define_flags() -> None:
         False,
         "Print one JSON object: folders, shards, records, near_duplicates, notes, problems; with --pairs also pairs.",
     )
-    flags.DEFINE_bool("duplicates", True, "Look for nearly identical pictures in two folds or folders.")
-    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical pictures to, wherever they lie.")
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare pictures.", 1)
+    flags.DEFINE_bool("duplicates", True, "Look for nearly identical images in two folds or folders.")
+    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical images to, wherever they lie.")
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare images.", 1)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from melanoma_tf.augment.geometry import product, rows
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _RGB = np.linalg.inv(_YIQ).astype(np.float32)
 _MIDDLE = 0.5  # contrast turns about mid-grey: a fixed point needs no pass over the pixels for their mean
-_DARKEST = 1.0 / 255.0  # channel means below this are taken for this, so that black pictures stay black
+_DARKEST = 1.0 / 255.0  # channel means below this are taken for this, so that black images stay black
 
 
 def matrix(brightness: Any, contrast: Any, saturation: Any, hue: Any) -> Any:

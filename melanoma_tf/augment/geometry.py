@@ -91,7 +91,7 @@ def together(first: Any, second: Any) -> Any:
 
 
 def matrix(rotate: Any, shear: Any, zoom_x: Any, zoom_y: Any, shift_x: Any, shift_y: Any) -> Any:
-    """Of a picture that is zoomed, sheared, turned and shifted, in this order.
+    """Of a image that is zoomed, sheared, turned and shifted, in this order.
 
     Args:
       rotate, shear: f32[B], degrees; positive turns counter-clockwise, and shears the upper half to the right.
@@ -141,7 +141,7 @@ def affine(
     Args:
       images: [B,H,W,C], any dtype; H = W for "matmul" and "shears".
       matrices: f32[B,3,3], see the module.
-      fill: what lies beyond the edges: the picture mirrored, its edge, or `value`.
+      fill: what lies beyond the edges: the image mirrored, its edge, or `value`.
       reach: "matmul" only: pixels from the centre up to which the input is seen as it is, beyond its edges too; farther
         out, up to one and a half sides, it is mirrored or repeated once more. None is what any turn shows.
       antialias: zooms out by up to 2 with little aliasing: by wider kernels, before "gather" and "kernel" by a blur.
@@ -232,7 +232,7 @@ def _inside(index: Any, size: int, fill: Fill) -> Any:
 
 
 def _mirror(at: Any, size: int) -> Any:
-    """Coordinates in -0.5..size-0.5 of the picture mirrored at its edges again and again (each edge pixel twice)."""
+    """Coordinates in -0.5..size-0.5 of the image mirrored at its edges again and again (each edge pixel twice)."""
     phase = ops.mod(at + 0.5, 2.0 * size)
     return ops.minimum(phase, 2.0 * size - phase) - 0.5
 
@@ -286,7 +286,7 @@ def _matmul(
 
 
 def _missing(size: int) -> int:
-    """Pixels to the next multiple of a register; pictures smaller than one are no burden."""
+    """Pixels to the next multiple of a register; images smaller than one are no burden."""
     return -size % _LANES if size > _LANES else 0
 
 

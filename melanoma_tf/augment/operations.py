@@ -214,7 +214,7 @@ class Color(Linear):
 @register("grey_world")
 @dataclasses.dataclass(frozen=True)
 class GreyWorld(Linear):
-    """Moves the light's colour towards or away from what makes the mean of the picture grey.
+    """Moves the light's colour towards or away from what makes the mean of the image grey.
 
     strength: drawn uniformly between minus and plus this; 1 is all the way.
     """
@@ -395,7 +395,7 @@ class Mixing(Pixels):
 @register("mixup")
 @dataclasses.dataclass(frozen=True)
 class Mixup(Mixing):
-    """A weighted mean of two pictures and of their labels; the weight is drawn from Beta(alpha, alpha)."""
+    """A weighted mean of two images and of their labels; the weight is drawn from Beta(alpha, alpha)."""
 
     alpha: float = 0.2
     p: float = 1.0
@@ -413,7 +413,7 @@ class Mixup(Mixing):
 @register("cutmix")
 @dataclasses.dataclass(frozen=True)
 class Cutmix(Mixing):
-    """A square of the next picture pasted in, with its part of the label; its area is drawn from Beta(alpha, alpha)."""
+    """A square of the next image pasted in, with its part of the label; its area is drawn from Beta(alpha, alpha)."""
 
     alpha: float = 1.0
     p: float = 0.5

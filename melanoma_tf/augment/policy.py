@@ -25,7 +25,7 @@ from melanoma_tf.augment.operations import (
     Symmetric,
 )
 
-_ALIASES = 1.4  # zoomed out by more than this, pictures show patterns that are not there
+_ALIASES = 1.4  # zoomed out by more than this, images show patterns that are not there
 
 # Ready policies. The competition's solutions are approximations where an operation of theirs is not here.
 POLICIES = {

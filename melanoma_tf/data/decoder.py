@@ -1,6 +1,6 @@
 """JPEGs to pixels on all cores, a batch at a time: what the host spends nearly all of its time on.
 
-TensorFlow's own decoder gives every picture fresh memory and copies it into its batch. Here the pictures of a batch are
+TensorFlow's own decoder gives every image fresh memory and copies it into its batch. Here the images of a batch are
 decoded where they will lie, in the memory of a batch that is gone: by `_jpeg.c` where it is compiled, else by
 simplejpeg, and what these decline by TensorFlow. All give the same samples (libjpeg-turbo's accurate inverse DCT).
 """
@@ -28,20 +28,20 @@ except ImportError:  # no wheel for this platform
 
 Pixels = npt.NDArray[np.uint8]
 
-_SHARE = 8  # pictures that a thread takes at a time
+_SHARE = 8  # images that a thread takes at a time
 _ALIGNMENT = 64  # bytes; of other memory TensorFlow makes a copy
 
 
 @functools.cache
 def of_size(size: int) -> Decoder:
-    """This process's decoder of pictures of so many pixels. One, since TensorFlow keeps whatever a graph has called."""
+    """This process's decoder of images of so many pixels. One, since TensorFlow keeps whatever a graph has called."""
     return Decoder(size)
 
 
 class Decoder:
-    """Turns JPEGs into square RGB pictures, resampled where they are of another size.
+    """Turns JPEGs into square RGB images, resampled where they are of another size.
 
-    The memory of a call's pictures is used again by a later one, once nothing refers to them any more.
+    The memory of a call's images is used again by a later one, once nothing refers to them any more.
     """
 
     def __init__(self, size: int) -> None:
@@ -50,12 +50,12 @@ class Decoder:
         self._free: collections.deque[Pixels] = collections.deque()
 
     def graph(self, jpegs: tf.Tensor) -> tf.Tensor:
-        """string[B] -> u8[B,S,S,3]; InvalidArgumentError where one of them is no picture."""
+        """string[B] -> u8[B,S,S,3]; InvalidArgumentError where one of them is no image."""
         pixels = tf.numpy_function(self, [jpegs], tf.uint8, stateful=False)
         return tf.ensure_shape(pixels, [jpegs.shape[0], self._size, self._size, 3])
 
     def __call__(self, jpegs: npt.NDArray[np.object_]) -> Pixels:
-        """object[B] of bytes -> u8[B,S,S,3]. Raises ValueError where one of them is no picture."""
+        """object[B] of bytes -> u8[B,S,S,3]. Raises ValueError where one of them is no image."""
         pixels = self._room(len(jpegs))
 
         def decode(first: int) -> None:
@@ -105,7 +105,7 @@ def _decode_one(jpeg: bytes, pixels: Pixels) -> None:
         found = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
         pixels[:] = found if found.shape == pixels.shape else _resample(found, len(pixels))
     except tf.errors.OpError as error:
-        raise ValueError(f"not a picture: {error.message}") from error
+        raise ValueError(f"not a image: {error.message}") from error
 
 
 def _resample(image: tf.Tensor, size: int) -> tf.Tensor:

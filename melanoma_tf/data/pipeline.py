@@ -21,7 +21,7 @@ from melanoma_tf.data import decoder
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
 
-_BATCHERS = 2  # batches decoded at the same time, so that no core waits for the last picture of one
+_BATCHERS = 2  # batches decoded at the same time, so that no core waits for the last image of one
 PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
 _GLOBAL_SEED = 0
 READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
@@ -107,7 +107,7 @@ def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) ->
     held_out: they are held out and judged on too, fold by fold as they were built.
 
     Raises:
-      BadData: as `open_data`; no labelled records; other folds (held_out); or a picture, source file, patient or lesion
+      BadData: as `open_data`; no labelled records; other folds (held_out); or a image, source file, patient or lesion
         that a model would train on and be judged by.
     """
     added: list[Shard] = []
@@ -138,7 +138,7 @@ def _check_apart(dataset: DataSet, external: Sequence[Shard]) -> None:
                     break
     if leaks:
         raise BadData(
-            f"{len(leaks)} external pictures would be trained on and judged by, the first: {leaks[0]}. Build the "
+            f"{len(leaks)} external images would be trained on and judged by, the first: {leaks[0]}. Build the "
             "external data with tfrecord_tools.build --against the other build; files under another name are found by "
             "tfrecord_tools.verify --pairs and left out by build --duplicates"
         )

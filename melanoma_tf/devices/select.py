@@ -50,13 +50,13 @@ class Runtime:
 
     @property
     def resampling(self) -> Literal["gather", "kernel", "matmul", "shears"]:
-        """How augmentation turns pictures, see `augment.geometry.affine`; a TPU pays for each pixel that it gathers."""
+        """How augmentation turns images, see `augment.geometry.affine`; a TPU pays for each pixel that it gathers."""
         if self.kind == "tpu":
             return "shears" if self.backend == "jax" and not self.generation.startswith(_SMALL_TPUS) else "matmul"
         return "kernel" if (self.backend, self.kind) == ("tensorflow", "cpu") else "gather"
 
     def strips(self, asked: int, images: int) -> int:
-        """Into how many strips the first blocks cut each of a device's `images` pictures, see strips.py.
+        """Into how many strips the first blocks cut each of a device's `images` images, see strips.py.
 
         asked: this many; 0: on a TPU as many, by doubling, as fill its registers, elsewhere one.
         """

@@ -55,21 +55,21 @@ def clustered_auc_interval(
 ) -> Interval:
     """AUC with a percentile bootstrap interval that resamples whole clusters (patients).
 
-    Pictures of one patient are not independent; resampling pictures would give intervals that are too narrow
+    Images of one patient are not independent; resampling images would give intervals that are too narrow
     (Field & Welsh 2007). Resamples without one of the classes are drawn anew.
 
     Args:
       labels, scores: as for `auc`.
-      clusters: [N] patient of each picture.
+      clusters: [N] patient of each image.
 
     Raises:
-      UndefinedMetric: one class only, or fewer than two clusters hold a class's pictures so that no interval exists.
+      UndefinedMetric: one class only, or fewer than two clusters hold a class's images so that no interval exists.
     """
     y, s, _ = _checked(labels, scores, None)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     for value, name in ((1, "positive"), (0, "negative")):
         if len(np.unique(cluster[y == value])) < 2:
-            raise UndefinedMetric(f"an interval needs {name} pictures of at least two patients")
+            raise UndefinedMetric(f"an interval needs {name} images of at least two patients")
     order = np.argsort(s, kind="stable")
     y, cluster, starts = y[order], cluster[order], _tie_starts(s[order])
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""From pictures to logits: the classifier under test-time augmentation, over whole shards."""
+"""From images to logits: the classifier under test-time augmentation, over whole shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SYMMETRIES = 8  # flips and quarter turns of a square
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Views(keras.layers.Layer):
-    """u8[B,S,S,3] -> f32[8B,S,S,3] in [0,1]: each picture's eight symmetries in a row, or (symmetric=False) itself."""
+    """u8[B,S,S,3] -> f32[8B,S,S,3] in [0,1]: each image's eight symmetries in a row, or (symmetric=False) itself."""
 
     def __init__(self, symmetric: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -58,7 +58,7 @@ def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:
 
 
 def batch_size(training: int, tta: bool, replicas: int) -> int:
-    """Pictures at a time that fill about as much memory as a training batch: eight views count as eight pictures."""
+    """Images at a time that fill about as much memory as a training batch: eight views count as eight images."""
     return -(-training // (SYMMETRIES if tta else 1) // replicas) * replicas
 
 

@@ -92,8 +92,8 @@ def build_classifier(
             begin by unlearning 50 % (https://arxiv.org/abs/1708.02002, section 3.3). None: bias 0.
         batch_norm_momentum: in [0,1); None keeps the backbone's own (V1 0.99, V2 0.9).
         freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
-        strips: into how many the first blocks cut each picture, with the same numbers and weights: for TPUs that get
-            few pictures each, see `strips.py`. Fewer, by halving, where no block's rows can be divided so.
+        strips: into how many the first blocks cut each image, with the same numbers and weights: for TPUs that get
+            few images each, see `strips.py`. Fewer, by halving, where no block's rows can be divided so.
         for_tpu: layers that take less of a TPU's time, with the same numbers and weights, see `widening.py` and
             `depthwise.py`; under JAX.
 
@@ -127,14 +127,14 @@ def build_classifier(
 
 
 def strips_seen(classifier: keras.Model) -> int:
-    """Into how many the first blocks cut each picture."""
+    """Into how many the first blocks cut each image."""
     return next((layer.strips for layer in classifier.layers if isinstance(layer, Cut)), 1)
 
 
 def describe_strips(classifier: keras.Model) -> str:
-    """Whether the first blocks see pictures whole or in strips."""
+    """Whether the first blocks see images whole or in strips."""
     strips = strips_seen(classifier)
-    return f"the first blocks see each picture in {strips} strips" if strips > 1 else "pictures are seen whole"
+    return f"the first blocks see each image in {strips} strips" if strips > 1 else "images are seen whole"
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -26,7 +26,7 @@ _FEW, _FEW_STRIDED = 64, 192
 def worthwhile(layer: keras.layers.DepthwiseConv2D) -> Full:
     """Where a layer of a graph takes less of a TPU's time as a full convolution: back to its inputs, or always.
 
-    If the batch fills the registers: of eight whole pictures the gradient of a 5 x 5 kernel that strides takes twice
+    If the batch fills the registers: of eight whole images the gradient of a 5 x 5 kernel that strides takes twice
     the time.
     """
     channels, strided = layer.input.shape[-1], min(layer.strides) > 1 and min(layer.kernel_size) > 3

@@ -1,12 +1,12 @@
-"""The first blocks of an EfficientNet on pictures cut into strips, for chips that lay the batch along their registers.
+"""The first blocks of an EfficientNet on images cut into strips, for chips that lay the batch along their registers.
 
 A TPU's registers have 128 lanes, and where a layer has fewer channels libtpu lays the batch along them: with 32
-pictures a chip, three quarters of each register and of each transfer are empty. Here the batch of the first blocks is
-one of horizontal strips, several of each picture, which fill the lanes. Before a convolution a strip borrows from its
+images a chip, three quarters of each register and of each transfer are empty. Here the batch of the first blocks is
+one of horizontal strips, several of each image, which fill the lanes. Before a convolution a strip borrows from its
 neighbours the rows that lie in both their reaches (a halo exchange), where tensors are narrow, and what is borrowed
-counts in no mean: the numbers are those of whole pictures, but for the order of sums.
+counts in no mean: the numbers are those of whole images, but for the order of sums.
 
-Strip p of picture b is row b * strips + p of the batch, so that a batch divided among chips stays divided as it is.
+Strip p of image b is row b * strips + p of the batch, so that a batch divided among chips stays divided as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Rows = tuple[int, int]  # above and below a strip
 
 
 def blocks_to_cut(published: keras.Model, strips: int) -> list[str]:
-    """The blocks of `published`, from the stem on, that are computed on so many strips of each picture.
+    """The blocks of `published`, from the stem on, that are computed on so many strips of each image.
 
     Those of the first three stages, up to the first whose rows cannot be divided or would mostly be borrowed ones; none
     if that is the first.
@@ -46,7 +46,7 @@ class Cutter:
 
     def __init__(self, published: keras.Model, most: int) -> None:
         """most: strips; half of them, and so on, if no block can be cut into so many."""
-        self.strips, self._few_pictures = most, most > 1
+        self.strips, self._few_images = most, most > 1
         while self.strips > 1 and not blocks_to_cut(published, self.strips):
             self.strips //= 2
         self._blocks = blocks_to_cut(published, self.strips)
@@ -69,13 +69,13 @@ class Cutter:
         return _block(layer) in self._blocks
 
     def fills_lanes(self, layer: keras.layers.Layer) -> bool:
-        """Whether pictures, or strips of them, are enough for a chip's registers in this layer."""
-        return not self._few_pictures or self.covers(layer)
+        """Whether images, or strips of them, are enough for a chip's registers in this layer."""
+        return not self._few_images or self.covers(layer)
 
     def rebuild(
         self, layer: keras.layers.Layer, layer_class: type[keras.layers.Layer], config: dict[str, Any], inputs: Any
     ) -> Any:
-        """What `layer_class.from_config(config)(inputs)` would be of pictures, of strips.
+        """What `layer_class.from_config(config)(inputs)` would be of images, of strips.
 
         Inputs and outputs are strips, but for the inputs of the stem and the outputs of the last layer.
         """
@@ -101,7 +101,7 @@ class Cutter:
 
 
 class _OfStrips(keras.layers.Layer):
-    """A layer that knows how many strips a picture has."""
+    """A layer that knows how many strips a image has."""
 
     def __init__(self, strips: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -110,7 +110,7 @@ class _OfStrips(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "strips": self.strips}
 
-    def of_each_picture(self, values: Any) -> Any:
+    def of_each_image(self, values: Any) -> Any:
         """[B*strips,...] as [B,strips,...]."""
         return ops.reshape(values, (-1, self.strips, *values.shape[1:]))
 
@@ -128,11 +128,11 @@ class _WithRows(_OfStrips):
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Cut(_WithRows):
-    """Pictures [B,H,W,C] as strips [B*strips,above+H/strips+below,W,C], with zeros beyond the pictures' edges."""
+    """Images [B,H,W,C] as strips [B*strips,above+H/strips+below,W,C], with zeros beyond the images' edges."""
 
-    def call(self, pictures: Any) -> Any:
-        _, height, width, channels = pictures.shape
-        own, padded = height // self.strips, ops.pad(pictures, ((0, 0), (self.above, self.below), (0, 0), (0, 0)))
+    def call(self, images: Any) -> Any:
+        _, height, width, channels = images.shape
+        own, padded = height // self.strips, ops.pad(images, ((0, 0), (self.above, self.below), (0, 0), (0, 0)))
         rows = own + self.above + self.below
         cut = ops.stack([padded[:, p * own : p * own + rows] for p in range(self.strips)], axis=1)
         return ops.reshape(cut, (-1, rows, width, channels))
@@ -148,11 +148,11 @@ class Borrow(_WithRows):
     def call(self, strips: Any) -> Any:
         parts = [strips]
         if self.above:
-            last = self.of_each_picture(strips[:, -self.above :])
+            last = self.of_each_image(strips[:, -self.above :])
             above = ops.concatenate([ops.zeros_like(last[:, :1]), last[:, :-1]], axis=1)
             parts.insert(0, ops.reshape(above, (-1, *last.shape[2:])))
         if self.below:
-            first = self.of_each_picture(strips[:, : self.below])
+            first = self.of_each_image(strips[:, : self.below])
             below = ops.concatenate([first[:, 1:], ops.zeros_like(first[:, :1])], axis=1)
             parts.append(ops.reshape(below, (-1, *first.shape[2:])))
         return ops.concatenate(parts, axis=1)
@@ -163,7 +163,7 @@ class Borrow(_WithRows):
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Join(_OfStrips):
-    """Strips [B*strips,H,W,C] as pictures [B,strips*H,W,C]."""
+    """Strips [B*strips,H,W,C] as images [B,strips*H,W,C]."""
 
     def call(self, strips: Any) -> Any:
         _, rows, width, channels = strips.shape
@@ -174,7 +174,7 @@ class Join(_OfStrips):
 
 
 class _Convolution(_OfStrips):
-    """Of strips that carry the rows it reaches; columns are padded as `keras.applications` pads whole pictures."""
+    """Of strips that carry the rows it reaches; columns are padded as `keras.applications` pads whole images."""
 
     def __init__(self, strips: int, **kwargs: Any) -> None:
         super().__init__(strips, **{**kwargs, "padding": "valid"})
@@ -188,12 +188,12 @@ class _Convolution(_OfStrips):
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Conv2D(_Convolution, keras.layers.Conv2D):
-    """`_Convolution` of inputs that are zero beyond the pictures' edges."""
+    """`_Convolution` of inputs that are zero beyond the images' edges."""
 
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class DepthwiseConv2D(_Convolution, depthwise.DepthwiseConv2D):
-    """`_Convolution` of inputs that need not be zero beyond the pictures' edges: what was borrowed there is biased."""
+    """`_Convolution` of inputs that need not be zero beyond the images' edges: what was borrowed there is biased."""
 
     def call(self, inputs: Any) -> Any:
         above, below = _reach(self)
@@ -206,23 +206,23 @@ class DepthwiseConv2D(_Convolution, depthwise.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class GlobalAveragePooling2D(_OfStrips, keras.layers.GlobalAveragePooling2D):
-    """[B*strips,H,W,C] -> [B*strips,C], to each strip the mean of its picture."""
+    """[B*strips,H,W,C] -> [B*strips,C], to each strip the mean of its image."""
 
     def call(self, inputs: Any) -> Any:
-        means = self.of_each_picture(ops.mean(ops.cast(inputs, "float32"), axis=(1, 2)))
-        of_pictures = ops.cast(ops.mean(means, axis=1), self.compute_dtype)
-        return ops.repeat(of_pictures, self.strips, axis=0)
+        means = self.of_each_image(ops.mean(ops.cast(inputs, "float32"), axis=(1, 2)))
+        of_images = ops.cast(ops.mean(means, axis=1), self.compute_dtype)
+        return ops.repeat(of_images, self.strips, axis=0)
 
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Dropout(_OfStrips, keras.layers.Dropout):
-    """Drops whole pictures, the same that `Dropout` with `noise_shape=(None, 1, 1, 1)` drops."""
+    """Drops whole images, the same that `Dropout` with `noise_shape=(None, 1, 1, 1)` drops."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training or self.rate == 0:
             return inputs
-        pictures = ops.shape(inputs)[0] // self.strips
-        drawn = keras.random.dropout(ops.ones((pictures, 1, 1, 1)), self.rate, seed=self.seed_generator)
+        images = ops.shape(inputs)[0] // self.strips
+        drawn = keras.random.dropout(ops.ones((images, 1, 1, 1)), self.rate, seed=self.seed_generator)
         kept = ops.repeat(drawn > 0, self.strips, axis=0)
         return ops.where(kept, inputs / (1 - self.rate), 0)
 

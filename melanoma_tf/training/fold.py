@@ -39,7 +39,7 @@ def train(
     on hosts other than the first, which alone reads and writes: they get from it what it has read.
 
     Returns:
-      image_name, patient_id, fold, target, logit, probability of every held-out picture.
+      image_name, patient_id, fold, target, logit, probability of every held-out image.
 
     Raises:
       data.BadData: nothing to train on or to hold out, or a damaged shard.
@@ -125,9 +125,9 @@ def build(
 ) -> tuple[keras.Model, keras.Model]:
     """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
 
-    prior: share of positives among the training pictures, for the head's first bias. fresh: whether to load the
+    prior: share of positives among the training images, for the head's first bias. fresh: whether to load the
     pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
-    pictures too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
+    images too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
     """
     on_tpu, dtype = resampling in ("matmul", "shears"), keras.config.dtype_policy().compute_dtype
     # In float32 `widening.py` would lose digits where means are large.
@@ -139,7 +139,7 @@ def build(
     seed = keras.Input((), dtype="uint32", name="seed")
     if resampling == "shears" and config.image_size > shears.LARGEST:
         resampling = "matmul"
-    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit picture. Only what a TPU resamples is
+    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit image. Only what a TPU resamples is
     # rounded: bytes moved are what it waits for.
     rounded = dtype if on_tpu else "float32"
     augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")
@@ -221,7 +221,7 @@ class Trainer(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Keras' loss, of the targets mixed as the pictures are."""
+        """Keras' loss, of the targets mixed as the images are."""
         augment = self.get_layer("augment")
         if training and augment.mixes:
             y = augment.labels(y, x["seed"], *x["image"].shape[1:3])

@@ -47,7 +47,7 @@ def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
     assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
 
 
-def test_all_folds_together_predict_every_picture(shards, tmp_path):
+def test_all_folds_together_predict_every_image(shards, tmp_path):
     args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--fold", "all"]
     done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -247,7 +247,7 @@ def test_predict_and_evaluate_want_a_run(tmp_path, shards):
         evaluate.report(tmp_path)
 
 
-def test_names_of_pictures_stay_as_they_are(tmp_path):
+def test_names_of_images_stay_as_they_are(tmp_path):
     run = run_dir.Workdir(tmp_path, tiny.config(), ())
     names = ["00022", "NA", "1e5", "7"]
     table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
@@ -264,7 +264,7 @@ def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
     frame = pd.DataFrame({**table, "source": "here", "logit": [2.0, 0.0, 1.0, -1.0]})
     frame.to_csv(tmp_path / "oof.csv", index=False)
     text = evaluate.report(tmp_path)
-    assert "AUC 0.7500, without an interval: an interval needs positive pictures of at least two patients" in text
+    assert "AUC 0.7500, without an interval: an interval needs positive images of at least two patients" in text
     assert json.loads((tmp_path / "metrics.json").read_text())["auc"] == {"value": 0.75}
 
 

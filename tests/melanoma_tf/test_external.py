@@ -42,7 +42,7 @@ def records_of(folder):
 
 
 def changed(other, tmp_path, change):
-    """`other` with a table that `change` has altered; the pictures keep their names."""
+    """`other` with a table that `change` has altered; the images keep their names."""
     frame = pd.read_csv(other / "train.csv")
     change(frame)
     frame.to_csv(tmp_path / "train.csv", index=False)
@@ -71,8 +71,8 @@ def test_a_build_leaves_out_the_patients_of_another(other, shards, main_csv, tmp
     assert verify.verify([shards, tmp_path / "out"]).problems == []
 
 
-def test_a_picture_that_is_there_takes_its_patient_along(other, shards, main_csv, tmp_path):
-    """By name, and by a list of pairs; the other pictures of its patient may show the same lesion."""
+def test_a_image_that_is_there_takes_its_patient_along(other, shards, main_csv, tmp_path):
+    """By name, and by a list of pairs; the other images of its patient may show the same lesion."""
     table = pd.read_csv(other / "train.csv")
     by_name, by_pair = table["patient_id"].unique()[:2]
     first = {each: table.index[table["patient_id"] == each][0] for each in (by_name, by_pair)}
@@ -112,7 +112,7 @@ def test_what_against_cannot_do_is_told(data, shards, external, tmp_path):
 
 
 def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
-    """The same pictures under other names and patients: one is the same file, all are the same to look at."""
+    """The same images under other names and patients: one is the same file, all are the same to look at."""
     (tmp_path / "jpeg").mkdir()
     for path in (other / "jpeg/train").iterdir():
         (tmp_path / "jpeg" / f"NEW_{path.name}").symlink_to(path)
@@ -173,7 +173,7 @@ def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
         pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
     apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
     assert build_sharing(apart) == fold
-    message = rf"external pictures would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
+    message = rf"external images would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
     with pytest.raises(pipeline.BadData, match=message):
         pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
 
@@ -199,7 +199,7 @@ def test_each_identity_is_compared_with_training_and_test_set(shards, external, 
     monkeypatch.setattr(pipeline, "_identities", identities)
     shown = known[key].hex() if key == "sha256" else known[key].decode()
     home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
-    with pytest.raises(pipeline.BadData, match=f"external pictures would .*: {key} {shown} is in {home} of"):
+    with pytest.raises(pipeline.BadData, match=f"external images would .*: {key} {shown} is in {home} of"):
         pipeline.add_external(alone, [str(external)], held_out=False)
 
 

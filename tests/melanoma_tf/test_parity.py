@@ -82,7 +82,7 @@ def test_random_cutout(given, theirs):
     count = int(given["many"])
     seeds = np.random.default_rng().integers(0, 2**32, count, dtype=np.uint32)
     found = np.asarray(addons.random_cutout(np.ones((count, 20, 20, 1), np.float32), 8, seeds))
-    covered = [np.asarray(pictures)[..., 0] == 0 for pictures in (found, theirs["random cutout"])]
+    covered = [np.asarray(images)[..., 0] == 0 for images in (found, theirs["random cutout"])]
     for masks in covered:
         assert set(masks.sum(axis=(1, 2))) == {64}
     often, expected = (masks.mean(axis=0) for masks in covered)

@@ -31,7 +31,7 @@ def test_the_tiny_model_compiles_for_eight_chips():
     # Its stem alone: 16 x 16 x 32 outputs of 3 x 3 x 3 products, forward and twice as much backward.
     assert found["gflop"] > 3 * 2 * 16 * 16 * 32 * 27 / 1e9
     assert 1000 < found["expected_images_per_s"] < found["images_per_s"]
-    # Pictures come as bytes, and what the stem makes of them is small enough for the fast memory.
+    # Images come as bytes, and what the stem makes of them is small enough for the fast memory.
     assert 3 * 32 * 32 / 1e6 < found["megabytes"] < found["counted_megabytes"]
     assert "compiling efficientnet-b0 at 32 px for v5e-8, 8 images a chip" in done.stderr
 
@@ -45,11 +45,11 @@ def test_the_tiny_model_compiles_for_eight_chips():
         pytest.param("v5e-1", shears.LARGEST + 32, marks=pytest.mark.slow),
     ],
 )
-def test_pictures_of_any_size_are_turned_on_a_chip(topology, size):
+def test_images_of_any_size_are_turned_on_a_chip(topology, size):
     turned = ["--config.augment=affine(rotate=180)", f"--config.image_size={size}", f"--topology={topology}"]
     done = run_command("-c", TINY, *SMALL, *turned, "--batch=8", "--json", **JAX)
     assert done.returncode == 0, done.stderr[-2000:]
-    # As XLA counts, the small model alone moves 400 MB of a picture of 384 px. Weights of a product that are stored
+    # As XLA counts, the small model alone moves 400 MB of a image of 384 px. Weights of a product that are stored
     # would be another 1,200, pixels that are gathered 9,800.
     assert json.loads(done.stdout)["counted_megabytes"] < 1000 * (size / 384) ** 2
 
@@ -155,7 +155,7 @@ def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, strips, hinted):
 
 
 @pytest.mark.slow
-def test_strips_of_pictures_move_less_where_a_chip_has_few():
+def test_strips_of_images_move_less_where_a_chip_has_few():
     found = {}
     for strips in ("1", "0"):
         code = TINY.replace("model.build", "tiny.LAST_LAYER = 'block3a_project_bn'; model.build", 1)

@@ -13,7 +13,7 @@ def test_every_operation_and_ready_policy_is_on_the_sheet():
 
 def test_the_command_draws_a_policy(shards, tmp_path):
     out = tmp_path / "sheet.png"
-    args = ["--policy", "flip|affine(rotate=90)", "--out", str(out), "--pictures=2", "--draws=3", "--size=32"]
+    args = ["--policy", "flip|affine(rotate=90)", "--out", str(out), "--images=2", "--draws=3", "--size=32"]
     done = run_command("-m", "melanoma_tf.sheet", "--data", str(shards), *args)
     assert done.returncode == 0, done.stderr[-2000:]
     drawn = np.asarray(Image.open(out))

@@ -25,7 +25,7 @@ def command(data, out, *more):
 
 
 def copy_with_links(data, folder):
-    """A data folder of its own whose pictures can be replaced."""
+    """A data folder of its own whose images can be replaced."""
     images = folder / "jpeg" / "train"
     images.mkdir(parents=True)
     (folder / "train.csv").write_bytes((data / "train.csv").read_bytes())

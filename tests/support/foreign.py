@@ -53,8 +53,8 @@ def shard(folder: Path, *records: Mapping[str, Any], name: str = "") -> Path:
 
 
 def patients(count, **changes):
-    """Records of as many patients, one picture each, every fourth malignant."""
-    picture = np.random.default_rng(0).integers(20, 120, (count, 2)).tolist()
+    """Records of as many patients, one image each, every fourth malignant."""
+    colours = np.random.default_rng(0).integers(20, 120, (count, 2)).tolist()
     return [
         values(
             f"ISIC_{n}",
@@ -64,7 +64,7 @@ def patients(count, **changes):
             target=int(n % 4 == 0),
             **changes,
         )
-        for n, (green, blue) in enumerate(picture)
+        for n, (green, blue) in enumerate(colours)
     ]
 
 

@@ -16,7 +16,7 @@ def waves(width=640, height=480):
 
 
 def textured(seed, size=128):
-    """A picture like no other: blurred noise of two scales."""
+    """A image like no other: blurred noise of two scales."""
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
     rough = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size))

@@ -51,7 +51,7 @@ def for_tpu(classifier: keras.Model) -> list[int]:
 
 
 found: dict[str, Any] = {"backend": keras.backend.backend()}
-# Batch norm frozen: over eight pictures of one pixel, as in the last blocks, its statistics would blow up last digits.
+# Batch norm frozen: over eight images of one pixel, as in the last blocks, its statistics would blow up last digits.
 found["b0"] = three_steps("b0", freeze_batch_norm=True, lr=1e-3)
 backbones.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end

@@ -25,7 +25,7 @@ SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={
 def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
     """Stands in for model.build_classifier: the same, cut off after the first block."""
     whole = build_real_classifier(name, image_size, dropout=dropout, **options)
-    cut = "join" in [layer.name for layer in whole.layers]  # into strips; these are pictures again where it ends
+    cut = "join" in [layer.name for layer in whole.layers]  # into strips; these are images again where it ends
     x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("join" if cut else LAST_LAYER).output)
     x = keras.layers.Dropout(dropout)(x)
     head = whole.get_layer(backbones.HEAD)

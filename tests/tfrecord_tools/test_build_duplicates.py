@@ -1,4 +1,4 @@
-"""One picture under two names, in the list of duplicates or in another build, through the whole build."""
+"""One image under two names, in the list of duplicates or in another build, through the whole build."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,7 @@ from tests.support.builds import command, copy_with_links, quarantined, records_
 from tfrecord_tools import build
 from tfrecord_tools.metadata import table
 
-WHICH = "what differs:\n  train: which image goes into which shard; pictures were added or removed\n"
+WHICH = "what differs:\n  train: which image goes into which shard; images were added or removed\n"
 
 
 def pairs_csv(folder, *pairs):
@@ -42,27 +42,27 @@ def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, ca
     assert "left out, as duplicates of others: 1 of 48 images" in capsys.readouterr().out
 
 
-def test_of_duplicates_the_one_with_a_picture_stays(data, strangers, tmp_path):
-    pictures = copy_with_links(data, tmp_path / "data")
+def test_of_duplicates_the_one_with_a_image_stays(data, strangers, tmp_path):
+    images = copy_with_links(data, tmp_path / "data")
     first = min(strangers)
-    (pictures / "jpeg" / "train" / f"{first}.jpg").unlink()
+    (images / "jpeg" / "train" / f"{first}.jpg").unlink()
     listed = pairs_csv(tmp_path, strangers)
-    manifest = build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
+    manifest = build.build(settings(images, tmp_path / "out", duplicates=listed, on_duplicates="drop"))
     assert sum(entry.records for entry in manifest.shards) == 47
     assert not any(entry.quarantined for entry in manifest.shards)
-    # With the picture back the other one goes, and shards made before could not be kept beside new ones.
-    (pictures / "jpeg" / "train" / f"{first}.jpg").symlink_to(data / "jpeg" / "train" / f"{first}.jpg")
+    # With the image back the other one goes, and shards made before could not be kept beside new ones.
+    (images / "jpeg" / "train" / f"{first}.jpg").symlink_to(data / "jpeg" / "train" / f"{first}.jpg")
     with pytest.raises(build.BuildError, match=WHICH):
-        build.build(settings(pictures, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
+        build.build(settings(images, tmp_path / "out", duplicates=listed, on_duplicates="drop", resume=True))
 
 
 def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data, strangers, tmp_path):
-    pictures = copy_with_links(data, tmp_path / "data")
+    images = copy_with_links(data, tmp_path / "data")
     first, second = sorted(strangers)
-    broken = pictures / "jpeg" / "train" / f"{first}.jpg"
+    broken = images / "jpeg" / "train" / f"{first}.jpg"
     broken.unlink()
     broken.write_bytes(b"<html>")
-    given = settings(pictures, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
+    given = settings(images, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
     build.build(given)
     advice = f"its duplicate {second} was dropped for it: mend it and --resume"
     assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
@@ -72,7 +72,7 @@ def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data
     assert {first, second} & records_of(tmp_path / "out").keys() == {first}
 
 
-def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
+def test_training_images_that_are_in_the_test_set_are_left_out(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data)
     train, test = (table.read_table(data / f"{kind}.csv", kind == "train") for kind in ("train", "test"))
@@ -84,7 +84,7 @@ def test_training_pictures_that_are_in_the_test_set_are_left_out(data, tmp_path,
     assert built == {"train": len(train) - left_out, "test": len(test)}
 
 
-def test_a_list_of_duplicates_of_other_pictures_is_warned_of(data, tmp_path, capsys):
+def test_a_list_of_duplicates_of_other_images_is_warned_of(data, tmp_path, capsys):
     build.build(settings(data, tmp_path / "out", duplicates=pairs_csv(tmp_path, ("ISIC_x", "ISIC_y"))))
     assert "1 pair, none of two images in these tables" in capsys.readouterr().out
 

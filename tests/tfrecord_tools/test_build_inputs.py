@@ -64,18 +64,18 @@ def test_a_table_beside_the_shards_is_read_and_stays(data, old):
 # ------------------------------------------------------------------------------------- something to build
 
 
-def test_pictures_that_are_all_left_out_are_none(data, finished, tmp_path):
-    """As ISIC 2019 with the pictures of HAM10000, which are in another build."""
+def test_images_that_are_all_left_out_are_none(data, finished, tmp_path):
+    """As ISIC 2019 with the images of HAM10000, which are in another build."""
     held = {name for name, record in records_of(finished).items() if record.fold == 0}
     text = (data / "train.csv").read_text().splitlines(keepends=True)
     rows = [row for row in text[1:] if row.split(",")[0] in held]
     (tmp_path / "held.csv").write_text("".join([text[0], *rows]))
     build.build(settings(data, tmp_path / "held", csv=str(tmp_path / "held.csv"), folds=1, shards=1))
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    folder = tmp_path / "images"
+    folder.mkdir()
     for name in held:
-        (pictures / f"{name}.jpg").symlink_to(data / "jpeg" / "train" / f"{name}.jpg")
-    given = settings(data, tmp_path / "out", images=str(pictures), against=str(tmp_path / "held"))
+        (folder / f"{name}.jpg").symlink_to(data / "jpeg" / "train" / f"{name}.jpg")
+    given = settings(data, tmp_path / "out", images=str(folder), against=str(tmp_path / "held"))
     left = f"holds none of the images of train.csv, {48 - len(held)} without those that are left out; expected files"
     with pytest.raises(build.BuildError, match=left):
         build.build(given)
@@ -94,12 +94,12 @@ def test_a_training_set_that_the_test_set_holds_leaves_nothing_to_build(data, tm
         build.build(build.BuildSettings(32, out="out"))
 
 
-def test_pictures_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, finished, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+def test_images_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, finished, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
     for path in (data / "jpeg" / "train").iterdir():
-        (pictures / path.name).write_bytes(b"<html>")
-    given = settings(data, tmp_path / "out", images=str(pictures), allow_quarantine=True)
+        (folder / path.name).write_bytes(b"<html>")
+    given = settings(data, tmp_path / "out", images=str(folder), allow_quarantine=True)
     with pytest.raises(
         build.BuildError, match=r"none of 48 images can be used, see .*quarantine\.csv; the first: ISIC_"
     ):

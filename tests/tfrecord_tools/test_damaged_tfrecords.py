@@ -105,7 +105,7 @@ def test_codes_without_a_word_are_bad_values_only_where_they_are_rare(tmp_path):
 
 def test_values_that_a_table_tells_are_not_looked_at(tmp_path):
     path = shard(tmp_path, values(sex=9, diagnosis=b"?"), values("ISIC_2", target=9))
-    names, unusable = read(path, pictures_only=True)
+    names, unusable = read(path, images_only=True)
     assert names == ["ISIC_1"]
     assert [each.image_name for each in unusable] == ["ISIC_2"]  # the target is compared with that of the table
 
@@ -183,7 +183,7 @@ def test_shards_of_which_nothing_can_be_used_are_refused_with_the_first_reason(t
 
 
 def damage(folder: Path) -> list[dict[str, Any]]:
-    """Three shards of 24 patients: a flipped byte, a bad value and a picture that is cut off; one cut; a wrong count.
+    """Three shards of 24 patients: a flipped byte, a bad value and a image that is cut off; one cut; a wrong count.
 
     Returns the records that are sound.
     """
@@ -215,7 +215,7 @@ def test_what_is_sound_in_damaged_shards_is_built_and_the_rest_listed(tmp_path):
         ["", "a-8.tfrec: record 7"],
         ["", "b-8.tfrec: record 7"],
         ["", "c-9.tfrec"],
-        ["ISIC_2", "a-8.tfrec: record 2"],  # only its picture is no good, as was seen when it was decoded
+        ["ISIC_2", "a-8.tfrec: record 2"],  # only its image is no good, as was seen when it was decoded
     ]
     assert len(manifest.quarantined) == 5
     assert verify.verify([tmp_path / "out"], near_duplicates=False).problems == []
@@ -277,10 +277,10 @@ def test_a_shard_that_is_cut_off_early_tells_how_many_records_are_gone(tmp_path)
 
 # ----------------------------------------------------------------------------------------------------- fuzz
 
-# Pictures that are told apart by their bytes; what a record says of its picture must stay with it.
-PICTURES = [SKIN, flat_jpeg(170, 120, 100), flat_jpeg(150, 110, 90)]
-RECORDS = [example(values(f"ISIC_{number}", image=picture)) for number, picture in enumerate(PICTURES)]
-HASHES = {hashlib.sha256(picture).digest(): f"ISIC_{number}" for number, picture in enumerate(PICTURES)}
+# Images that are told apart by their bytes; what a record says of its image must stay with it.
+IMAGES = [SKIN, flat_jpeg(170, 120, 100), flat_jpeg(150, 110, 90)]
+RECORDS = [example(values(f"ISIC_{number}", image=image)) for number, image in enumerate(IMAGES)]
+HASHES = {hashlib.sha256(image).digest(): f"ISIC_{number}" for number, image in enumerate(IMAGES)}
 
 
 def changed(seed: int, inside: bool) -> bytes:
@@ -309,7 +309,7 @@ def check_shard(data: bytes) -> None:
             lies = data[place.offset : place.offset + place.length]
             assert lies == record.image
             assert place.sha256 == hashlib.sha256(lies).digest()
-            # A picture that is whole comes under its own name, unless the name is what was changed.
+            # A image that is whole comes under its own name, unless the name is what was changed.
             name = str(record.row["image_name"])
             assert name not in HASHES.values() or HASHES.get(place.sha256, name) == name
         for each in found:
@@ -343,8 +343,8 @@ def test_noise_is_no_record(data):
         assert len(unusable) == 1
 
 
-def test_builds_of_damaged_shards_hold_no_other_records_picture(tmp_path):
-    """Through the whole build: each picture is that of its name, as an undamaged build has it."""
+def test_builds_of_damaged_shards_hold_no_other_records_image(tmp_path):
+    """Through the whole build: each image is that of its name, as an undamaged build has it."""
     whole = shard(tmp_path, *patients(20), name="train.tfrecords")
     build.build(foreign_settings(whole, tmp_path / "whole"))
     expected, data = records_of(tmp_path / "whole"), whole.read_bytes()

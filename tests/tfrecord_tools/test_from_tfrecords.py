@@ -31,7 +31,7 @@ def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
         assert (record.sex, record.source) == (1, "kaggle")
 
 
-def test_our_own_shards_converted_again_hold_all_but_the_picture_unchanged(data, tmp_path):
+def test_our_own_shards_converted_again_hold_all_but_the_image_unchanged(data, tmp_path):
     build.build(settings(data, tmp_path / "big", size=64, source="mine"))
     manifest = build.build(foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small"))
     big, small = records_of(tmp_path / "big"), records_of(tmp_path / "small")
@@ -50,7 +50,7 @@ def test_folding_anew_costs_no_quality(data, tmp_path):
 
 
 @pytest.mark.parametrize("asked", [{"quality": 70}, {"subsampling": "4:2:2"}, {"swap_rb": True}])
-def test_pictures_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
+def test_images_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
     record = patients(6)[0]
     path = shard(tmp_path, *[{**each, "image": convert.convert(each["image"], 32, 95).jpeg} for each in patients(6)])
     build.build(foreign_settings(path, tmp_path / "out", **asked))
@@ -70,7 +70,7 @@ def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(d
     assert found[first].fold == found[second].fold
 
 
-def test_a_table_gives_the_data_set_and_the_record_the_file_that_its_picture_came_from(data, tmp_path):
+def test_a_table_gives_the_data_set_and_the_record_the_file_that_its_image_came_from(data, tmp_path):
     build.build(settings(data, tmp_path / "big", size=64, source="mine"))
     given = foreign_settings(tmp_path / "big" / "*.tfrec", tmp_path / "small", csv=str(data / "train.csv"))
     build.build(given)
@@ -169,9 +169,9 @@ def test_patients_that_are_numbers_of_the_writers_table_are_warned_of(tmp_path, 
 def test_equal_codes_of_two_writers_are_no_leak_but_noted_and_those_of_the_same_files_are_compared(tmp_path):
     path = shard(tmp_path, *patients(10))
     (tmp_path / "other").mkdir()
-    picture = flat_jpeg(10, 200, 30, size=(96, 80))
+    image = flat_jpeg(10, 200, 30, size=(96, 80))
     renamed = [
-        {**each, "image_name": b"B_" + each["image_name"], "image": picture + bytes([n])}
+        {**each, "image_name": b"B_" + each["image_name"], "image": image + bytes([n])}
         for n, each in enumerate(patients(10))
     ]
     other = shard(tmp_path / "other", *renamed)
@@ -224,7 +224,7 @@ def test_records_without_labels_become_test_shards(tmp_path):
         build.build(foreign_settings(path, tmp_path / "other", split="train"))
 
 
-def test_a_picture_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
+def test_a_image_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
     records = patients(10)
     records[3]["image"] = records[3]["image"][:-200]
     path = shard(tmp_path, *records)
@@ -266,10 +266,10 @@ def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cmyk_picture_is_not_swapped():
+def test_a_cmyk_image_is_not_swapped():
     cmyk = io.BytesIO()
     Image.new("CMYK", (64, 64)).save(cmyk, "JPEG", icc_profile=b"profile")
-    with pytest.raises(convert.ImageRejected, match="of a CMYK picture cannot be swapped"):
+    with pytest.raises(convert.ImageRejected, match="of a CMYK image cannot be swapped"):
         convert.convert_sizes(cmyk.getvalue(), (32,), 95, swap_rb=True)
 
 

@@ -1,4 +1,4 @@
-"""The page that shows a build: its numbers against pandas, its pictures against the records, and a real browser."""
+"""The page that shows a build: its numbers against pandas, its images against the records, and a real browser."""
 
 import base64
 import csv
@@ -261,10 +261,10 @@ def test_the_whole_of_isic_2020_has_its_published_numbers(real_data, shards, out
     assert len(text) < 1_000_000
 
 
-# ----------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------- images
 
 
-def test_each_picture_stands_over_its_name(parsed, shards):
+def test_each_image_stands_over_its_name(parsed, shards):
     by_name = {record.image_name: record for record in records(shards)}
     assert len(parsed.figures) == 48  # 24 of each class
     for name, (source,) in parsed.figures.items():
@@ -283,7 +283,7 @@ def test_the_sample_depends_on_the_seed_and_on_nothing_else(shards, tmp_path):
     assert expected != other
 
 
-def test_memory_does_not_grow_with_the_pictures(shards, tmp_path):
+def test_memory_does_not_grow_with_the_images(shards, tmp_path):
     plain = next(records(shards))
     noise = plain.image + b"\0" * 300_000  # behind the end marker, so that decoding is quick
     peaks = []
@@ -295,7 +295,7 @@ def test_memory_does_not_grow_with_the_pictures(shards, tmp_path):
         show.make_page(folder, samples=4)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 500_000  # 180 pictures more are 54 MB
+    assert peaks[1] < peaks[0] + 500_000  # 180 images more are 54 MB
 
 
 # -------------------------------------------------------------------------------- odd builds, hostile text
@@ -311,7 +311,7 @@ def test_the_page_is_whole_and_asks_for_nothing(parsed):
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_every_picture_and_chart_has_a_text(parsed):
+def test_every_image_and_chart_has_a_text(parsed):
     assert all(attributes["alt"] for tag, attributes in parsed.elements if tag == "img")
     charts = [attributes for tag, attributes in parsed.elements if tag == "svg"]
     assert charts
@@ -389,7 +389,7 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
     pairs = [Pair(first.image_name, near.image_name, 0.9), Pair(first.image_name, "ELSEWHERE", 0.5)]
     pairs += [Pair("NOWHERE", "ELSEWHERE", 0.4), Pair(first.image_name, far.image_name, 0.99)]
     parsed = Parsed(show.make_page(shards, pairs, samples=0))
-    assert "4 pairs given: 2 with both pictures in this build, 1 with one, 1 with none." in parsed.text
+    assert "4 pairs given: 2 with both images in this build, 1 with one, 1 with none." in parsed.text
     assert "1 lies in two folds" in parsed.text
     # The leak first although it is the most similar, the incomplete one last although it is the least.
     told = re.findall(r"similarity [0-9.]+", parsed.text)

@@ -49,7 +49,7 @@ def test_the_columns_are_those_of_isic_2020(folder):
     assert len(row["patient_id"]) == len("IP_7279968")
 
 
-def test_every_row_has_a_picture_of_one_of_several_shapes(folder):
+def test_every_row_has_a_image_of_one_of_several_shapes(folder):
     for split, count in (("train", 60), ("test", 9)):
         sizes = [Image.open(path).size for path in (folder / "jpeg" / split).iterdir()]
         assert len(sizes) == count
@@ -73,7 +73,7 @@ def test_malignant_lesions_have_more_colours():
     spread: dict[int, list[float]] = {0: [], 1: []}
     for index in range(120):
         row = {"image_name": f"ISIC_{1000000 + index}", "patient_id": "IP_1000000", "target": index % 2}
-        pixels = synthetic._picture(row, settings).astype(float)
+        pixels = synthetic._image(row, settings).astype(float)
         height, width = pixels.shape[:2]
         middle = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
         spread[index % 2].append(np.ptp(middle[..., 0] - middle[..., 2]))

@@ -107,18 +107,18 @@ def test_a_lesion_in_two_folds_is_a_leak(out):
 
 
 def test_a_near_duplicate_in_two_folds_is_a_leak(out):
-    picture = textured(0, 32)
-    rewrite(out, "train00", change_first(image=jpeg(picture)))
+    image = textured(0, 32)
+    rewrite(out, "train00", change_first(image=jpeg(image)))
     name = rewrite(
-        out, "train03", change_first(image=jpeg(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=80))
+        out, "train03", change_first(image=jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=80))
     )
     result = verify.verify([out])
     (problem,) = result.problems
-    assert problem.startswith(f"{out / name}: record 0: leak: picture ")
+    assert problem.startswith(f"{out / name}: record 0: leak: image ")
     assert "mirrored, similarity" in problem
     (pair,) = result.near_duplicates
     assert pair.where_2 == f"{out / name}: record 0"
-    remedy = "1 pair of nearly identical pictures lies in two folds or folders: "
+    remedy = "1 pair of nearly identical images lies in two folds or folders: "
     build_again = "build again with --duplicates FILE --overwrite"
     assert result.notes == [f"{remedy}list them with --pairs FILE, then {build_again}"]
     assert verify.verify([out], all_pairs=True).notes == [f"{remedy}{build_again}"]
@@ -238,7 +238,7 @@ def test_a_wrong_record_is_found(out, changes, message):
     assert message in problems[0]
 
 
-def test_a_picture_of_another_size_is_found(out):
+def test_a_image_of_another_size_is_found(out):
     manifest = shards.Manifest.read(out)
     dataclasses.replace(manifest, settings={**manifest.settings, "size": 40}).write(out)
     problems = verify.verify([out]).problems

@@ -68,12 +68,12 @@ def groups_in(
     groups: Sequence[str],
     same: Iterable[tuple[str, str]],
 ) -> set[str]:
-    """The leak groups that have a picture, patient or lesion in those builds.
+    """The leak groups that have a image, patient or lesion in those builds.
 
-    The whole group: of two pictures of one lesion, one of which is there under its name, the other shows it too.
+    The whole group: of two images of one lesion, one of which is there under its name, the other shows it too.
 
     Args:
-      names, patients, lesions, groups: of each row. same: pairs of names of one picture, here or there.
+      names, patients, lesions, groups: of each row. same: pairs of names of one image, here or there.
     """
     copies = {name for each in pairs.connected(same) if held.images.intersection(each) for name in each}
     found = set()

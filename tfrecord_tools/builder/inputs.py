@@ -112,13 +112,13 @@ def _foreign_input(settings: BuildSettings, pattern: str) -> Input:
         keys = formats.parse_columns(settings.columns, dialects.KEYS)
     codes = dialects.parse_codes(settings.codes) if settings.codes else {}
     files = reader.find(pattern)
-    found = reader.read_shards(files, settings.dialect, keys, codes, pictures_only=settings.csv is not None)
+    found = reader.read_shards(files, settings.dialect, keys, codes, images_only=settings.csv is not None)
     same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
     lost = sum(each.lost for each in found.unusable)
     for shard, channels in found.channels.items():
         if channels.images and channels.swapped != settings.swap_rb:
             advice = "leave out" if settings.swap_rb else "give"
-            print(f"warning: {shard}: {channels}. Look at a few of its pictures, and {advice} --swap_rb if that is so")
+            print(f"warning: {shard}: {channels}. Look at a few of its images, and {advice} --swap_rb if that is so")
     if settings.csv is not None:
         rows = _table_input(settings, settings.split, settings.csv, found.places)
         frame = reader.with_table(found.frame, rows.frame)
@@ -170,7 +170,7 @@ def _warn_of_codes(settings: BuildSettings, pattern: str, frame: pd.DataFrame) -
 
 
 def names_with_images(given: Input) -> set[str]:
-    """The image names of the table that have a picture."""
+    """The image names of the table that have a image."""
     names = given.frame["image_name"]
     if isinstance(given.images, tuple):
         return set(names)

@@ -238,9 +238,9 @@ def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) 
 
     old, new = flat(before), flat(now)
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    # Where the table or a setting differs, the plan does too; alone, it has no other cause than the pictures.
+    # Where the table or a setting differs, the plan does too; alone, it has no other cause than the images.
     alone = all(key.endswith(" input plan") for key in different)
-    why = "; pictures were added or removed" if alone else ""
+    why = "; images were added or removed" if alone else ""
     differing = [
         f"{key.removesuffix(' input plan')}: which image goes into which shard{why}"
         if key.endswith(" input plan")

@@ -52,7 +52,7 @@ def make(settings: BuildSettings) -> Plan:
 
 
 def convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], convert.ConvertedSizes]:
-    """What makes pictures of these sizes, some of those of the settings."""
+    """What makes images of these sizes, some of those of the settings."""
     return functools.partial(
         convert.convert_sizes,
         sizes=tuple(sizes),
@@ -69,7 +69,7 @@ def convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes
 def _check_listed(
     settings: BuildSettings, found: Sequence[inputs.Input], same: list[tuple[str, str]], held: exclusions.Held
 ) -> None:
-    """Warns of a list of duplicates that is of other pictures."""
+    """Warns of a list of duplicates that is of other images."""
     names = held.images.union(*(each.frame["image_name"] for each in found))
     if same and not any(names.issuperset(pair) for pair in same):
         print(f"warning: {settings.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
@@ -85,7 +85,7 @@ def _resolved(
     """Whether each row stays, or is a duplicate, in another build or in the test set; the leak group of each; and
     which name stays for each duplicate that is dropped.
 
-    Groups are made before anything is dropped: one picture under two patients says that they are one.
+    Groups are made before anything is dropped: one image under two patients says that they are one.
     """
     names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
     compared = {"target": given.frame["target"].tolist(), "patient": patients}
@@ -93,7 +93,7 @@ def _resolved(
     resolution = pairs.resolve(names, compared, same, settings.mode, there)
     for found in resolution.contradictions:
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
-        print(f"warning: one picture under several names disagrees in {found.column}: {values}")
+        print(f"warning: one image under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"left out, as duplicates of others: {len(resolution.dropped)} of {counted(len(names), 'image')}")
     groups = split.leak_groups(names, patients, lesions, [*resolution.same, *given.same])
@@ -121,7 +121,7 @@ def _tasks(
     held: exclusions.Held,
     test: exclusions.Held,
 ) -> list[shards.ShardTask]:
-    """One task per shard that gets any image. same: pairs of image names that show one picture."""
+    """One task per shard that gets any image. same: pairs of image names that show one image."""
     stays, leak_groups, dropped = _resolved(settings, given, same, held, test)
     copies: dict[str, list[str]] = {}
     for name, stay in sorted(dropped.items()):

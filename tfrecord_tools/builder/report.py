@@ -29,7 +29,7 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, made: int, seconds
     speed = f"{seconds:.1f} s, {made / max(seconds, 1e-9):.1f} images/s"
     if made < images:
         speed = f"{made} of them made now: {speed}" if made else "all of them made before"
-    # Only pictures with a target can be trained on.
+    # Only images with a target can be trained on.
     train = any(fold.split == "train" for fold in manifest.folds)
     use = f"train --data {where}" if train else f"predict --workdir RUN --data {where}"
     size = "{0} x {0}".format(manifest.settings["size"])

@@ -24,7 +24,7 @@ class BuildSettings:
     """What the flags say; see `define_flags`. out: None for tfrecords/SIZE.
 
     csv and images: both or neither; with from_tfrecords no images, and a csv or none. on_duplicates: None for "group".
-    quality, subsampling: None for QUALITY and SUBSAMPLING, or what a picture in TFRecords has already.
+    quality, subsampling: None for QUALITY and SUBSAMPLING, or what a image in TFRecords has already.
     """
 
     size: int | tuple[int, ...]
@@ -63,7 +63,7 @@ class BuildSettings:
 
     @property
     def kept(self) -> passthrough.Asked | None:
-        """What pictures in TFRecords must have, apart from the size, to stay as they are; None: all are encoded."""
+        """What images in TFRecords must have, apart from the size, to stay as they are; None: all are encoded."""
         if self.from_tfrecords is None or self.swap_rb:
             return None
         return passthrough.Asked(self.quality, self.subsampling)
@@ -75,7 +75,7 @@ class BuildSettings:
 
     @property
     def others(self) -> list[paths.AnyPath]:
-        """The builds whose pictures are left out."""
+        """The builds whose images are left out."""
         return [paths.path(each) for each in self.against.split(",")] if self.against else []
 
     @property

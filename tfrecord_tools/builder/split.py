@@ -40,7 +40,7 @@ def leak_groups(
     """The name of the group of each image: images of one patient, one lesion or joined by `same` are in one group.
 
     names: image names. patients, lesions: "" where unknown, which joins nothing. same: pairs of image names that
-    show the same picture; pairs with a name that is not among `names` are passed over.
+    show the same image; pairs with a name that is not among `names` are passed over.
     A group is called after its first patient in alphabetical order, or else its first image as "image:NAME".
     """
     parent: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Lists of pictures that are the same under two names, and what becomes of them."""
+"""Lists of images that are the same under two names, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PairsError(ValueError):
 
 
 class Pair(NamedTuple):
-    """Two names of one picture. similarity: None where nobody has measured it. symmetry: of duplicates.SYMMETRIES."""
+    """Two names of one image. similarity: None where nobody has measured it. symmetry: of duplicates.SYMMETRIES."""
 
     first: str
     second: str
@@ -120,7 +120,7 @@ def write(path: AnyPath, pairs: Iterable[Pair]) -> None:
 
 
 class Contradiction(NamedTuple):
-    """Names of one picture that disagree in a column. values: as many as names."""
+    """Names of one image that disagree in a column. values: as many as names."""
 
     column: str
     names: tuple[str, ...]
@@ -132,7 +132,7 @@ class Resolution:
     """What becomes of the duplicates.
 
     dropped: name -> the name that stays in its place. same: the pairs to give to `split.leak_groups`, called before any
-    is dropped: a picture under two patients says that they are one. contradictions: what a person should look at.
+    is dropped: a image under two patients says that they are one. contradictions: what a person should look at.
     """
 
     dropped: dict[str, str]

@@ -51,8 +51,8 @@ class Dialect:
         chosen = {ours: next((key for key in keys if key in have), None) for ours, keys in self.keys.items()}
         return {ours: key for ours, key in chosen.items() if key is not None}
 
-    def pictures(self) -> Dialect:
-        """The same for records whose table is given: pictures, names and files, and the target to compare."""
+    def images(self) -> Dialect:
+        """The same for records whose table is given: images, names and files, and the target to compare."""
         kept = ("image", "image_name", "target", "group", *_ORIGIN)
         return dataclasses.replace(self, keys={ours: keys for ours, keys in self.keys.items() if ours in kept})
 
@@ -64,7 +64,7 @@ class Dialect:
 
 
 _KAGGLE: Final = {**{key: (key,) for key in KEYS}, "anatom_site_general_challenge": _SITES}
-_ORIGIN: Final = ("width", "height", "sha256")  # of the file that a picture came from; only our records tell it
+_ORIGIN: Final = ("width", "height", "sha256")  # of the file that a image came from; only our records tell it
 _OURS: Final = {
     **_KAGGLE,
     **{"patient_id": ("patient",), "lesion_id": ("lesion",)},

@@ -97,21 +97,21 @@ def read(
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
-    pictures_only: bool = False,
+    images_only: bool = False,
 ) -> Iterator[ForeignRecord | Unusable]:
     """The records of one foreign shard, in order, one in memory at a time, and what of it cannot be used.
 
     dialect: a name of DIALECTS; None recognises it by the first record that has one. columns: {our key: its key} for
     any other. codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes},
-    empty to read them as missing; default: the order of Kaggle's train.csv. pictures_only: a table tells all else.
+    empty to read them as missing; default: the order of Kaggle's train.csv. images_only: a table tells all else.
 
     A damaged record, or one that is no Example or has a bad value, costs itself; a wrong length costs the rest of the
     file. Raises ForeignError if the file cannot be read, is compressed or has no record in such a dialect.
     """
     path = os.fspath(path)
     start, chosen = _start_of(path), _dialect_in(path, dialect, columns)
-    if chosen is not None and pictures_only:
-        chosen = chosen.pictures()
+    if chosen is not None and images_only:
+        chosen = chosen.images()
     promised, count, lost = _promised(path), 0, 0
     for count, scanned in enumerate(schema.scan_records(path), start=1):
         where, lost = f"{os.path.basename(path)}: record {count - 1}", scanned.lost
@@ -179,7 +179,7 @@ def read_shards(
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
-    pictures_only: bool = False,
+    images_only: bool = False,
 ) -> ForeignShards:
     """Everything about foreign shards but their images; arguments and errors as of `read`.
 
@@ -197,7 +197,7 @@ def read_shards(
     dialects = set()
     for path in sorted(os.fspath(file) for file in files):
         sample: list[bytes] = []
-        for record in read(path, dialect, columns, codes, pictures_only):
+        for record in read(path, dialect, columns, codes, images_only):
             if isinstance(record, Unusable):
                 unusable.append(record)
                 continue
@@ -219,7 +219,7 @@ def read_shards(
         raise ForeignError(f"no records that can be used in the foreign TFRecords; expected at least one{first}")
     frame = pd.DataFrame(rows)
     labelled = frame["target"] != MISSING
-    if labelled.any() and not labelled.all() and not pictures_only:
+    if labelled.any() and not labelled.all() and not images_only:
         name = frame["image_name"][~labelled].iloc[0]
         some = f"{labelled.sum()} of {len(rows)} records {verb(labelled.sum(), 'has', 'have')} a target"
         raise ForeignError(f"{some}, {name!r} has none; build those with and those without one apart")

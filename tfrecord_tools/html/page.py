@@ -201,7 +201,7 @@ def legend(classes: Sequence[int]) -> Html:
     return tag("p", swatches, class_="legend")
 
 
-def picture(jpeg: bytes, side: int, description: str) -> Html:
+def image(jpeg: bytes, side: int, description: str) -> Html:
     """A JPEG inside the page. side: its pixels, so that the page does not jump while it loads."""
     source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     return tag("img", src=source, width=side, height=side, alt=description)

@@ -1,4 +1,4 @@
-"""What a build holds, counted in one pass: classes by fold, sex, site, age and size, and a few pictures."""
+"""What a build holds, counted in one pass: classes by fold, sex, site, age and size, and a few images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SurveyError(RuntimeError):
 
 
 class Shown(NamedTuple):
-    """What the page shows of one picture: its record without the image, a thumbnail instead."""
+    """What the page shows of one image: its record without the image, a thumbnail instead."""
 
     record: schema.Record
     thumbnail: bytes
@@ -55,10 +55,10 @@ def _groups() -> defaultdict[Any, Split]:
 
 @dataclasses.dataclass
 class Survey:
-    """What one pass over the records counts and keeps. It grows with patients and pairs, not with pictures.
+    """What one pass over the records counts and keeps. It grows with patients and pairs, not with images.
 
     by_...: images by target of each value, codes as in the records. per_patient: images by target of each patient.
-    patients_in: patients of each place. sheets: a sample of each class, by target. pictured: by name.
+    patients_in: patients of each place. sheets: a sample of each class, by target. imaged: by name.
     """
 
     by_place: dict[Place, Split] = dataclasses.field(default_factory=_groups)
@@ -73,7 +73,7 @@ class Survey:
     lesions: set[str] = dataclasses.field(default_factory=set)
     missing: Counter[str] = dataclasses.field(default_factory=Counter)
     sheets: dict[int, list[Shown]] = dataclasses.field(default_factory=dict)
-    pictured: dict[str, Shown] = dataclasses.field(default_factory=dict)
+    imaged: dict[str, Shown] = dataclasses.field(default_factory=dict)
 
     @property
     def total(self) -> Split:
@@ -92,8 +92,8 @@ class Survey:
 def read(folder: AnyPath, manifest: shards.Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
     """Reads every record of a build once.
 
-    sample: pictures of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
-    names: of the pictures to keep a thumbnail of. Raises SurveyError naming the shard that cannot be read.
+    sample: images of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
+    names: of the images to keep a thumbnail of. Raises SurveyError naming the shard that cannot be read.
     """
     found, wanted = Survey(), frozenset(names)
     chosen: dict[int, Chosen] = defaultdict(list)
@@ -102,7 +102,7 @@ def read(folder: AnyPath, manifest: shards.Manifest, sample: int, seed: int, nam
         for record in _records(folder, entry):
             _count(found, record, entry.split)
             if record.image_name in wanted:
-                found.pictured[record.image_name] = _shown(record)
+                found.imaged[record.image_name] = _shown(record)
             _offer(chosen[record.target], sample, seed, record)
             done += 1
             progress.show(done)
@@ -155,12 +155,12 @@ def _offer(heap: Chosen, size: int, seed: int, record: schema.Record) -> None:
 
 def _shown(record: schema.Record) -> Shown:
     try:
-        picture = convert.decode(record.image).convert("RGB")
+        image = convert.decode(record.image).convert("RGB")
     except convert.ImageRejected as error:
         raise SurveyError(f"image {record.image_name}: {error}; see python -m tfrecord_tools.verify") from error
-    side = min(THUMBNAIL, *picture.size)
+    side = min(THUMBNAIL, *image.size)
     out = io.BytesIO()
-    small = picture.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small = image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.save(out, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
     return Shown(dataclasses.replace(record, image=b""), out.getvalue())
 

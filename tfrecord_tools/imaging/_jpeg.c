@@ -1,6 +1,6 @@
 /* Baseline JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, the wanted part of it only: what cameras write and nothing else.
 
-   Reduced pictures are made of luma of twice the size, halved by a filter: an inverse DCT of a part of the coefficients
+   Reduced images are made of luma of twice the size, halved by a filter: an inverse DCT of a part of the coefficients
    leaves what is finer than the result can show in other places of each block than it came from, as a false pattern.
    Chroma, to which the eye is blind in this, comes from such a DCT.
 
@@ -25,7 +25,7 @@
 
 enum {
     BLOCK = 65 * LANES,    /* coefficients of LANES blocks, and a place for what goes nowhere */
-    LONGEST_SIDE = 65500, /* of a picture, as libjpeg has it */
+    LONGEST_SIDE = 65500, /* of a image, as libjpeg has it */
     /* What luma of twice the size is halved by, in 256ths, at distances of 1/2, 3/2 and 5/2 samples: 1 +- 0.013 up to a
        quarter of the highest frequency, 0.05 and less from three quarters on, which would come down upon that quarter. */
     NEAR = 119,
@@ -35,7 +35,7 @@ enum {
 };
 
 /* across, down: blocks in an MCU. steps, dc, ac: which tables are its own. n: samples of a block in each direction. predicted:
-   the last block's first coefficient. width, height: samples of the whole picture. ring: the samples of the last `kept` rows
+   the last block's first coefficient. width, height: samples of the whole image. ring: the samples of the last `kept` rows
    of MCUs, `stride` apart, from the first wanted MCU on. */
 typedef struct {
     int across, down, steps, dc, ac, n, predicted, kept;
@@ -44,7 +44,7 @@ typedef struct {
     int16_t coefficients[4 * BLOCK];
 } Component;
 
-/* What pictures that are decoded one after the other share. */
+/* What images that are decoded one after the other share. */
 typedef struct {
     Huffman dc[4], ac[4];
 } Tables;
@@ -75,107 +75,107 @@ typedef struct {
     uint8_t *unstuffed;
     Bits bits;
     int marker; /* behind the bits */
-    Py_ssize_t width_out, height_out; /* of the whole picture, reduced */
+    Py_ssize_t width_out, height_out; /* of the whole image, reduced */
     int n_out, halved;                /* samples of a block in the result; whether luma has twice as many */
     Py_ssize_t first_mcu, last_mcu;   /* the wanted ones of a row, last_mcu exclusive */
     int16_t *between;                 /* a row of luma at twice the width */
     uint16_t *sums;                   /* one row of chroma */
     uint8_t *rows[3];                 /* of each component, as the result has it */
-} Picture;
+} Image;
 
 static Py_ssize_t divide_up(Py_ssize_t value, Py_ssize_t by) { return (value + by - 1) / by; }
 
 /* ------------------------------------------------------------------------------------------------------- headers */
 
-static int read_quantization(Picture *picture, const uint8_t *at, const uint8_t *end) {
+static int read_quantization(Image *image, const uint8_t *at, const uint8_t *end) {
     for (; at < end; at += 65) {
         if (end - at < 65 || at[0] > 3) return 0; /* 16 is a table of 16 bits */
         for (int i = 0; i < 64; i++)
-            if (!(picture->steps[at[0]][zigzag[i]] = at[1 + i])) return 0;
-        picture->has_steps[at[0]] = 1;
+            if (!(image->steps[at[0]][zigzag[i]] = at[1 + i])) return 0;
+        image->has_steps[at[0]] = 1;
     }
     return 1;
 }
 
-static int read_huffman(Picture *picture, const uint8_t *at, const uint8_t *end) {
+static int read_huffman(Image *image, const uint8_t *at, const uint8_t *end) {
     while (at < end) {
         if (end - at < 17 || (at[0] & ~0x13)) return 0;
         int count = 0;
         for (int i = 1; i <= 16; i++) count += at[i];
         if (end - at < 17 + count) return 0;
         int ac = at[0] >> 4, number = at[0] & 3;
-        Huffman *table = (ac ? picture->tables->ac : picture->tables->dc) + number;
+        Huffman *table = (ac ? image->tables->ac : image->tables->dc) + number;
         if (!build_huffman(table, at + 1, at + 17, count, ac)) return 0;
-        (ac ? picture->has_ac : picture->has_dc)[number] = 1;
+        (ac ? image->has_ac : image->has_dc)[number] = 1;
         at += 17 + count;
     }
     return 1;
 }
 
 /* ids: of the components, in their order. */
-static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end, uint8_t *ids) {
-    if (end - at != 15 || at[0] != 8 || at[5] != 3 || picture->width) return 0; /* 8 bits, three components */
-    picture->height = at[1] << 8 | at[2];
-    picture->width = at[3] << 8 | at[4];
-    if (picture->height < 1 || picture->height > LONGEST_SIDE || picture->width < 1 || picture->width > LONGEST_SIDE) return 0;
+static int read_frame(Image *image, const uint8_t *at, const uint8_t *end, uint8_t *ids) {
+    if (end - at != 15 || at[0] != 8 || at[5] != 3 || image->width) return 0; /* 8 bits, three components */
+    image->height = at[1] << 8 | at[2];
+    image->width = at[3] << 8 | at[4];
+    if (image->height < 1 || image->height > LONGEST_SIDE || image->width < 1 || image->width > LONGEST_SIDE) return 0;
     for (int i = 0; i < 3; i++) {
-        Component *component = &picture->components[i];
+        Component *component = &image->components[i];
         ids[i] = at[6 + 3 * i];
         component->across = at[7 + 3 * i] >> 4;
         component->down = at[7 + 3 * i] & 15;
         component->steps = at[8 + 3 * i];
         if (component->steps > 3 || (i && (component->across != 1 || component->down != 1))) return 0;
     }
-    int across = picture->components[0].across, down = picture->components[0].down;
+    int across = image->components[0].across, down = image->components[0].down;
     return (across == 1 && down == 1) || (across == 2 && (down == 1 || down == 2));
 }
 
-static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end, const uint8_t *ids) {
-    if (end - at != 10 || at[0] != 3 || at[7] != 0 || at[8] != 63 || at[9] != 0 || !picture->width) return 0;
+static int read_scan(Image *image, const uint8_t *at, const uint8_t *end, const uint8_t *ids) {
+    if (end - at != 10 || at[0] != 3 || at[7] != 0 || at[8] != 63 || at[9] != 0 || !image->width) return 0;
     for (int i = 0; i < 3; i++) {
-        Component *component = &picture->components[i];
+        Component *component = &image->components[i];
         component->dc = at[2 + 2 * i] >> 4;
         component->ac = at[2 + 2 * i] & 15;
         if (at[1 + 2 * i] != ids[i] || component->dc > 3 || component->ac > 3) return 0;
-        if (!picture->has_dc[component->dc] || !picture->has_ac[component->ac] || !picture->has_steps[component->steps])
+        if (!image->has_dc[component->dc] || !image->has_ac[component->ac] || !image->has_steps[component->steps])
             return 0;
     }
     /* YCbCr, as libjpeg guesses it. */
-    if (picture->jfif || picture->adobe == 1) return 1;
-    return picture->adobe < 0 && ids[0] == 1 && ids[1] == 2 && ids[2] == 3;
+    if (image->jfif || image->adobe == 1) return 1;
+    return image->adobe < 0 && ids[0] == 1 && ids[1] == 2 && ids[2] == 3;
 }
 
-/* Everything before the coded data. Returns 0 unless it is a picture of the one kind that is decoded here. */
-static int read_headers(Picture *picture) {
+/* Everything before the coded data. Returns 0 unless it is a image of the one kind that is decoded here. */
+static int read_headers(Image *image) {
     uint8_t ids[3] = {0};
-    if (picture->end - picture->next < 2 || picture->next[0] != 0xff || picture->next[1] != 0xd8) return 0;
-    picture->next += 2;
-    picture->adobe = -1;
+    if (image->end - image->next < 2 || image->next[0] != 0xff || image->next[1] != 0xd8) return 0;
+    image->next += 2;
+    image->adobe = -1;
     for (;;) {
-        const uint8_t *at = picture->next;
-        if (picture->end - at < 4 || at[0] != 0xff) return 0;
+        const uint8_t *at = image->next;
+        if (image->end - at < 4 || at[0] != 0xff) return 0;
         int marker = at[1], length = at[2] << 8 | at[3], sound = 1;
-        if (length < 2 || picture->end - at < 2 + length) return 0;
+        if (length < 2 || image->end - at < 2 + length) return 0;
         const uint8_t *end = at + 2 + length;
-        picture->next = end;
+        image->next = end;
         at += 4;
         switch (marker) {
-        case 0xc0: sound = read_frame(picture, at, end, ids); break;
-        case 0xc4: sound = read_huffman(picture, at, end); break;
-        case 0xda: return read_scan(picture, at, end, ids);
-        case 0xdb: sound = read_quantization(picture, at, end); break;
+        case 0xc0: sound = read_frame(image, at, end, ids); break;
+        case 0xc4: sound = read_huffman(image, at, end); break;
+        case 0xda: return read_scan(image, at, end, ids);
+        case 0xdb: sound = read_quantization(image, at, end); break;
         case 0xdd:
             sound = length == 4;
-            if (sound) picture->interval = at[0] << 8 | at[1];
+            if (sound) image->interval = at[0] << 8 | at[1];
             break;
         case 0xe0:
-            if (length >= 16 && !memcmp(at, "JFIF", 5)) picture->jfif = sound = at[5] == 1; /* its version */
+            if (length >= 16 && !memcmp(at, "JFIF", 5)) image->jfif = sound = at[5] == 1; /* its version */
             break;
         case 0xe2: /* libjpeg checks the numbers of a profile's parts; nearly all have one */
-            if (length >= 16 && !memcmp(at, "ICC_PROFILE", 12)) sound = at[12] == 1 && at[13] == 1 && !picture->profiles++;
+            if (length >= 16 && !memcmp(at, "ICC_PROFILE", 12)) sound = at[12] == 1 && at[13] == 1 && !image->profiles++;
             break;
         case 0xee:
-            if (length >= 14 && !memcmp(at, "Adobe", 5)) picture->adobe = at[11];
+            if (length >= 14 && !memcmp(at, "Adobe", 5)) image->adobe = at[11];
             break;
         default: sound = (marker > 0xe0 && marker < 0xf0) || marker == 0xfe; /* APPn and comments */
         }
@@ -186,34 +186,34 @@ static int read_headers(Picture *picture) {
 /* ---------------------------------------------------------------------------------------------------- coded data */
 
 /* Takes the bytes up to the next marker, 0xff 0x00 as 0xff. */
-static int next_segment(Picture *picture) {
-    uint8_t *to = picture->unstuffed;
+static int next_segment(Image *image) {
+    uint8_t *to = image->unstuffed;
     for (;;) {
-        const uint8_t *at = picture->next, *found = memchr(at, 0xff, (size_t)(picture->end - at));
-        if (!found || picture->end - found < 2) return 0;
+        const uint8_t *at = image->next, *found = memchr(at, 0xff, (size_t)(image->end - at));
+        if (!found || image->end - found < 2) return 0;
         memcpy(to, at, (size_t)(found - at));
         to += found - at;
-        picture->next = found + 2;
-        if ((picture->marker = found[1]) != 0) break;
+        image->next = found + 2;
+        if ((image->marker = found[1]) != 0) break;
         *to++ = 0xff;
     }
     memset(to, 0, PADDING);
-    picture->bits = (Bits){picture->unstuffed, picture->unstuffed, to, 0, 0};
-    for (int i = 0; i < 3; i++) picture->components[i].predicted = 0;
+    image->bits = (Bits){image->unstuffed, image->unstuffed, to, 0, 0};
+    for (int i = 0; i < 3; i++) image->components[i].predicted = 0;
     return 1;
 }
 
 /* All is taken but the bits that fill the last byte. */
-static int segment_is_done(const Picture *picture) {
-    int64_t left = 8 * (int64_t)(picture->bits.end - picture->bits.start) - bits_taken(&picture->bits);
+static int segment_is_done(const Image *image) {
+    int64_t left = 8 * (int64_t)(image->bits.end - image->bits.start) - bits_taken(&image->bits);
     return left >= 0 && left < 8;
 }
 
 /* Takes one MCU; if it is wanted, its coefficients go to lane `lane`. */
-INLINE int take_mcu(Picture *picture, const uint16_t *places, int wanted, int lane) {
-    Bits bits = picture->bits;
-    for (int i = 0; i < picture->blocks_in_mcu; i++) {
-        Block *block = &picture->blocks[i];
+INLINE int take_mcu(Image *image, const uint16_t *places, int wanted, int lane) {
+    Bits bits = image->bits;
+    for (int i = 0; i < image->blocks_in_mcu; i++) {
+        Block *block = &image->blocks[i];
         int16_t *coefficients = block->lanes[lane];
         int found;
         if (wanted && !block->dc_only)
@@ -223,7 +223,7 @@ INLINE int take_mcu(Picture *picture, const uint16_t *places, int wanted, int la
         if (!found) return 0;
         if (wanted) coefficients[0] = (int16_t)*block->predicted;
     }
-    picture->bits = bits;
+    image->bits = bits;
     return 1;
 }
 
@@ -320,60 +320,60 @@ static void halve_across(const int16_t *restrict row, Py_ssize_t count, uint8_t 
 }
 
 /* The luma of left..right in row y. */
-static const uint8_t *luma_row(Picture *picture, Py_ssize_t y) {
-    const Component *luma = &picture->components[0];
-    Py_ssize_t origin = picture->first_mcu * luma->across * luma->n; /* the column at which its rows begin */
-    if (!picture->halved) return sample_row(luma, y) + picture->left - origin;
+static const uint8_t *luma_row(Image *image, Py_ssize_t y) {
+    const Component *luma = &image->components[0];
+    Py_ssize_t origin = image->first_mcu * luma->across * luma->n; /* the column at which its rows begin */
+    if (!image->halved) return sample_row(luma, y) + image->left - origin;
     const uint8_t *rows[6];
-    /* Two samples more on either side; at the picture's edge the last once more. */
-    Py_ssize_t first = 2 * picture->left - 2, last = 2 * picture->right + 2; /* last exclusive */
+    /* Two samples more on either side; at the image's edge the last once more. */
+    Py_ssize_t first = 2 * image->left - 2, last = 2 * image->right + 2; /* last exclusive */
     Py_ssize_t from = within(first, luma->width), to = last < luma->width ? last : luma->width;
     for (int k = 0; k < 6; k++) rows[k] = sample_row(luma, within(2 * y - 2 + k, luma->height)) + from - origin;
-    int16_t *between = picture->between;
+    int16_t *between = image->between;
     halve_down(rows, to - from, between + from - first);
     for (Py_ssize_t x = first; x < from; x++) between[x - first] = between[from - first];
     for (Py_ssize_t x = to; x < last; x++) between[x - first] = between[to - 1 - first];
-    halve_across(between, picture->right - picture->left, picture->rows[0]);
-    return picture->rows[0];
+    halve_across(between, image->right - image->left, image->rows[0]);
+    return image->rows[0];
 }
 
 /* The samples left..right of chroma in row y, as many as of luma. */
-static const uint8_t *chroma_row(Picture *picture, int which, Py_ssize_t y) {
-    const Component *component = &picture->components[which], *luma = &picture->components[0];
-    Py_ssize_t origin = picture->first_mcu * component->n;
-    if (component->n == luma->across * picture->n_out) return sample_row(component, y) + picture->left - origin;
-    Py_ssize_t first = picture->left / 2, count = (picture->right + 1) / 2 - first;
-    uint8_t *out = picture->rows[which];
-    int half_as_high = component->n < luma->down * picture->n_out;
+static const uint8_t *chroma_row(Image *image, int which, Py_ssize_t y) {
+    const Component *component = &image->components[which], *luma = &image->components[0];
+    Py_ssize_t origin = image->first_mcu * component->n;
+    if (component->n == luma->across * image->n_out) return sample_row(component, y) + image->left - origin;
+    Py_ssize_t first = image->left / 2, count = (image->right + 1) / 2 - first;
+    uint8_t *out = image->rows[which];
+    int half_as_high = component->n < luma->down * image->n_out;
     Py_ssize_t near = half_as_high ? y / 2 : y, far = within(y % 2 ? near + 1 : near - 1, component->height);
     const uint8_t *row = sample_row(component, near), *beside = sample_row(component, far);
     if (component->n == 1) /* fancy upsampling is for more than a sample of a block */
         for (Py_ssize_t i = 0; i < count; i++) out[2 * i] = out[2 * i + 1] = row[first - origin + i];
     else {
-        /* One sample more on either side; at the picture's edge the last once more. */
-        uint16_t *sums = picture->sums;
+        /* One sample more on either side; at the image's edge the last once more. */
+        uint16_t *sums = image->sums;
         Py_ssize_t from = first ? first - 1 : 0, to = first + count < component->width ? first + count + 1 : component->width;
         sum_rows(row + from - origin, half_as_high ? beside + from - origin : NULL, to - from, sums + !first);
         if (!first) sums[0] = sums[1];
         if (to < first + count + 1) sums[count + 1] = sums[count];
         double_row(sums, count, half_as_high ? 4 : 2, out);
     }
-    return out + picture->left % 2;
+    return out + image->left % 2;
 }
 
-static void write_rows(Picture *picture, Py_ssize_t first, Py_ssize_t last) {
+static void write_rows(Image *image, Py_ssize_t first, Py_ssize_t last) {
     for (Py_ssize_t y = first; y < last; y++)
-        to_rgb(luma_row(picture, y), chroma_row(picture, 1, y), chroma_row(picture, 2, y), picture->right - picture->left,
-               picture->out + (y * picture->width_out + picture->left) * 3);
+        to_rgb(luma_row(image, y), chroma_row(image, 1, y), chroma_row(image, 2, y), image->right - image->left,
+               image->out + (y * image->width_out + image->left) * 3);
 }
 
 /* -------------------------------------------------------------------------------------------------- all of it */
 
 /* number: of the component's blocks in an MCU, row by row. */
-static void add_block(Picture *picture, Component *component, int number) {
-    Block *block = &picture->blocks[picture->blocks_in_mcu++];
-    block->dc = &picture->tables->dc[component->dc];
-    block->ac = &picture->tables->ac[component->ac];
+static void add_block(Image *image, Component *component, int number) {
+    Block *block = &image->blocks[image->blocks_in_mcu++];
+    block->dc = &image->tables->dc[component->dc];
+    block->ac = &image->tables->ac[component->ac];
     block->predicted = &component->predicted;
     block->dc_only = component->n == 1;
     for (int lane = 0; lane < LANES; lane++) {
@@ -384,102 +384,102 @@ static void add_block(Picture *picture, Component *component, int number) {
 }
 
 /* The sizes of everything, from the headers. */
-static void lay_out(Picture *picture) {
-    Component *luma = &picture->components[0];
-    int n = 8 / picture->reduction;
-    picture->n_out = n;
-    picture->halved = n < 8;
-    picture->width_out = divide_up(picture->width, picture->reduction);
-    picture->height_out = divide_up(picture->height, picture->reduction);
+static void lay_out(Image *image) {
+    Component *luma = &image->components[0];
+    int n = 8 / image->reduction;
+    image->n_out = n;
+    image->halved = n < 8;
+    image->width_out = divide_up(image->width, image->reduction);
+    image->height_out = divide_up(image->height, image->reduction);
     for (int c = 0; c < 3; c++) {
-        Component *component = &picture->components[c];
+        Component *component = &image->components[c];
         /* As libjpeg: chroma of half the size in both directions gets a larger inverse DCT instead of upsampling. */
         component->n = n < 8 && (c == 0 || (luma->across == 2 && luma->down == 2)) ? 2 * n : n;
-        component->width = divide_up((Py_ssize_t)picture->width * component->across * component->n, 8 * luma->across);
-        component->height = divide_up((Py_ssize_t)picture->height * component->down * component->n, 8 * luma->down);
+        component->width = divide_up((Py_ssize_t)image->width * component->across * component->n, 8 * luma->across);
+        component->height = divide_up((Py_ssize_t)image->height * component->down * component->n, 8 * luma->down);
     }
-    Py_ssize_t mcu = (Py_ssize_t)luma->across * n, count = divide_up(picture->width, 8 * luma->across);
-    picture->first_mcu = within(picture->left / mcu - divide_up(MARGIN, mcu), count);
-    picture->last_mcu = within(divide_up(picture->right, mcu) + divide_up(MARGIN, mcu) - 1, count) + 1;
+    Py_ssize_t mcu = (Py_ssize_t)luma->across * n, count = divide_up(image->width, 8 * luma->across);
+    image->first_mcu = within(image->left / mcu - divide_up(MARGIN, mcu), count);
+    image->last_mcu = within(divide_up(image->right, mcu) + divide_up(MARGIN, mcu) - 1, count) + 1;
     for (int c = 0; c < 3; c++) {
-        Component *component = &picture->components[c];
+        Component *component = &image->components[c];
         component->kept = 2 + MARGIN / (luma->down * n);
         component->stride =
-            divide_up(picture->last_mcu - picture->first_mcu, LANES) * LANES * component->across * component->n;
-        for (int i = 0; i < component->down * component->across; i++) add_block(picture, component, i);
+            divide_up(image->last_mcu - image->first_mcu, LANES) * LANES * component->across * component->n;
+        for (int i = 0; i < component->down * component->across; i++) add_block(image, component, i);
     }
 }
 
-static int allocate(Picture *picture) {
-    picture->unstuffed = malloc((size_t)(picture->end - picture->next) + PADDING);
-    int sound = picture->unstuffed != NULL;
-    size_t columns = (size_t)picture->components[0].stride + 2 * MARGIN + 2;
-    sound &= (picture->between = malloc(columns * sizeof *picture->between)) != NULL;
-    sound &= (picture->sums = malloc(columns * sizeof *picture->sums)) != NULL;
+static int allocate(Image *image) {
+    image->unstuffed = malloc((size_t)(image->end - image->next) + PADDING);
+    int sound = image->unstuffed != NULL;
+    size_t columns = (size_t)image->components[0].stride + 2 * MARGIN + 2;
+    sound &= (image->between = malloc(columns * sizeof *image->between)) != NULL;
+    sound &= (image->sums = malloc(columns * sizeof *image->sums)) != NULL;
     for (int c = 0; c < 3; c++) {
-        Component *component = &picture->components[c];
+        Component *component = &image->components[c];
         component->ring = malloc((size_t)(component->kept * component->down * component->n) * (size_t)component->stride);
-        sound &= component->ring != NULL && (picture->rows[c] = malloc(columns)) != NULL;
+        sound &= component->ring != NULL && (image->rows[c] = malloc(columns)) != NULL;
     }
     return sound;
 }
 
-static int decode_scan(Picture *picture) {
-    const Component *luma = &picture->components[0], *chroma = &picture->components[1];
-    Py_ssize_t across = divide_up(picture->width, 8 * luma->across), down = divide_up(picture->height, 8 * luma->down);
-    Py_ssize_t rows = (Py_ssize_t)luma->down * picture->n_out; /* of the result in an MCU */
+static int decode_scan(Image *image) {
+    const Component *luma = &image->components[0], *chroma = &image->components[1];
+    Py_ssize_t across = divide_up(image->width, 8 * luma->across), down = divide_up(image->height, 8 * luma->down);
+    Py_ssize_t rows = (Py_ssize_t)luma->down * image->n_out; /* of the result in an MCU */
     /* The last row of an MCU waits for the luma, or for the chroma, of the MCU below. */
-    Py_ssize_t waiting = picture->halved || chroma->n < rows, written = picture->top, restart = 0, done = 0;
+    Py_ssize_t waiting = image->halved || chroma->n < rows, written = image->top, restart = 0, done = 0;
     uint16_t places[POSITIONS];
     for (int i = 0; i < POSITIONS; i++) places[i] = (uint16_t)((i < 64 ? zigzag[i] : 64) * LANES);
-    if (!next_segment(picture)) return 0;
+    if (!next_segment(image)) return 0;
     for (Py_ssize_t y = 0; y < down; y++) {
-        int wanted_row = (y + 1) * rows + MARGIN > picture->top && y * rows - MARGIN < picture->bottom;
+        int wanted_row = (y + 1) * rows + MARGIN > image->top && y * rows - MARGIN < image->bottom;
         int lane = 0;
         for (Py_ssize_t x = 0; x < across; x++) {
-            if (picture->interval && done == picture->interval) {
-                if (!segment_is_done(picture) || picture->marker != 0xd0 + restart % 8 || !next_segment(picture)) return 0;
+            if (image->interval && done == image->interval) {
+                if (!segment_is_done(image) || image->marker != 0xd0 + restart % 8 || !next_segment(image)) return 0;
                 restart++;
                 done = 0;
             }
             done++;
-            int wanted = wanted_row && x >= picture->first_mcu && x < picture->last_mcu;
-            if (!take_mcu(picture, places, wanted, lane)) return 0;
+            int wanted = wanted_row && x >= image->first_mcu && x < image->last_mcu;
+            if (!take_mcu(image, places, wanted, lane)) return 0;
             if (!wanted) continue;
-            if (++lane == LANES || x == picture->last_mcu - 1) {
-                Py_ssize_t first = x - picture->first_mcu - lane + 1;
+            if (++lane == LANES || x == image->last_mcu - 1) {
+                Py_ssize_t first = x - image->first_mcu - lane + 1;
                 for (int c = 0; c < 3; c++) {
-                    Component *component = &picture->components[c];
-                    if (!finish_mcus(component, picture->steps[component->steps], y, first)) return 0;
+                    Component *component = &image->components[c];
+                    if (!finish_mcus(component, image->steps[component->steps], y, first)) return 0;
                 }
                 lane = 0;
             }
         }
-        Py_ssize_t ready = y == down - 1 ? picture->height_out : (y + 1) * rows - waiting;
-        ready = ready < picture->bottom ? ready : picture->bottom;
+        Py_ssize_t ready = y == down - 1 ? image->height_out : (y + 1) * rows - waiting;
+        ready = ready < image->bottom ? ready : image->bottom;
         if (wanted_row && ready > written) {
-            write_rows(picture, written, ready);
+            write_rows(image, written, ready);
             written = ready;
         }
     }
-    return segment_is_done(picture) && picture->marker == 0xd9;
+    return segment_is_done(image) && image->marker == 0xd9;
 }
 
-static int decode(Picture *picture) {
-    if (picture->left < 0 || picture->left >= picture->right || picture->right > LONGEST_SIDE || picture->top < 0 ||
-        picture->top >= picture->bottom || picture->bottom > LONGEST_SIDE || !read_headers(picture))
+static int decode(Image *image) {
+    if (image->left < 0 || image->left >= image->right || image->right > LONGEST_SIDE || image->top < 0 ||
+        image->top >= image->bottom || image->bottom > LONGEST_SIDE || !read_headers(image))
         return 0;
-    lay_out(picture);
-    if (picture->out_length != picture->width_out * picture->height_out * 3 || picture->components[1].width < 3 ||
-        picture->right > picture->width_out || picture->bottom > picture->height_out)
+    lay_out(image);
+    if (image->out_length != image->width_out * image->height_out * 3 || image->components[1].width < 3 ||
+        image->right > image->width_out || image->bottom > image->height_out)
         return 0;
-    int found = allocate(picture) && decode_scan(picture);
-    free(picture->unstuffed);
-    free(picture->between);
-    free(picture->sums);
+    int found = allocate(image) && decode_scan(image);
+    free(image->unstuffed);
+    free(image->between);
+    free(image->sums);
     for (int c = 0; c < 3; c++) {
-        free(picture->rows[c]);
-        free(picture->components[c].ring);
+        free(image->rows[c]);
+        free(image->components[c].ring);
     }
     return found;
 }
@@ -503,47 +503,47 @@ static PyObject *decode_into(PyObject *module, PyObject *arguments) {
     PyObject *object, *result = NULL;
     File file;
     Py_buffer out;
-    Picture *picture = calloc(1, sizeof *picture);
+    Image *image = calloc(1, sizeof *image);
     Tables *tables = calloc(1, sizeof *tables);
-    if (!picture || !tables)
+    if (!image || !tables)
         PyErr_NoMemory();
-    else if (PyArg_ParseTuple(arguments, "Oi(nnnn)w*", &object, &picture->reduction, &picture->left, &picture->top,
-                              &picture->right, &picture->bottom, &out)) {
-        int found = 0, reduction = picture->reduction;
+    else if (PyArg_ParseTuple(arguments, "Oi(nnnn)w*", &object, &image->reduction, &image->left, &image->top,
+                              &image->right, &image->bottom, &out)) {
+        int found = 0, reduction = image->reduction;
         if (reduction != 1 && reduction != 2 && reduction != 4 && reduction != 8)
             PyErr_Format(PyExc_ValueError, "reduction must be 1, 2, 4 or 8, got %d", reduction);
         else if (find_file(object, &file)) {
-            picture->next = file.data;
-            picture->end = file.end;
-            picture->out = out.buf;
-            picture->out_length = out.len;
-            picture->tables = tables;
+            image->next = file.data;
+            image->end = file.end;
+            image->out = out.buf;
+            image->out_length = out.len;
+            image->tables = tables;
             Py_BEGIN_ALLOW_THREADS
-            found = decode(picture);
+            found = decode(image);
             Py_END_ALLOW_THREADS
             result = PyBool_FromLong(found);
         }
         PyBuffer_Release(&out);
     }
-    free(picture);
+    free(image);
     free(tables);
     return result;
 }
 
 /* Returns how many files are decoded at 1/1 before the first that is not, or not of this size. */
-static Py_ssize_t decode_all(Picture *picture, Tables *tables, const File *files, Py_ssize_t count, Py_ssize_t height,
+static Py_ssize_t decode_all(Image *image, Tables *tables, const File *files, Py_ssize_t count, Py_ssize_t height,
                              Py_ssize_t width, uint8_t *out) {
     for (Py_ssize_t i = 0; i < count; i++) {
-        memset(picture, 0, sizeof *picture);
-        picture->next = files[i].data;
-        picture->end = files[i].end;
-        picture->reduction = 1;
-        picture->right = width;
-        picture->bottom = height;
-        picture->out_length = height * width * 3;
-        picture->out = out + i * picture->out_length;
-        picture->tables = tables;
-        if (!decode(picture)) return i;
+        memset(image, 0, sizeof *image);
+        image->next = files[i].data;
+        image->end = files[i].end;
+        image->reduction = 1;
+        image->right = width;
+        image->bottom = height;
+        image->out_length = height * width * 3;
+        image->out = out + i * image->out_length;
+        image->tables = tables;
+        if (!decode(image)) return i;
     }
     return count;
 }
@@ -556,9 +556,9 @@ static PyObject *decode_each(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "O!(nn)w*", &PyTuple_Type, &objects, &height, &width, &out)) return NULL;
     Py_ssize_t count = PyTuple_Size(objects);
     File *files = calloc((size_t)count + 1, sizeof *files);
-    Picture *picture = malloc(sizeof *picture);
+    Image *image = malloc(sizeof *image);
     Tables *tables = calloc(1, sizeof *tables);
-    if (!files || !picture || !tables) {
+    if (!files || !image || !tables) {
         PyErr_NoMemory();
         goto done;
     }
@@ -570,12 +570,12 @@ static PyObject *decode_each(PyObject *module, PyObject *arguments) {
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    decoded = decode_all(picture, tables, files, count, height, width, out.buf);
+    decoded = decode_all(image, tables, files, count, height, width, out.buf);
     Py_END_ALLOW_THREADS
     result = PyLong_FromSsize_t(decoded);
 done:
     free(files);
-    free(picture);
+    free(image);
     free(tables);
     PyBuffer_Release(&out);
     return result;

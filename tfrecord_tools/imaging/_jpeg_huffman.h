@@ -12,7 +12,7 @@ enum {
     OUTSIDE = 128,   /* added to a position where a block ends early: beyond all of its 64 */
     POSITIONS = 256, /* what the sum of a position and of what an entry adds to it stays below */
     PADDING = 16,    /* zero bytes behind the bits: what is read at once, and as much again */
-    LARGEST = 1 << 14 /* DC coefficient; a picture's are up to 2047, as are the differences that make it */
+    LARGEST = 1 << 14 /* DC coefficient; a image's are up to 2047, as are the differences that make it */
 };
 
 /* Positions in a block of 8 x 8 in the order of the file. */

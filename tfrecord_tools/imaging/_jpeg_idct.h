@@ -108,7 +108,7 @@ INLINE int inverse_dct_1(int16_t *coefficients, int step, uint8_t *samples) {
 
 /* coefficients: of LANES blocks, [8 rows][8 columns][LANES], zero afterwards. steps: the quantization table, [8][8]. n: 2, 4
    or 8, known when compiled. samples: n rows of n * LANES, `width` apart. Returns 0 if the coefficients are too large for a
-   picture's; then the samples mean nothing. */
+   image's; then the samples mean nothing. */
 INLINE int inverse_dct(int16_t *coefficients, const int16_t *steps, int n, uint8_t *samples, size_t width) {
     Lanes rows[8 * 8], finished[8];
     int32_t sums[LANES] = {0};

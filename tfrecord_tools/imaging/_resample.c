@@ -100,7 +100,7 @@ static int read_band(const Py_buffer *first, const Py_buffer *weights, Py_ssize_
     int sound = band->taps > 0;
     for (Py_ssize_t i = 0; sound && i < band->outputs; i++)
         sound = band->first[i] >= (i ? band->first[i - 1] : 0) && band->first[i] + band->taps <= length;
-    if (!sound) PyErr_SetString(PyExc_ValueError, "the weights are for pixels outside the picture");
+    if (!sound) PyErr_SetString(PyExc_ValueError, "the weights are for pixels outside the image");
     return sound;
 }
 

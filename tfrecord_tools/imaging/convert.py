@@ -54,7 +54,7 @@ _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _COLORSPACE = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode -> simplejpeg's
 _BAND = 32  # rows that NumPy does at a time: its sums fit the caches, and take little memory
 _HALVING = (119, 26, -17)  # 256ths, at distances of 1/2, 3/2 and 5/2 pixels; its frequencies stand in _jpeg.c
-# What libjpeg warns of when the coded picture itself is damaged, and goes on with grey or shifted blocks.
+# What libjpeg warns of when the coded image itself is damaged, and goes on with grey or shifted blocks.
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
 # It says the same of a few bytes of padding before the end, which some writers leave and which do no harm: a scan that
 # lost its way leaves hundreds. Before any other marker there could be more to come, and it warns only once.
@@ -62,7 +62,7 @@ _PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes befor
 
 
 class ImageRejected(ValueError):  # noqa: N818 -- a verdict on the image, not a fault
-    """These bytes give no usable picture; the message is the reason that quarantine.csv shows."""
+    """These bytes give no usable image; the message is the reason that quarantine.csv shows."""
 
 
 class Converted(NamedTuple):
@@ -128,7 +128,7 @@ def convert_sizes(
     if image.mode == "CMYK" and not profile:
         raise ImageRejected("CMYK without an ICC profile: its colours are unknown")
     if image.mode == "CMYK" and swap_rb:
-        raise ImageRejected("red and blue of a CMYK picture cannot be swapped")
+        raise ImageRejected("red and blue of a CMYK image cannot be swapped")
     kept = width == height and width in sizes and keep is not None and not swap_rb and _is_kept(data, image, keep)
     if kept and set(sizes) == {width}:
         return ConvertedSizes((data,) * len(sizes), width, height)
@@ -179,7 +179,7 @@ def _reduction(width: int, height: int, size: int, fit: str) -> int:
     return next((f for f in (8, 4, 2) if extent >= 2 * size * f and min(width, height) >= f), 1)
 
 
-@functools.lru_cache(maxsize=256)  # a data set has few sizes of pictures
+@functools.lru_cache(maxsize=256)  # a data set has few sizes of images
 def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit: str) -> Bounds:
     """(left, top, right, bottom) of the pixels at 1/reduction that `_fit` reads for these sizes."""
     columns, rows = -(-width // reduction), -(-height // reduction)
@@ -191,10 +191,10 @@ def _needed(width: int, height: int, reduction: int, sizes: tuple[int, ...], fit
 
 
 def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: Bounds) -> Pixels:
-    """The picture at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
+    """The image at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
 
     needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
-    Raises ImageRejected if the coded picture is damaged, any of DECODE_ERRORS if it cannot be decoded.
+    Raises ImageRejected if the coded image is damaged, any of DECODE_ERRORS if it cannot be decoded.
     """
     if _jpeg and image.mode == "RGB":
         width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
@@ -210,7 +210,7 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: B
 
 
 def _decode_at(data: bytes, reduction: int, mode: str) -> Pixels:
-    """u8[H,W,C] by libjpeg's own reduction. mode: the picture's, or "L" or "YCbCr" of one of mode "RGB"."""
+    """u8[H,W,C] by libjpeg's own reduction. mode: the image's, or "L" or "YCbCr" of one of mode "RGB"."""
     image = _open(data)
     width, height = (-(-extent // reduction) for extent in image.size)
     if simplejpeg and mode in _COLORSPACE:
@@ -287,7 +287,7 @@ def _rgb(luma: Pixels, chroma: Pixels, needed: Bounds) -> Pixels:
 
 
 def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit: str) -> Pixels:
-    """u8[size,size,C] of a picture that was width x height before it was decoded at 1/reduction; still to be padded."""
+    """u8[size,size,C] of a image that was width x height before it was decoded at 1/reduction; still to be padded."""
     if fit == "crop":
         return resample(pixels, _centre_square(width, height, reduction), size, size)
     whole = (0.0, 0.0, width / reduction, height / reduction)
@@ -299,7 +299,7 @@ def _fit(pixels: Pixels, width: int, height: int, reduction: int, size: int, fit
 
 
 def _padded(pixels: Pixels, size: int) -> Pixels:
-    """u8[size,size,3]: upright and in sRGB already, so that what is added is black, and lies as beside any picture."""
+    """u8[size,size,3]: upright and in sRGB already, so that what is added is black, and lies as beside any image."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels

@@ -19,7 +19,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 
 
 class Asked(NamedTuple):
-    """What a picture has to have. quality: as Pillow counts it. subsampling: one of SUBSAMPLINGS. None: any."""
+    """What a image has to have. quality: as Pillow counts it. subsampling: one of SUBSAMPLINGS. None: any."""
 
     quality: int | None = None
     subsampling: str | None = None
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 def is_plain(jpeg: bytes, asked: Asked) -> bool:
-    """Whether it is baseline YCbCr in one scan, 8 bits, as asked, with nothing in the file but the picture.
+    """Whether it is baseline YCbCr in one scan, 8 bits, as asked, with nothing in the file but the image.
 
     So no metadata, profile, thumbnail or bytes behind the end. Whether the coded data are sound is not looked at.
     """

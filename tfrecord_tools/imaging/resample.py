@@ -25,7 +25,7 @@ Bounds = tuple[int, int, int, int]  # the same, whole pixels; right and bottom e
 
 LOBES = 3  # Lanczos3, as Pillow's LANCZOS
 # Bits of the weights of the first pass, of the fraction kept between the passes, and of the second pass's weights.
-# The absolute weights of an output pixel sum to less than 2 (1.6 at the edge of an enlarged picture, 1.3 elsewhere),
+# The absolute weights of an output pixel sum to less than 2 (1.6 at the edge of an enlarged image, 1.3 elsewhere),
 # so the sums stay below 255 * 2 * 2**15 and 255 * 2**2 * 2**(3 + 11), both below 2**24.
 _FIRST, _BETWEEN, _SECOND = 15, 3, 11
 _BLOCK = 8  # output rows or columns per product: less costs more calls, more costs more products with zero
@@ -109,7 +109,7 @@ def _round(values: npt.NDArray[np.float32]) -> None:
     np.rint(values, out=values)
 
 
-@functools.lru_cache(maxsize=512)  # two for each size of picture in a data set, 30 KB each
+@functools.lru_cache(maxsize=512)  # two for each size of image in a data set, 30 KB each
 def _band(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> _Band:
     """Weights times 2**(bits + exponent), whole before the second; none for positions outside the input."""
     first, weights = lanczos_weights(length, start, stop, outputs)

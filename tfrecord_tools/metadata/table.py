@@ -211,7 +211,7 @@ class _Reader:
             missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
             raise TableError(
                 f"{file.path}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
-                "For pictures without a target give --split test"
+                "For images without a target give --split test"
             )
 
     def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:

@@ -72,7 +72,7 @@ class Source:
 class ShardTask:
     """All that `write_shard` needs, so that any worker anywhere makes the same bytes of it.
 
-    folders: one for each size of picture. convert: JPEG file -> (a JPEG for the record in each folder, source width,
+    folders: one for each size of image. convert: JPEG file -> (a JPEG for the record in each folder, source width,
     source height); raises ValueError with the reason if the image cannot be used. Picklable. fold: -1 for test.
     sources: in the order of the records.
     """

@@ -1,10 +1,10 @@
-"""Affine maps on TPUs, under JAX: one Pallas kernel that keeps a picture in the chip's fast memory from first to last.
+"""Affine maps on TPUs, under JAX: one Pallas kernel that keeps a image in the chip's fast memory from first to last.
 
 A map is a scaling, a shift and a mirroring (two matrix products with weights made on the fly), then three shears, into
 which any rotation falls apart (A. W. Paeth, "A fast algorithm for general raster rotation", 1986), then what zooms out
 (two products again). A shear moves each row by an amount of its own: by whole pixels in steps of 1, 2, 4, ... that are
 taken or not, and by what remains with eight taps. That is what the vector unit is good at, nothing is gathered, and of
-the main memory only the u8 picture is read and the result written.
+the main memory only the u8 image is read and the result written.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def affine(
         divided = jax.P(distribution.batch_dim_name)
         mesh = distribution.device_mesh.backend_mesh
         local = jax.shard_map(local, mesh=mesh, in_specs=(divided, divided), out_specs=divided, check_vma=False)
-    # Channels first, which costs nothing: so XLA lays pictures out on a TPU.
+    # Channels first, which costs nothing: so XLA lays images out on a TPU.
     planes = jnp.transpose(jnp.asarray(images), (0, 3, 1, 2))
     return jnp.transpose(local(_parameters(jnp.asarray(matrices), size), planes), (0, 2, 3, 1))
 
 
 def _canvas(size: int) -> int:
-    """Side of the square on which pictures are sheared: a turned one has to fit."""
+    """Side of the square on which images are sheared: a turned one has to fit."""
     return -(-math.ceil(size * math.sqrt(2) * _ZOOMED_OUT_LAST + _TAPS) // _LANES) * _LANES
 
 
@@ -97,7 +97,7 @@ def _parameters(matrices: Any, size: int) -> Any:
     scale_x = jnp.abs(determinant) / scale_y
     shear = (upper[:, 0] * sin + upper[:, 1] * cos) / scale_x
     half = sin / (1.0 + cos)  # the tangent of half the angle
-    # Pixels are left out as late as the canvas allows: a picture that has lost some is sheared less well.
+    # Pixels are left out as late as the canvas allows: a image that has lost some is sheared less well.
     last = jnp.clip(jnp.maximum(scale_x, scale_y), 1.0, (_canvas(size) - _TAPS) / (size * math.sqrt(2)))
     first = [sign_x * scale_x / last, sign_x * upper[:, 2], sign_y * scale_y / last, sign_y * lower[:, 2]]
     return jnp.stack([shear - half, sin, -half, *first, last, transposed.astype(jnp.float32)], axis=1)
@@ -167,7 +167,7 @@ def _kernel(
     """One channel of one image.
 
     given: f32[B*9] of all images. image, out: [1,1,S,S]. The rest is room, of which the first three hold `_halves`:
-    plane [2,S,S], tall [2,width,S], final [2,S,width], canvas f32[width,width] with the picture about its centre.
+    plane [2,S,S], tall [2,width,S], final [2,S,width], canvas f32[width,width] with the image about its centre.
     """
     import jax
     import jax.numpy as jnp
@@ -178,7 +178,7 @@ def _kernel(
         given[here + i] for i in range(9)
     )
     size, width = image.shape[2], canvas.shape[0]
-    middle, centre = (size - 1) / 2, (width - 1 + size % 2) / 2  # pixel lies on pixel, in odd pictures too
+    middle, centre = (size - 1) / 2, (width - 1 + size % 2) / 2  # pixel lies on pixel, in odd images too
 
     def for_rows(function: Callable[[Any, Any], None]) -> None:
         """function(rows, their distances f32[_ROWS,1] from the centre) for all rows of the canvas."""

@@ -1,4 +1,4 @@
-"""Affine maps against SciPy's, on hand-made cases and on real pictures."""
+"""Affine maps against SciPy's, on hand-made cases and on real images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDENTITY = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
 
 def affine(images, matrices, *, method="gather", **options):
     """`geometry.affine`; the shears, which are JAX's, whatever Keras runs on, and on the canvas that they choose."""
-    if method == "matmul":  # one by one: outside XLA its weights take a gigabyte of a picture of 192 px
+    if method == "matmul":  # one by one: outside XLA its weights take a gigabyte of a image of 192 px
         each = [geometry.affine(*one, method=method, **options) for one in _one_by_one(images, matrices)]
         return np.concatenate([np.asarray(one) for one in each])
     if method != "shears":
@@ -67,8 +67,8 @@ def psnr(found, expected):
 
 
 @pytest.fixture(scope="module")
-def pictures(request):
-    """Real pictures at 192 px where there are any, else smooth random ones: u8[N,S,S,3]."""
+def images(request):
+    """Real images at 192 px where there are any, else smooth random ones: u8[N,S,S,3]."""
     try:
         folder = request.getfixturevalue("real_data") / "isic2020_512" / "jpeg"
     except pytest.skip.Exception:
@@ -169,40 +169,40 @@ ANGLES = (2, 5, 15, 30, 40, 44, 46, 60, 89, 135, 170)
 
 
 @pytest.mark.parametrize("fill", ["reflect", pytest.param("nearest", marks=pytest.mark.slow)])
-def test_passes_and_shears_beside_four_taps_at_every_angle(pictures, fill):
-    """All against a float64 cubic spline, edges included; on real pictures where there are any."""
+def test_passes_and_shears_beside_four_taps_at_every_angle(images, fill):
+    """All against a float64 cubic spline, edges included; on real images where there are any."""
     gained: dict[geometry.Method, dict[int, float]] = {"matmul": {}, "shears": {}}
     for angle in ANGLES:
-        m = matrix(angle, count=len(pictures))
-        expected = np.stack([by_scipy(image, m[0], 3, fill) for image in pictures])
-        found = {way: affine(pictures, m, method=way, fill=fill) for way in geometry.METHODS}
+        m = matrix(angle, count=len(images))
+        expected = np.stack([by_scipy(image, m[0], 3, fill) for image in images])
+        found = {way: affine(images, m, method=way, fill=fill) for way in geometry.METHODS}
         for method, gains in gained.items():
             gains[angle] = psnr(found[method], expected) - psnr(found["gather"], expected)
     assert min(min(gains.values()) for gains in gained.values()) > 2, gained
 
 
-def test_the_whole_map_agrees_too(pictures):
+def test_the_whole_map_agrees_too(images):
     """Turn, shear, zoom and shift at once, up to what the deotte policy nearly always draws."""
     for seed in range(6):
         rng = np.random.default_rng(seed)
         drawn = rng.uniform([-180, -4, 0.85, 0.85, -9, -9], [180, 4, 1.2, 1.2, 9, 9])
-        m = np.repeat(matrix(*drawn), len(pictures), axis=0)
-        expected = np.stack([by_scipy(image, m[0], 3, "reflect") for image in pictures])
+        m = np.repeat(matrix(*drawn), len(images), axis=0)
+        expected = np.stack([by_scipy(image, m[0], 3, "reflect") for image in images])
         reach = 96 * 1.5 / 0.85 + 9
-        gathered = affine(pictures, m)
+        gathered = affine(images, m)
         for method in ("matmul", "shears"):
-            found = affine(pictures, m, method=method, reach=reach)
+            found = affine(images, m, method=method, reach=reach)
             assert psnr(found, expected) > psnr(gathered, expected)
             assert psnr(found, np.asarray(gathered, np.float64)) > 35
 
 
-def test_bfloat16_costs_no_more_than_it_says(pictures):
-    """Stated in docs/augmentation.md: the picture keeps 40 dB, because bfloat16 has 8 bits."""
-    m = matrix(44, count=len(pictures))
-    exact, half = (affine(pictures, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
+def test_bfloat16_costs_no_more_than_it_says(images):
+    """Stated in docs/augmentation.md: the image keeps 40 dB, because bfloat16 has 8 bits."""
+    m = matrix(44, count=len(images))
+    exact, half = (affine(images, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert psnr(half, np.asarray(exact, np.float64)) > 40
     assert half.dtype == exact.dtype
-    exact, half = (affine(pictures, m, method="shears", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    exact, half = (affine(images, m, method="shears", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert psnr(half, exact.astype(np.float64)) > 55
 
 

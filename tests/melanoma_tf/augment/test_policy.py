@@ -177,9 +177,9 @@ def test_an_example_looks_the_same_in_any_batch():
     np.testing.assert_array_equal(augmented(IMAGES[order], SEEDS[order]), whole[order])
 
 
-def test_other_seeds_give_other_pictures():
-    same_picture = np.repeat(IMAGES[:1], 8, axis=0)
-    assert len({picture.tobytes() for picture in augmented(same_picture, SEEDS)}) == 8
+def test_other_seeds_give_other_images():
+    same_image = np.repeat(IMAGES[:1], 8, axis=0)
+    assert len({image.tobytes() for image in augmented(same_image, SEEDS)}) == 8
 
 
 def test_it_compiles_with_xla_and_gives_the_same():
@@ -278,7 +278,7 @@ def test_every_operation_is_among_those_tested():
 
 @pytest.mark.parametrize("text", [*EVERY.values(), *READY])
 @pytest.mark.parametrize("method", OF_TENSORFLOW)
-def test_each_changes_pictures_stays_in_range_and_compiles_with_xla(text, method):
+def test_each_changes_images_stays_in_range_and_compiles_with_xla(text, method):
     if method != "gather" and "affine" not in policy.POLICIES.get(text, text):
         pytest.skip("no resampling in it")
     layer = policy.Augment(text, method=method, dtype="float32")
@@ -340,8 +340,8 @@ def test_beta_numbers_are_those_of_scipy():
 
 
 @pytest.mark.parametrize("text", ["mixup(0.4)", "cutmix(p=1.0)", "mixup(0.4)|flip|cutmix"])
-def test_labels_are_mixed_as_the_pictures_are(text):
-    """Pictures that are their own label: 0 black, 1 white. Then the mean of each picture is its label."""
+def test_labels_are_mixed_as_the_images_are(text):
+    """Images that are their own label: 0 black, 1 white. Then the mean of each image is its label."""
     targets = np.array([0, 1, 1, 0, 1, 0, 0, 1], np.float32)
     images = (np.ones((8, 40, 40, 3)) * targets[:, None, None, None] * 255).astype(np.uint8)
     layer = policy.Augment(text, dtype="float32")
@@ -364,7 +364,7 @@ def test_labels_are_mixed_as_the_pictures_are(text):
         "affine(rotate=180, zoom=0.1)|flip|affine(shift=0.2)",
     ],
 )
-def test_pictures_show_the_same_by_products(text):
+def test_images_show_the_same_by_products(text):
     """Also far beyond their edges, where columns have to have been made."""
     smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
     images = (np.clip(smooth, 0, 1) * 255).astype(np.uint8)
@@ -373,7 +373,7 @@ def test_pictures_show_the_same_by_products(text):
     assert np.abs(by_kernel - by_products).max() < 0.03
 
 
-def test_the_other_backend_compiles_them_to_the_same_pictures(tmp_path):
+def test_the_other_backend_compiles_them_to_the_same_images(tmp_path):
     code = (
         "import sys, jax, numpy as np; from melanoma_tf.augment import policy; d = np.load(sys.argv[1]); "
         "make = lambda t, m: policy.Augment(t, method=m, dtype='float32'); "

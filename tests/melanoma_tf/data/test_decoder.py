@@ -46,12 +46,12 @@ def test_pixels_are_tensorflows(monkeypatch, without):
     np.testing.assert_array_equal(decoder.Decoder(SIZE)(jpegs), of_tensorflow(jpegs))
 
 
-def test_no_pictures_are_none():
+def test_no_images_are_none():
     """As of a host whose share of the last batch is all filling."""
     assert decoder.Decoder(SIZE)(batch()).shape == (0, SIZE, SIZE, 3)
 
 
-def test_pictures_of_another_size_are_resampled():
+def test_images_of_another_size_are_resampled():
     large = jpeg(1, size=2 * SIZE)
     found = decoder.Decoder(SIZE)(batch(jpeg(0), large, jpeg(2)))
     np.testing.assert_array_equal(found[::2], of_tensorflow([jpeg(0), jpeg(2)]))
@@ -59,12 +59,12 @@ def test_pictures_of_another_size_are_resampled():
     assert np.abs(found[1].astype(int) - expected).max() <= 2
 
 
-@pytest.mark.parametrize("broken", [b"", b"no picture", jpeg(0)[:300]])
-def test_what_is_no_picture_is_an_error(broken):
+@pytest.mark.parametrize("broken", [b"", b"no image", jpeg(0)[:300]])
+def test_what_is_no_image_is_an_error(broken):
     jpegs = batch(jpeg(0), broken)
-    with pytest.raises(ValueError, match="not a picture: "):
+    with pytest.raises(ValueError, match="not a image: "):
         decoder.Decoder(SIZE)(jpegs)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a picture: "):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a image: "):
         tf.function(decoder.Decoder(SIZE).graph)(tf.constant(jpegs))
 
 

@@ -33,7 +33,7 @@ def pixels(found):
     return [image.tobytes() for features, _ in found for image in features["image"]]
 
 
-def test_an_epoch_has_only_full_batches_of_different_pictures(dataset):
+def test_an_epoch_has_only_full_batches_of_different_images(dataset):
     found = batches(dataset)
     assert len(found) == pipeline.count(dataset.others(0)) // 8
     assert len(set(pixels(found))) == len(pixels(found))
@@ -76,20 +76,20 @@ def test_skipping_steps_lands_on_the_same_batches(dataset):
         np.testing.assert_array_equal(target, expected_target)
 
 
-def test_a_picture_keeps_its_seed_within_an_epoch_only(dataset):
-    def seed_of_pictures(found):
+def test_a_image_keeps_its_seed_within_an_epoch_only(dataset):
+    def seed_of_images(found):
         return {i.tobytes(): s for f, _ in found for i, s in zip(f["image"], f["seed"], strict=True)}
 
     # A larger buffer gives another order.
-    first = seed_of_pictures(batches(dataset))
+    first = seed_of_images(batches(dataset))
     other_order = pipeline.train_batches(
         dataset.others(0), batch_size=4, image_size=32, seed=0, epoch=0, skip_steps=0, buffer=64
     )
-    again = seed_of_pictures(other_order.as_numpy_iterator())
+    again = seed_of_images(other_order.as_numpy_iterator())
     shared = first.keys() & again.keys()
     assert len(shared) > 40
     assert all(first[key] == again[key] for key in shared)
-    next_epoch = seed_of_pictures(batches(dataset, epoch=1))
+    next_epoch = seed_of_images(batches(dataset, epoch=1))
     assert not any(first[key] == next_epoch[key] for key in first.keys() & next_epoch.keys())
     assert len(set(first.values())) == len(first)
 

@@ -116,7 +116,7 @@ def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shard
     parts = [batches(dataset, Hosts(host, hosts), skip) for host in range(hosts)]
     for whole, *shares in zip(batches(dataset, ALONE, skip), *parts, strict=True):
         assert [len(share) for share in shares] == [8 // hosts] * hosts
-        assert sorted(whole) == sorted(picture for share in shares for picture in share)
+        assert sorted(whole) == sorted(image for share in shares for image in share)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -178,7 +178,7 @@ def test_a_host_that_ends_with_an_error_ends_the_others_too(settings, shards, tm
     assert processes[0].wait(timeout=60) != 0
 
 
-def test_three_hosts_read_each_picture_once_in_an_order_of_their_own(shards):
+def test_three_hosts_read_each_image_once_in_an_order_of_their_own(shards):
     dataset = pipeline.open_data(str(shards))
     shares = [
         [
@@ -199,7 +199,7 @@ def test_three_hosts_read_each_picture_once_in_an_order_of_their_own(shards):
     ]
     steps = pipeline.count(dataset.others(0)) // 6
     assert [len(share) for share in shares] == [2 * steps] * 3
-    assert len({picture for share in shares for picture in share}) == 6 * steps
+    assert len({image for share in shares for image in share}) == 6 * steps
     assert pipeline.streams(Hosts(0, 3)) != pipeline.streams(ALONE) == pipeline.streams(Hosts(1, 4))
 
 

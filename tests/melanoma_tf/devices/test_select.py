@@ -154,7 +154,7 @@ def local_tpu(monkeypatch):
 @pytest.mark.parametrize(
     ("generation", "method"), [("TPU v3", "matmul"), ("TPU v4", "matmul"), ("TPU v5 lite", "shears"), ("", "shears")]
 )
-def test_tpus_with_much_fast_memory_shear_pictures(generation, method):
+def test_tpus_with_much_fast_memory_shear_images(generation, method):
     assert select.Runtime("jax", "tpu", ("tpu:0",), "test", generation=generation).resampling == method
 
 

@@ -49,7 +49,7 @@ def example(patients=120, seed=0):
     return labels, np.round(rng.normal(labels, 1.0), 1)
 
 
-def test_copies_of_a_patients_picture_do_not_narrow_the_interval():
+def test_copies_of_a_patients_image_do_not_narrow_the_interval():
     labels, scores = example()
     patients = np.arange(len(labels))
     once = metrics.clustered_auc_interval(labels, scores, patients, replicates=500)
@@ -57,7 +57,7 @@ def test_copies_of_a_patients_picture_do_not_narrow_the_interval():
     assert metrics.clustered_auc_interval(*five, replicates=500) == once
 
 
-def test_interval_is_close_to_delong_for_independent_pictures():
+def test_interval_is_close_to_delong_for_independent_images():
     labels, scores = example(600)
     found = metrics.clustered_auc_interval(labels, scores, np.arange(600), replicates=2000)
     positive, negative = scores[labels == 1], scores[labels == 0]
@@ -71,5 +71,5 @@ def test_interval_is_close_to_delong_for_independent_pictures():
 
 
 def test_an_interval_needs_two_patients_of_each_class():
-    with pytest.raises(metrics.UndefinedMetric, match="positive pictures of at least two patients"):
+    with pytest.raises(metrics.UndefinedMetric, match="positive images of at least two patients"):
         metrics.clustered_auc_interval([1, 1, 0, 0], [4, 3, 2, 1], ["a", "a", "b", "c"])

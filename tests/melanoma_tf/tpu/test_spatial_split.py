@@ -1,4 +1,4 @@
-"""Models whose first blocks see pictures in strips, against the same models that see them whole."""
+"""Models whose first blocks see images in strips, against the same models that see them whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def published(name, size):
 
 
 def build_both(name, size, count, **options):
-    """Models of whole pictures and of strips, with the same weights, of which none is as it begins."""
+    """Models of whole images and of strips, with the same weights, of which none is as it begins."""
     whole, cut = (backbones.build_classifier(name, size, strips=n, **options) for n in (1, count))
     assert [v.path for v in whole.weights] == [v.path for v in cut.weights]
     values = [np.asarray(v) * RNG.uniform(0.5, 1.5, v.shape) for v in whole.weights]
@@ -36,7 +36,7 @@ def build_both(name, size, count, **options):
 
 
 def step(built, images):
-    """Logits, gradients and new statistics of a training step, each picture's drop connect drawn from the same seed."""
+    """Logits, gradients and new statistics of a training step, each image's drop connect drawn from the same seed."""
     for layer in built.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([1, 2])
@@ -68,13 +68,13 @@ def test_blocks_are_cut_as_far_as_their_rows_go(name, size, count, blocks):
 
 @pytest.fixture(scope="module")
 def halves():
-    """EfficientNet-B0 at 64 px on two strips of each picture."""
+    """EfficientNet-B0 at 64 px on two strips of each image."""
     return build_both(V1, 64, 2)[1]
 
 
 @pytest.mark.parametrize(("name", "size", "count"), [(V1, 128, 4), ("efficientnet-b1", 96, 3), (V2, 64, 2)])
-def test_strips_give_the_numbers_of_whole_pictures(name, size, count):
-    """B1 has a block without expansion that is not the first, and drops whole pictures within the blocks cut."""
+def test_strips_give_the_numbers_of_whole_images(name, size, count):
+    """B1 has a block without expansion that is not the first, and drops whole images within the blocks cut."""
     whole, cut = build_both(name, size, count, drop_connect=0.5)
     images = RNG.random((6, size, size, 3), np.float32)
     found, expected = (np.asarray(built(images, training=False)) for built in (cut, whole))
@@ -86,10 +86,10 @@ def test_strips_give_the_numbers_of_whole_pictures(name, size, count):
 @pytest.mark.parametrize(
     ("size", "asked", "said"),
     [
-        (64, 1, "pictures are seen whole"),
-        (64, 2, "the first blocks see each picture in 2 strips"),
-        (64, 128, "the first blocks see each picture in 4 strips"),  # of 8 rows behind the stem, and 2 borrowed
-        (63, 8, "pictures are seen whole"),
+        (64, 1, "images are seen whole"),
+        (64, 2, "the first blocks see each image in 2 strips"),
+        (64, 128, "the first blocks see each image in 4 strips"),  # of 8 rows behind the stem, and 2 borrowed
+        (63, 8, "images are seen whole"),
     ],
 )
 def test_fewer_strips_are_cut_where_rows_are_few(size, asked, said):
@@ -113,13 +113,13 @@ def test_mixed_precision_stays_within_its_own_noise():
     assert difference < noise
 
 
-def test_a_picture_sees_nothing_of_its_neighbours_in_the_batch(halves):
+def test_a_image_sees_nothing_of_its_neighbours_in_the_batch(halves):
     images = RNG.random((4, 64, 64, 3), np.float32)
     together, alone = (np.asarray(halves(x, training=False)) for x in (images, images[:1]))
     np.testing.assert_allclose(together[:1], alone, rtol=0, atol=1e-6)
 
 
-def test_its_file_of_weights_is_that_of_whole_pictures(halves, tmp_path):
+def test_its_file_of_weights_is_that_of_whole_images(halves, tmp_path):
     halves.save_weights(tmp_path / "halves.weights.h5")
     whole = backbones.build_classifier(V1, 64)
     whole.load_weights(tmp_path / "halves.weights.h5")

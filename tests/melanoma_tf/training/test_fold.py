@@ -65,7 +65,7 @@ def run_losses(config, batches, scope):
 # ------------------------------------------------------------------------------------------------------ the run
 
 
-def test_a_run_predicts_each_held_out_picture_and_leaves_its_files(dataset, tmp_path):
+def test_a_run_predicts_each_held_out_image_and_leaves_its_files(dataset, tmp_path):
     table = fold.train(tiny.config(), dataset, 0, tmp_path, ONE_CPU)
     assert sorted(table["image_name"]) == sorted(pipeline.read_table(dataset.fold(0))["image_name"])
     assert table["probability"].between(0, 1).all()
@@ -132,7 +132,7 @@ def test_a_step_with_nan_is_skipped_and_changes_nothing(dataset, monkeypatch, wh
         return mean * keras.ops.where(bad, float("nan"), 1.0)
 
     def to_nan(images):
-        # A white picture becomes NaN on the device, and with it every activation and batch statistic.
+        # A white image becomes NaN on the device, and with it every activation and batch statistic.
         unit = keras.ops.cast(images, "float32") / 255.0
         return keras.ops.where(keras.ops.min(unit) == 1.0, float("nan"), unit)
 
@@ -295,7 +295,7 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "method"), [(shears.LARGEST, "shears"), (shears.LARGEST + 32, "matmul")])
-def test_pictures_too_large_to_be_sheared_are_turned_by_products(size, method):
+def test_images_too_large_to_be_sheared_are_turned_by_products(size, method):
     trainer, _ = fold.build(tiny.config(image_size=size), 0.3, 10, resampling="shears")
     assert trainer.get_layer("augment").method == method
 

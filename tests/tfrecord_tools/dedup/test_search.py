@@ -12,40 +12,40 @@ from tfrecord_tools.dedup import pairs
 from tfrecord_tools.metadata import table
 
 
-def jpeg(picture, quality=90):
+def jpeg(image, quality=90):
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
-def turned(picture, turn):
-    return jpeg(picture.transpose(turn))
+def turned(image, turn):
+    return jpeg(image.transpose(turn))
 
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {
-    "re-encoded": lambda picture: jpeg(picture, 40),
-    "smaller": lambda picture: jpeg(picture.resize((96, 96))),
-    "larger": lambda picture: jpeg(picture.resize((200, 200))),
-    "cropped": lambda picture: jpeg(picture.crop((4, 1, 127, 124)).resize((128, 128))),
+    "re-encoded": lambda image: jpeg(image, 40),
+    "smaller": lambda image: jpeg(image.resize((96, 96))),
+    "larger": lambda image: jpeg(image.resize((200, 200))),
+    "cropped": lambda image: jpeg(image.crop((4, 1, 127, 124)).resize((128, 128))),
     **{turn.name: functools.partial(turned, turn=turn) for turn in Image.Transpose},
 }
 
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_a_planted_copy_is_found_and_nothing_else(kind):
-    pictures = [textured(seed) for seed in range(20)]
-    images = [(f"a{number:02d}", jpeg(picture)) for number, picture in enumerate(pictures)]
-    found = duplicates.find([*images, ("copy", COPIES[kind](pictures[7]))])
+    originals = [textured(seed) for seed in range(20)]
+    images = [(f"a{number:02d}", jpeg(image)) for number, image in enumerate(originals)]
+    found = duplicates.find([*images, ("copy", COPIES[kind](originals[7]))])
     assert [(pair.first, pair.second) for pair in found.pairs] == [("a07", "copy")]
 
 
 def test_the_symmetry_makes_the_second_of_the_first():
-    picture = textured(1)
+    image = textured(1)
     for turn, word in (
         (Image.Transpose.ROTATE_270, "turned 90 clockwise"),
         (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored"),
     ):
-        (pair,) = duplicates.find([("a", jpeg(picture)), ("b", jpeg(picture.transpose(turn)))]).pairs
+        (pair,) = duplicates.find([("a", jpeg(image)), ("b", jpeg(image.transpose(turn)))]).pairs
         assert pair.symmetry == word
 
 
@@ -54,7 +54,7 @@ def test_apart_looks_only_between_labels():
     assert {pair[:2] for pair in duplicates.candidates(prints, apart=[0, 0, 1])} == {(0, 2), (1, 2)}
 
 
-def test_pictures_of_one_grey_and_unreadable_ones_are_no_pairs(tmp_path):
+def test_images_of_one_grey_and_unreadable_ones_are_no_pairs(tmp_path):
     images = [("a", jpeg(Image.new("RGB", (64, 64), "gray"))), ("b", jpeg(Image.new("RGB", (64, 64), "white")))]
     found = duplicates.find([*images, ("half", jpeg(textured(0))[:900]), ("gone", tmp_path / "gone.jpg")])
     assert found.pairs == []
@@ -85,7 +85,7 @@ def test_files_are_those_that_build_takes(tmp_path):
         (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.JPG,.JPEG}"),
     ],
 )
-def test_a_folder_without_pictures_is_an_error(tmp_path, names, message):
+def test_a_folder_without_images_is_an_error(tmp_path, names, message):
     (tmp_path / "a.Jpg").touch()
     with pytest.raises(duplicates.DuplicatesError) as caught:
         duplicates._named_files(tmp_path, names)

@@ -134,8 +134,8 @@ def test_any_keys_are_read_by_a_column_map(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"image": "picture", "patient_id": ""}, "column map image=picture: expected OURS=KEY with OURS one of image"),
-        ({"picture": "image"}, "column map picture=image: expected OURS=KEY"),
+        ({"image": "image", "patient_id": ""}, "column map image=image: expected OURS=KEY with OURS one of image"),
+        ({"image": "image"}, "column map image=image: expected OURS=KEY"),
         ({"image": "image_raw"}, "does not say which key is patient_id, so folds could share a patient"),
         ({"image": "image_raw", "patient_id": ""}, "dialect columns: missing key(s) image_name; found id, image_raw"),
     ],

@@ -100,7 +100,7 @@ def test_weights_for_pixels_outside_are_refused(first):
     sound = (np.array([0, 1], np.int32), np.ones((2, 2), np.float32))
     pixels, out = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
     for rows, columns in [(ends, sound), (sound, ends)]:
-        with pytest.raises(ValueError, match="outside the picture"):
+        with pytest.raises(ValueError, match="outside the image"):
             resample._resample.resample_into(pixels, pixels.shape, rows, columns, out)
     # The last two are sizes whose product is zero in 64 bits.
     for shape, given in [((4, 4, 3), pixels), ((2**62, 4, 4), b""), ((4, 2**62, 4), b"")]:
@@ -143,7 +143,7 @@ def test_resampling_is_float_lanczos_but_for_rounding(height, width, box, to, ch
 
 
 def test_resampling_sums_whole_numbers_that_float32_holds_exactly():
-    """The worst picture for the weights of many sizes: the largest sum of both passes stays below 2**24."""
+    """The worst image for the weights of many sizes: the largest sum of both passes stays below 2**24."""
     for length, outputs in [(7, 32), (100, 99), (384, 384), (769, 384), (1536, 384), (6000, 32), (90, 1024)]:
         for start, stop in [(0, length), (0.3, length - 0.4)]:
             _, weights = resample.lanczos_weights(length, start, stop, outputs)
@@ -210,7 +210,7 @@ def test_several_sizes_come_from_one_decoding(monkeypatch):
 
 
 @pytest.mark.parametrize("dimensions", [(640, 400), (400, 640), (1400, 300)])
-def test_pad_shows_the_whole_picture_between_black(dimensions):
+def test_pad_shows_the_whole_image_between_black(dimensions):
     width, height = dimensions
     found = pixels(convert.convert_sizes(jpeg(waves(width, height)), (128,), 95, fit="pad").jpegs[0])
     across, down = round(128 * width / max(dimensions)), round(128 * height / max(dimensions))
@@ -223,7 +223,7 @@ def test_pad_shows_the_whole_picture_between_black(dimensions):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_stretch_shows_the_whole_picture_without_its_proportions(orientation):
+def test_stretch_shows_the_whole_image_without_its_proportions(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     source = waves(700, 300)
@@ -300,7 +300,7 @@ def test_a_strip_of_three_pixels_is_decoded_by_all(monkeypatch, mode, fit):
         assert convert.convert_sizes(data, (16,), 95, fit=fit) == fastest
 
 
-# --------------------------------------------------------------------------------------- unusual pictures
+# --------------------------------------------------------------------------------------- unusual images
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -315,7 +315,7 @@ def test_every_exif_orientation_comes_out_upright(orientation):
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_picture_is_padded_as_if_it_had_been_stored_upright(orientation):
+def test_a_turned_image_is_padded_as_if_it_had_been_stored_upright(orientation):
     """26 rows or columns of 128 are added on one side, 25 on the other, never the other way round."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -433,7 +433,7 @@ def test_a_truncated_jpeg_that_was_given_an_end_marker_is_rejected_as_damaged(cu
         convert.convert(data[: int(cut * len(data))] + b"\xff\xd9", 64, 95)
 
 
-def test_a_picture_damaged_in_the_middle_is_rejected():
+def test_a_image_damaged_in_the_middle_is_rejected():
     pytest.importorskip("simplejpeg")
     data = jpeg(waves())
     middle = len(data) // 2

@@ -19,7 +19,7 @@ from tfrecord_tools.metadata import table
 SIZE = 32
 
 
-def picture(seed, mode="RGB"):
+def image(seed, mode="RGB"):
     """Smooth shapes that no other seed has, and no dark pixel: so black or foreign pixels would be seen."""
     numbers = np.random.default_rng(seed)
     y, x = np.mgrid[0:96, 0:128] / 128
@@ -39,7 +39,7 @@ def originals():
     ]
     for seed, (mode, options) in enumerate(kinds):
         out = io.BytesIO()
-        picture(seed, mode).save(out, "JPEG", **options)
+        image(seed, mode).save(out, "JPEG", **options)
         yield out.getvalue()
 
 
@@ -74,21 +74,21 @@ def check_jpegs(count, seed):
         decoded = convert.decode(found.jpeg)
         assert (decoded.size, decoded.mode) == ((SIZE, SIZE), "RGB")
         difference = np.abs(np.asarray(decoded).astype(float) - pillow(data))
-        # Reduced decoding lies between them; damage that passed as a picture has hard edges.
+        # Reduced decoding lies between them; damage that passed as a image has hard edges.
         assert difference.mean() < 8, f"mutation {index}: {difference.mean():.1f} levels from Pillow"
         if index % 20 == 0:  # what came before leaves nothing behind
             assert convert.convert(sources[0], SIZE, 95) == before
     return converted, rejected
 
 
-def test_300_damaged_jpegs_give_pillows_picture_or_a_reason():
+def test_300_damaged_jpegs_give_pillows_image_or_a_reason():
     converted, rejected = check_jpegs(300, seed=1)
     assert converted > 20
     assert rejected > 100
 
 
 @pytest.mark.slow
-def test_10000_damaged_jpegs_give_pillows_picture_or_a_reason():
+def test_10000_damaged_jpegs_give_pillows_image_or_a_reason():
     converted, rejected = check_jpegs(10_000, seed=2)
     assert converted > 700
     assert rejected > 3000

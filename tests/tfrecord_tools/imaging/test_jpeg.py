@@ -103,7 +103,7 @@ def test_samples_are_those_of_libjpeg(subsampling, reduction):
         }
         data = encoded(noise(height, width, seed, rng.choice([0, 2, 9])), subsampling=subsampling, **options)
         found = decoded(data, reduction)
-        # Noise at quality 1 has coefficients that no picture has.
+        # Noise at quality 1 has coefficients that no image has.
         if found is None:
             assert options["quality"] == 1
         else:
@@ -134,7 +134,7 @@ def test_a_plain_grey_comes_from_one_coefficient(colour):
 
 
 @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
-def test_real_pictures_are_decoded_as_libjpeg_does(step, real_data):
+def test_real_images_are_decoded_as_libjpeg_does(step, real_data):
     for path in sorted((real_data / "isic_archive_fullres" / "jpeg").iterdir())[::step]:
         data = path.read_bytes()
         for reduction in (1, 2, 4, 8):
@@ -283,7 +283,7 @@ def test_a_restart_marker_too_few_too_many_or_out_of_order_is_declined():
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
-def test_coefficients_too_large_for_a_picture_are_declined_or_as_libjpeg_has_them(reduction):
+def test_coefficients_too_large_for_a_image_are_declined_or_as_libjpeg_has_them(reduction):
     """Larger steps make larger coefficients; where 16 bits no longer hold their sums, implementations differ."""
     rng, declined, same = random.Random(reduction), 0, 0
     for seed in range(150):
@@ -334,7 +334,7 @@ def check_damaged(count, seed):
         needed = (left, top, rng.randint(left + 1, columns), rng.randint(top + 1, rows))
         ours = decoded(data, reduction, needed, (rows, columns))
         found[ours is not None] += 1
-        if ours is not None:  # then libjpeg finds nothing to complain about, and the same picture
+        if ours is not None:  # then libjpeg finds nothing to complain about, and the same image
             box = slice(top, needed[3]), slice(left, needed[2])
             np.testing.assert_array_equal(ours[box], libjpeg(data, reduction)[box], err_msg=f"mutation {index}")
     return found[True], found[False]
@@ -356,7 +356,7 @@ print(test_jpeg.check_damaged(20_000, seed=int(sys.argv[2])))
 test_jpeg.test_many_of_one_size_are_decoded_in_turn_up_to_the_first_that_is_not()
 test_jpeg.test_many_into_room_of_another_size_are_refused()
 for reduction in (1, 2, 4, 8):
-    test_jpeg.test_coefficients_too_large_for_a_picture_are_declined_or_as_libjpeg_has_them(reduction)
+    test_jpeg.test_coefficients_too_large_for_a_image_are_declined_or_as_libjpeg_has_them(reduction)
     for subsampling in test_jpeg.SUBSAMPLINGS:
         test_jpeg.test_samples_are_those_of_libjpeg(subsampling, reduction)
         test_jpeg.test_a_part_is_what_it_is_in_the_whole_and_nothing_else_is_touched(subsampling, reduction)

@@ -35,7 +35,7 @@ def test_optimised_huffman_tables_and_restart_markers_are_plain_too():
         assert converted(data) == data
 
 
-def test_the_same_picture_of_another_encoder_is_plain_too():
+def test_the_same_image_of_another_encoder_is_plain_too():
     simplejpeg = pytest.importorskip("simplejpeg")
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(SQUARE), 90, "RGB", "420")
     assert converted(data, keep=passthrough.Asked(90, "4:2:0")) == data
@@ -81,7 +81,7 @@ def test_what_is_not_plain_is_encoded(data):
     assert passthrough.is_plain(found, passthrough.Asked(95, "4:2:0"))
 
 
-def test_a_damaged_file_is_no_picture_though_its_frame_is_plain():
+def test_a_damaged_file_is_no_image_though_its_frame_is_plain():
     pytest.importorskip("simplejpeg")
     whole = jpeg(SQUARE)
     damaged = whole[: len(whole) * 3 // 4] + whole[-2:]

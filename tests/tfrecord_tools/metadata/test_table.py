@@ -329,7 +329,7 @@ def test_a_level_that_tells_too_little_is_an_error_that_names_the_way_out(tmp_pa
     with pytest.raises(table.TableError, match="'Malignant' does not tell whether it is a melanoma; .* --split test"):
         table.read_table(path, labelled=True)
     assert table.read_table(path, labelled=False)["target"].tolist() == [-1]
-    with pytest.raises(table.TableError, match="missing column.* For pictures without a target give --split test"):
+    with pytest.raises(table.TableError, match="missing column.* For images without a target give --split test"):
         table.read_table(archive(tmp_path, "isic_id,sex", "ISIC_1,male"), labelled=True)
 
 
