@@ -124,7 +124,7 @@ class Ours:
         from melanoma_tf.core import config as configs
         from melanoma_tf.data import pipeline
         from melanoma_tf.inference import predictor
-        from melanoma_tf.training import fold
+        from melanoma_tf.training import build
 
         c = configs.default()
         c.update(model="efficientnet-b0", weights="none", image_size=SIZE, batch_size=BATCH, epochs=FLAGS.epochs)
@@ -133,7 +133,7 @@ class Ours:
         images, positives = pipeline.count(self.shards), sum(s.positives for s in self.shards)
         self.images = images // BATCH * BATCH
         with devices.scope():
-            self.trainer, self.classifier = fold.build(
+            self.trainer, self.classifier = build.build_trainer(
                 c, positives / images, images // BATCH, resampling=devices.resampling
             )
             self.one_view = predictor.predictor(self.classifier, tta=False)

@@ -52,12 +52,12 @@ def ours(backend: str, model: str, size: int, batch: int) -> Turn:
     import keras
 
     from melanoma_tf.core import config as configs
-    from melanoma_tf.training import fold
+    from melanoma_tf.training import build
 
     keras.config.set_dtype_policy(devices.precision())
     config = configs.default()
     config.update(model=model, image_size=size, batch_size=batch, weights="none")
-    trainer, _ = fold.build(config, 0.02, 1000, resampling=devices.resampling)
+    trainer, _ = build.build_trainer(config, 0.02, 1000, resampling=devices.resampling)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     features = {"image": images, "seed": np.arange(batch, dtype=np.uint32)}

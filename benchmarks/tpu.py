@@ -77,7 +77,7 @@ def tell(label: str, compile_it: Contender, name: str, size: int, devices: list[
     """Prints a row of the table and returns its figures; none if it does not compile."""
     try:
         found = compile_it(name, size, devices)
-    except preflight.Preflight as error:
+    except preflight.PreflightError as error:
         print(f"| {label} | {error} |", flush=True)
         return []
     memory = found.memory_used / preflight.GB

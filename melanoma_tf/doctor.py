@@ -214,7 +214,7 @@ def probe(name: str) -> dict[str, Any]:
 
     from melanoma_tf.core import config as configs
     from melanoma_tf.models import pretrained
-    from melanoma_tf.training import fold
+    from melanoma_tf.training import build
 
     config, batch = configs.default(), 8 * devices.replicas
     config.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=batch, warmup_epochs=0.0)
@@ -224,8 +224,8 @@ def probe(name: str) -> dict[str, Any]:
     images, seeds = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.uint32)
     image = images[:1] / np.float32(255)
     with devices.scope():
-        trainer, classifier = fold.build(config, 0.1, 10, resampling=devices.resampling)
-        other = fold.build_classifier(config)
+        trainer, classifier = build.build_trainer(config, 0.1, 10, resampling=devices.resampling)
+        other = build.build_classifier(config)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "doctor.weights.h5"))
         classifier.save_weights(path)

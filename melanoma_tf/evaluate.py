@@ -15,7 +15,7 @@ from absl import flags
 
 from melanoma_tf.core import cli, files
 from melanoma_tf.evaluation import metrics
-from melanoma_tf.training.run_dir import METRICS, OOF, BadWorkdir, read_predictions
+from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
 
 FLAGS = flags.FLAGS
 
@@ -33,10 +33,10 @@ def report(folder: Path) -> str:
     """Writes metrics.json beside a run's oof.csv and returns the figures as text.
 
     Raises:
-      BadWorkdir: no finished fold yet.
+      RunDirError: no finished fold yet.
     """
     if not (folder / OOF).is_file():
-        raise BadWorkdir(f"{folder / OOF} is not there; it is written when melanoma_tf.train has finished a fold")
+        raise RunDirError(f"{folder / OOF} is not there; it is written when melanoma_tf.train has finished a fold")
     table = read_predictions(folder / OOF)
     figures = judge(table)
     files.write_text(folder / METRICS, json.dumps(figures, indent=1) + "\n")
@@ -57,7 +57,7 @@ def report(folder: Path) -> str:
 def judge(table: pd.DataFrame) -> dict[str, Any]:
     """The figures of predictions with columns patient_id, source, fold, target, logit.
 
-    Raises metrics.UndefinedMetric if a fold holds one class only. `no_interval` says why where there is none.
+    Raises metrics.UndefinedMetricError if a fold holds one class only. `no_interval` says why where there is none.
 
     The AUC of several folds together is taken over their pooled logits; see also those of each fold, because models
     of different folds need not be on the same scale.
@@ -79,7 +79,7 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
     try:
         interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)
         figures["auc"] = dataclasses.asdict(interval)
-    except metrics.UndefinedMetric as error:  # a few patients only: the AUC stands, but alone
+    except metrics.UndefinedMetricError as error:  # a few patients only: the AUC stands, but alone
         figures["no_interval"] = str(error)
     return figures
 

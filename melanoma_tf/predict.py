@@ -63,22 +63,22 @@ def main(argv: list[str]) -> None:
 
 
 def predictions(
-    run: run_dir.Workdir, dataset: pipeline.DataSet, devices: select.Runtime, batch_size: int
+    run: run_dir.RunDir, dataset: pipeline.DataSet, devices: select.Runtime, batch_size: int
 ) -> pd.DataFrame:
     """image_name, target (probability in [0,1]) of the test records of `dataset`, or of all if it has none."""
     from melanoma_tf.data import pipeline
     from melanoma_tf.inference import predictor
-    from melanoma_tf.training import fold, run_dir
+    from melanoma_tf.training import build, run_dir
 
     folds = run.finished_folds()
     if not folds:
-        raise run_dir.BadWorkdir(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
+        raise run_dir.RunDirError(f"{run.path} has no finished fold yet; run melanoma_tf.train to its end")
     shards = dataset.test or dataset.train
-    build = run_dir.data_sha256(dataset.path)
-    seen = build in run.judged
+    digest = run_dir.data_sha256(dataset.path)
+    seen = digest in run.judged
     judges = [models_for(shard, folds, seen) for shard in shards]
     known = [s for s, j in zip(shards, judges, strict=True) if seen and s.fold >= 0 and j != [s.fold]]
-    trained_on = pipeline.count(shards if build in run.trained and not dataset.test else known)
+    trained_on = pipeline.count(shards if digest in run.trained and not dataset.test else known)
     if trained_on:
         cli.say(
             f"warning: {trained_on} of {pipeline.count(shards)} records were training data of every finished model; "
@@ -91,7 +91,7 @@ def predictions(
         )
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():
-        classifier = fold.build_classifier(run.config)
+        classifier = build.build_classifier(run.config)
         tta_predictor = predictor.predictor(classifier, tta=run.config.tta)
     total = [np.zeros(shard.records) for shard in shards]
     for k in folds:

@@ -81,7 +81,7 @@ TOPOLOGIES = {
 }
 
 
-class Preflight(RuntimeError):  # noqa: N818  it reads as what failed
+class PreflightError(RuntimeError):
     """The step cannot be compiled for these chips; the message says why."""
 
 
@@ -92,7 +92,7 @@ class Finding:
     strips: into how many the first blocks cut each image.
     megabytes: read from and written to the chips' memory, see `compiled.py`. counted_megabytes: as XLA's cost analysis
     counts them. images_per_s: the roofline, of all chips together. bound: "memory" or "compute", whichever limits it.
-    expected_images_per_s: from the cycles that the compiler expects, which leave some out, see `compiled.Effort`.
+    expected_images_per_s: from the cycles that the compiler expects, which leave some out, see `compiled.HloCost`.
     """
 
     topology: str
@@ -180,7 +180,7 @@ def topology_devices(name: str) -> list[Any]:
         options = {"chips_per_host_bounds": [1, 1, 1]} if layout.endswith(":1x1") else {}
         devices = list(topologies.get_topology_desc(layout, "tpu", **options).devices)
     except Exception as error:
-        raise Preflight(
+        raise PreflightError(
             f"--topology {name!r}: {_why(name, error)}. Known: {', '.join(TOPOLOGIES)}, or a layout as v5e:4x4. "
             "It needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
         ) from error
@@ -191,7 +191,7 @@ def topology_devices(name: str) -> list[Any]:
 def _chip(topology: str) -> Chip:
     kind = topology.replace("v5litepod", "v5e").split(":")[0].split("-")[0]
     if kind not in CHIPS:
-        raise Preflight(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
+        raise PreflightError(f"--topology {topology!r}: no figures for {kind!r}; known: {', '.join(CHIPS)}")
     return CHIPS[kind]
 
 
@@ -204,19 +204,19 @@ def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any]
     """Compiles the training step of `config` for these devices.
 
     Raises:
-      Preflight: it does not compile, or needs more memory than a chip has.
+      PreflightError: it does not compile, or needs more memory than a chip has.
     """
     import numpy as np
 
     from melanoma_tf.models import backbones
-    from melanoma_tf.training import fold
+    from melanoma_tf.training import build
 
     select.Runtime.forget_models()
     config = config.copy_and_resolve_references()
     config.weights = "none"
     chips = select.Runtime("jax", "tpu", (), "", generation=devices[0].device_kind)
     strips = chips.strips(config.strips, batch_per_chip)
-    trainer, classifier = fold.build(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
+    trainer, classifier = build.build_trainer(config, 0.02, 1000, resampling=chips.resampling, strips=strips)
     size = config.image_size
     features = {"image": np.zeros((2, size, size, 3), np.uint8), "seed": np.zeros(2, np.uint32)}
     batch = features, np.zeros(2, np.float32)
@@ -240,7 +240,7 @@ def compile_step(
     to be. what: is compiled, for people to read meanwhile. strips: as in `Finding`.
 
     Raises:
-      Preflight: it does not compile, or needs more memory than a chip has.
+      PreflightError: it does not compile, or needs more memory than a chip has.
     """
     import jax
     import keras
@@ -269,7 +269,7 @@ def compile_step(
                 lowered = step.lower((trainable, others, optimizer, metrics), given)
             program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise Preflight(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
+        raise PreflightError(f"{topology}, {batch_per_chip} images a chip: {_reason(str(error))}") from error
     seconds = time.perf_counter() - started
     memory, cost = program.memory_analysis(), program.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
@@ -281,7 +281,7 @@ def compile_step(
         + memory.generated_code_size_in_bytes
     )
     if used > chip.memory:
-        raise Preflight(
+        raise PreflightError(
             f"{topology}, {batch_per_chip} images a chip: needs {used / GB:.1f} of {chip.memory / GB:.0f} GB"
         )
     effort = hlo_cost.effort(program.as_text())
@@ -307,14 +307,14 @@ def find_batch(config: ml_collections.ConfigDict, topology: str, devices: list[A
     """The largest batch per chip that fits, a multiple of 8: memory grows with it along a line, which is followed.
 
     Raises:
-      Preflight: not even 8 images a chip fit.
+      PreflightError: not even 8 images a chip fit.
     """
     best = small = examine(config, topology, devices, 8)
     fails, guess = None, max(16, start // 8 * 8)
     while guess > best.batch_per_chip:
         try:
             best = examine(config, topology, devices, guess)
-        except Preflight as error:
+        except PreflightError as error:
             print(f"  {error}", file=sys.stderr, flush=True)
             fails = guess
         per_image = (best.memory_used - small.memory_used) / max(1, best.batch_per_chip - small.batch_per_chip)

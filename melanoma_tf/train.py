@@ -83,8 +83,10 @@ def main(argv: list[str]) -> None:
     digests = {path: run_dir.data_sha256(path) for path in (*judged, *trained)}
     devices.hosts.check_agreement({"the data": list(digests.values())})
     # On the first host only, which alone writes; None on others.
-    run = devices.hosts.on_first(lambda: run_dir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite))
-    finished = devices.hosts.from_first(run.finished_folds() if run else [])
+    run = devices.hosts.run_on_primary(
+        lambda: run_dir.claim(folder, config, judged, trained, overwrite=FLAGS.overwrite)
+    )
+    finished = devices.hosts.broadcast(run.finished_folds() if run else [])
     for k in folds:
         if k in finished:
             cli.say(f"fold {k}: finished already")
@@ -98,7 +100,7 @@ def main(argv: list[str]) -> None:
     # ------------------------------------------------------------------ figures
     if run:
         cli.say(evaluate.report(run.path))
-    devices.hosts.wait_for_all()
+    devices.hosts.barrier()
 
 
 @contextlib.contextmanager

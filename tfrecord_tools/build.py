@@ -55,7 +55,7 @@ USERS_ERRORS = (
     beam.BeamError,
     pairs.PairsError,
     dialects.ForeignError,
-    schema.CorruptRecord,
+    schema.CorruptRecordError,
     table.TableError,
     split.SplitError,
     shards.ShardError,

@@ -85,14 +85,14 @@ class SchemaError(ValueError):
     """A record does not have the agreed form; the message names the key and what is expected."""
 
 
-class CorruptRecord(ValueError):  # noqa: N818 -- what it is about, as users read it
+class CorruptRecordError(ValueError):
     """A shard's bytes do not match their checksums; the message names the shard and the record (from 0)."""
 
     def __init__(self, path: str | os.PathLike[str], record: int, reason: str) -> None:
         super().__init__(f"{os.fspath(path)}: record {record}: {reason}")
         self.path, self.record, self.reason = os.fspath(path), record, reason
 
-    def __reduce__(self) -> tuple[type[CorruptRecord], tuple[str, int, str]]:
+    def __reduce__(self) -> tuple[type[CorruptRecordError], tuple[str, int, str]]:
         return type(self), (self.path, self.record, self.reason)  # so that it crosses process borders
 
 
@@ -367,7 +367,7 @@ class Scanned(NamedTuple):
 
     at: int
     data: bytes
-    damage: CorruptRecord | None = None
+    damage: CorruptRecordError | None = None
     lost: int = 0
 
 
@@ -402,13 +402,13 @@ def scan_records(path: str | os.PathLike[str]) -> Iterator[Scanned]:
 
 
 def _damaged(path: str | os.PathLike[str], index: int, at: int, reason: str, lost: int = 0) -> Scanned:
-    return Scanned(at, b"", CorruptRecord(path, index, reason), lost)
+    return Scanned(at, b"", CorruptRecordError(path, index, reason), lost)
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """Yields the records of a shard, both checksums of each checked.
 
-    Raises CorruptRecord naming the shard and the record number (from 0), also when the file is cut off.
+    Raises CorruptRecordError naming the shard and the record number (from 0), also when the file is cut off.
     """
     for record in scan_records(path):
         if record.damage is not None:

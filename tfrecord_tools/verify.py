@@ -275,7 +275,7 @@ def _check_shard(
             yield from seen.problems(str(folder), record, place, where, made_of)
             try:
                 image = convert.decode(record.image)
-            except convert.ImageRejected as error:
+            except convert.ImageRejectedError as error:
                 yield f"{where}: image {record.image_name}: {error}"
                 continue
             if image.size != (size, size) or image.mode != "RGB":
@@ -283,7 +283,7 @@ def _check_shard(
                 yield f"{where}: image {record.image_name}: {is_}; expected {size} x {size} RGB"
             if images is not None:
                 images.add(image, record.sha256, record.image_name, place, (path, index, begin, len(data)))
-    except schema.CorruptRecord as error:
+    except schema.CorruptRecordError as error:
         yield str(error)
         return  # what follows cannot be read, so the counts say nothing
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 # In a checkout configs/ lies beside this package, in an installed wheel inside it.
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
 
 

@@ -28,7 +28,7 @@ READERS = 8  # shards read at the same time; more only costs memory on a disk, f
 _READ_AHEAD = 16  # encoded records of each reader
 
 
-class BadData(ValueError):  # noqa: N818  it reads as what happened
+class DataError(ValueError):
     """The data set cannot be used; the message names the file."""
 
 
@@ -69,32 +69,34 @@ def open_data(path: str) -> DataSet:
     """Reads the manifest of a build. path: a folder, or any that TensorFlow's file systems know, such as gs://.
 
     Raises:
-      BadData: no manifest, an unfinished build, another schema version, or a shard that is missing or of another size.
+      DataError: no manifest, an unfinished build, another schema version, or a missing or resized shard.
     """
     file = os.path.join(path, "manifest.json")
     try:
         if not tf.io.gfile.exists(file):
-            raise BadData(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
+            raise DataError(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
         with tf.io.gfile.GFile(file) as opened:
             manifest = json.loads(opened.read())
     except tf.errors.OpError as error:
-        raise BadData(f"{file} cannot be read: {error.message}") from error
+        raise DataError(f"{file} cannot be read: {error.message}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadData(f"{file} is damaged: {error}; see tfrecord_tools.verify {path}") from error
+        raise DataError(f"{file} is damaged: {error}; see tfrecord_tools.verify {path}") from error
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        raise BadData(f"{file} is not of tfrecord_tools.build; --data wants the folder that it wrote")
+        raise DataError(f"{file} is not of tfrecord_tools.build; --data wants the folder that it wrote")
     if manifest["schema_version"] != schema.SCHEMA_VERSION:
-        raise BadData(
+        raise DataError(
             f"{file} has schema version {manifest['schema_version']}, this code reads {schema.SCHEMA_VERSION}"
         )
     if not manifest["complete"]:
-        raise BadData(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
+        raise DataError(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
     settings = manifest["settings"]
     shards: dict[str, list[Shard]] = {"train": [], "test": []}
     for entry in manifest["shards"]:
         shard_path = os.path.join(path, entry["name"])
         if not tf.io.gfile.exists(shard_path) or tf.io.gfile.stat(shard_path).length != entry["bytes"]:
-            raise BadData(f"{shard_path} is missing or not of {entry['bytes']} bytes; see tfrecord_tools.verify {path}")
+            raise DataError(
+                f"{shard_path} is missing or not of {entry['bytes']} bytes; see tfrecord_tools.verify {path}"
+            )
         positives = -1 if entry["positives"] is None else entry["positives"]
         shard = Shard(shard_path, entry["fold"], entry["records"], positives, settings["size"])
         shards[entry["split"]].append(shard)
@@ -107,16 +109,16 @@ def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) ->
     held_out: they are held out and judged on too, fold by fold as they were built.
 
     Raises:
-      BadData: as `open_data`; no labelled records; other folds (held_out); or a image, source file, patient or lesion
+      DataError: as `open_data`; no labelled records; other folds (held_out); or a image, source file, patient or lesion
         that a model would train on and be judged by.
     """
     added: list[Shard] = []
     for folder in folders:
         build = open_data(folder)
         if not build.train:
-            raise BadData(f"{folder} has no labelled records; external data trains, so it needs them")
+            raise DataError(f"{folder} has no labelled records; external data trains, so it needs them")
         if held_out and build.folds != dataset.folds:
-            raise BadData(f"{folder} has {build.folds} folds, {dataset.path} {dataset.folds}; build it with as many")
+            raise DataError(f"{folder} has {build.folds} folds, {dataset.path} {dataset.folds}; build it with as many")
         added += build.train if held_out else [dataclasses.replace(shard, fold=-1) for shard in build.train]
     _check_apart(dataset, added)
     return dataclasses.replace(dataset, train=(*dataset.train, *added))
@@ -137,7 +139,7 @@ def _check_apart(dataset: DataSet, external: Sequence[Shard]) -> None:
                     leaks.append(f"{shard.path}: {name}: {key} {shown} is in {there[0]} of {there[1].path} too")
                     break
     if leaks:
-        raise BadData(
+        raise DataError(
             f"{len(leaks)} external images would be trained on and judged by, the first: {leaks[0]}. Build the "
             "external data with tfrecord_tools.build --against the other build; files under another name are found by "
             "tfrecord_tools.verify --pairs and left out by build --duplicates"
@@ -272,14 +274,14 @@ def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def naming_the_shard(shards: Sequence[Shard]) -> Iterator[None]:
-    """Turns what tf.data raises inside on a damaged record into a BadData that names it: TensorFlow does not."""
+    """Turns what tf.data raises inside on a damaged record into a DataError that names it: TensorFlow does not."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for shard in shards:
             damage = _damage(shard.path)
             if damage:
-                raise BadData(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
+                raise DataError(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
         raise  # not the shards' fault
 
 
@@ -289,7 +291,7 @@ def _damage(path: str) -> str:
     try:
         for index, record in enumerate(schema.read_records(path)):  # noqa: B007  the error names it
             tf.io.decode_jpeg(schema.parse(record)["image"], channels=3)
-    except schema.CorruptRecord as corrupt:
+    except schema.CorruptRecordError as corrupt:
         return str(corrupt)
     except tf.errors.InvalidArgumentError as error:
         return f"{path}: record {index}: {error.message}"

@@ -25,11 +25,11 @@ class Hosts:
     index: int = 0
     count: int = 1
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first host's value on every host; anything that JSON can hold."""
-        return json.loads(self._bytes_from_first(json.dumps(value).encode())) if self.count > 1 else value
+        return json.loads(self._broadcast_bytes(json.dumps(value).encode())) if self.count > 1 else value
 
-    def on_first(self, function: Callable[[], Made]) -> Made | None:
+    def run_on_primary(self, function: Callable[[], Made]) -> Made | None:
         """function() on the first host alone, None on others. What a user can mend is raised on all of them."""
         made, problem = None, ""
         if self.index == 0:
@@ -39,7 +39,7 @@ class Hosts:
                 if self.count == 1:
                     raise
                 problem = str(error) or repr(error)
-        if problem := self.from_first(problem):
+        if problem := self.broadcast(problem):
             raise RuntimeError(problem)
         return made
 
@@ -51,7 +51,7 @@ class Hosts:
         from jax.experimental.multihost_utils import process_allgather
 
         mine = _flat(json.loads(json.dumps(settings)))
-        firsts = self.from_first(mine)
+        firsts = self.broadcast(mine)
         differing = [
             f"{key}: {mine.get(key)} here, {firsts.get(key)} there"
             for key in sorted(mine.keys() | firsts.keys())
@@ -64,19 +64,19 @@ class Hosts:
             others = ", ".join(str(host) for host in np.flatnonzero(agrees == 0))
             raise ValueError(f"host(s) {others} have other settings or other data than host 0; they say which")
 
-    def wait_for_all(self) -> None:
+    def barrier(self) -> None:
         """Returns once every host is here: JAX gives those that end early only a few seconds."""
-        self.from_first(None)
+        self.broadcast(None)
 
     @contextmanager
-    def folder_from_first(self, folder: Path | None, names: Sequence[str]) -> Iterator[Path]:
+    def broadcast_folder(self, folder: Path | None, names: Sequence[str]) -> Iterator[Path]:
         """The folder on the first host; on others, where it is None, a temporary copy of the files `names` in it."""
         if folder and self.count == 1:
             yield folder
             return
         with tempfile.TemporaryDirectory() as temporary:
-            for name in self.from_first(list(names)):
-                data = self._bytes_from_first((folder / name).read_bytes() if folder else b"")
+            for name in self.broadcast(list(names)):
+                data = self._broadcast_bytes((folder / name).read_bytes() if folder else b"")
                 if not folder:
                     copy = Path(temporary, name)
                     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Hosts:
             yield folder or Path(temporary)
 
     @staticmethod
-    def _bytes_from_first(data: bytes) -> bytes:
+    def _broadcast_bytes(data: bytes) -> bytes:
         import numpy as np
         from jax.experimental.multihost_utils import broadcast_one_to_all
 

@@ -28,7 +28,7 @@ _ARRIVAL = 300  # seconds that a host waits for the others to start
 _LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
 
-class DeviceNotFound(RuntimeError):  # noqa: N818  it reads as what happened
+class DeviceNotFoundError(RuntimeError):
     """The asked-for device is not there. The message says what was looked for and what to install."""
 
 
@@ -130,7 +130,7 @@ def start(
     where it is "auto". The other arguments are those of `define_flags`.
 
     Raises:
-      DeviceNotFound: no such device on this machine. Only `auto` falls back to another kind.
+      DeviceNotFoundError: no such device on this machine. Only `auto` falls back to another kind.
       ValueError: unknown strategy or backend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide what is said here
@@ -159,7 +159,7 @@ def _first_found(asked_backend: str | None) -> Runtime:
     for find in (_tpu, _auto_gpus):
         try:
             return find(asked_backend)
-        except DeviceNotFound as error:
+        except DeviceNotFoundError as error:
             tried.append(str(error).split(":")[0])
     backend = _set_backend(asked_backend or "tensorflow")
     return _cpu(backend, f"--strategy auto fell back to the CPU ({'; '.join(tried)})")
@@ -205,13 +205,13 @@ def _gpus(asked_backend: str | None, every: bool, why: str) -> Runtime:
         return _jax_gpus(every, why)
     try:
         return _tensorflow_gpus(every, why)
-    except DeviceNotFound as error:
+    except DeviceNotFoundError as error:
         if asked_backend or not jax_is_for_gpus():
             raise
         try:
             return _jax_gpus(every, f"{why}, TensorFlow sees none")
-        except DeviceNotFound as other:
-            raise DeviceNotFound(f"{error}\n{other}") from other
+        except DeviceNotFoundError as other:
+            raise DeviceNotFoundError(f"{error}\n{other}") from other
 
 
 def jax_is_for_gpus() -> bool:
@@ -226,7 +226,7 @@ def _jax_gpus(every: bool, why: str) -> Runtime:
     try:
         devices = jax.devices("gpu")
     except RuntimeError as error:
-        raise DeviceNotFound(
+        raise DeviceNotFoundError(
             f"no GPU: JAX {jax.__version__} sees none ({str(error).splitlines()[0]}). "
             "Install a driver and `pip install 'jax[cuda12]'`, or use --strategy cpu."
         ) from error
@@ -239,7 +239,7 @@ def _tensorflow_gpus(every: bool, why: str) -> Runtime:
 
     physical = tf.config.list_physical_devices("GPU")
     if not physical:
-        raise DeviceNotFound(
+        raise DeviceNotFoundError(
             f"no GPU: TensorFlow {tf.__version__} (built with CUDA: {tf.test.is_built_with_cuda()}) lists none. "
             "Look at `nvidia-smi`; install `pip install 'melanoma-tf[gpu]'`, or use --strategy cpu."
         )
@@ -293,7 +293,7 @@ def _multihost(
     if asked_backend == "tensorflow":
         raise ValueError("--strategy multihost runs on JAX; Keras cannot train under MultiWorkerMirroredStrategy")
     if importlib.util.find_spec("jax") is None:
-        raise DeviceNotFound("--strategy multihost needs JAX: `pip install jax`, with [cuda12] or [tpu] for those")
+        raise DeviceNotFoundError("--strategy multihost needs JAX: `pip install jax`, with [cuda12] or [tpu] for those")
     _set_backend("jax")
     import jax
 
@@ -339,7 +339,7 @@ def _multihost(
         options = {name: value for name, value in patience.items() if name in takes}
         jax.distributed.initialize(address and address.split(",")[0], count, number, **options)
     except (RuntimeError, ValueError) as error:
-        raise DeviceNotFound(missing(str(error).splitlines()[0])) from error
+        raise DeviceNotFoundError(missing(str(error).splitlines()[0])) from error
     finally:
         watch.cancel()
     # By host, so that what a host reads lies in a row.
@@ -348,12 +348,12 @@ def _multihost(
     per_host = collections.Counter(device.process_index for device in devices)
     if len(set(per_host.values())) > 1:
         counts = ", ".join(f"host {host} has {count}" for host, count in sorted(per_host.items()))
-        raise DeviceNotFound(f"all hosts need as many devices: {counts}")
+        raise DeviceNotFoundError(f"all hosts need as many devices: {counts}")
     found = _jax_runtime(devices, devices[0].platform, "asked for with --strategy multihost")
     return dataclasses.replace(found, hosts=Hosts(jax.process_index(), jax.process_count()))
 
 
-def whole(values: Any) -> Any:
+def replicate(values: Any) -> Any:
     """Inside a model: [N,...], of which each host holds some rows, whole on every host."""
     import keras
 
@@ -378,7 +378,7 @@ def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
         if isinstance(found, Runtime):
             return found
         looked.append(f"{backend}: {found}")
-    raise DeviceNotFound(
+    raise DeviceNotFoundError(
         "no TPU: looked for one through\n  "
         + "\n  ".join(looked)
         + "\nOn a TPU machine: `pip install 'melanoma-tf[tpu]'` (JAX and libtpu). On Kaggle choose the accelerator "

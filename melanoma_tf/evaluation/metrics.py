@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-class UndefinedMetric(ValueError):  # noqa: N818  it reads as what happened
+class UndefinedMetricError(ValueError):
     """The figure does not exist for this data, e.g. an AUC of one class."""
 
 
@@ -36,7 +36,7 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
       weights: [N], >= 0, or None for ones.
 
     Raises:
-      UndefinedMetric: one of the classes has no weight.
+      UndefinedMetricError: one of the classes has no weight.
       ValueError: a label other than 0 and 1, or a score that is not finite.
     """
     y, s, w = _checked(labels, scores, weights)
@@ -63,13 +63,13 @@ def clustered_auc_interval(
       clusters: [N] patient of each image.
 
     Raises:
-      UndefinedMetric: one class only, or fewer than two clusters hold a class's images so that no interval exists.
+      UndefinedMetricError: one class only, or fewer than two clusters hold a class's images so that no interval exists.
     """
     y, s, _ = _checked(labels, scores, None)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     for value, name in ((1, "positive"), (0, "negative")):
         if len(np.unique(cluster[y == value])) < 2:
-            raise UndefinedMetric(f"an interval needs {name} images of at least two patients")
+            raise UndefinedMetricError(f"an interval needs {name} images of at least two patients")
     order = np.argsort(s, kind="stable")
     y, cluster, starts = y[order], cluster[order], _tie_starts(s[order])
     rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def _checked(
         raise ValueError(f"scores must be finite, number {bad[0]} is {s[bad[0]]}")
     for value, name in ((1, "positive"), (0, "negative")):
         if not w[y == value].sum() > 0:
-            raise UndefinedMetric(f"the AUC needs both classes; there is no {name} among {len(y)} labels")
+            raise UndefinedMetricError(f"the AUC needs both classes; there is no {name} among {len(y)} labels")
     return y.astype(np.int64), s, w
 
 

@@ -45,7 +45,7 @@ class Gather(keras.layers.Layer):
     """[N,...] to the same, whole on every host."""
 
     def call(self, values: Any) -> Any:
-        return select.whole(values)
+        return select.replicate(values)
 
 
 def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:
@@ -68,7 +68,7 @@ def predict_logits(
     """f32[N] logits of every record, in the order of `data.read_table`. hosts: all take part.
 
     Raises:
-      data.BadData: a shard is damaged; the message names it and the record.
+      data.DataError: a shard is damaged; the message names it and the record.
     """
     batches = pipeline.eval_batches(shards, batch_size=batch_size, image_size=image_size, hosts=hosts)
     with pipeline.naming_the_shard(shards):

@@ -31,7 +31,7 @@ NAMES = ("none", "imagenet", "noisy-student", "autoaugment")
 Tensors = list[tuple[str, np.ndarray]]  # (name in the file, value), in the order of the layer's variables
 
 
-class WeightsUnavailable(RuntimeError):  # noqa: N818 - said as it reads
+class WeightsUnavailableError(RuntimeError):
     """A published weights file is not in the cache and could not be fetched; the message says how to get it."""
 
 
@@ -64,7 +64,7 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
         cache_dir: where published files are kept, below `models/`; None: `$KERAS_HOME`, else `~/.keras`, as Keras does.
 
     Raises:
-        WeightsUnavailable: a published file is neither in the cache nor to be fetched.
+        WeightsUnavailableError: a published file is neither in the cache nor to be fetched.
         FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
         ValueError: nothing published under that name, a wrong checksum, a file that does not hold this backbone.
     """
@@ -120,7 +120,7 @@ def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Pa
         keras.utils.get_file(part.name, source.url, cache_subdir=str(path.parent))
     except Exception as error:  # get_file raises plain Exception for every network failure
         part.unlink(missing_ok=True)
-        raise WeightsUnavailable(
+        raise WeightsUnavailableError(
             f"could not fetch {source.file} ({error or type(error).__name__}). Without a network: get {source.url} "
             f"({source.algorithm} {source.checksum}) elsewhere and put it at {path}, or name a file with "
             "--config.weights=PATH, or train from scratch with --config.weights=none"

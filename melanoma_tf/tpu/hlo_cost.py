@@ -19,7 +19,7 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "part
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class HloCost:
     """Of one call of a program, on one chip.
 
     memory_bytes: read from and written to its main memory. Of what a loop or a branch does within only the results
@@ -33,7 +33,7 @@ class Effort:
     cycles: int
 
 
-def effort(listing: str) -> Effort:
+def effort(listing: str) -> HloCost:
     """Of what `jax.stages.Compiled.as_text` gives for a TPU.
 
     Raises:
@@ -56,7 +56,7 @@ def effort(listing: str) -> Effort:
         if not opcode.endswith("-done"):
             passed += [types[operand] for operand in operands if not types.get(operand, "(").startswith("(")]
         moved += sum(_in_memory(shape) for each in passed for shape in _SHAPE.finditer(each))
-    return Effort(moved, sum(int(cycles) for cycles in _CYCLES.findall(entry[0])))
+    return HloCost(moved, sum(int(cycles) for cycles in _CYCLES.findall(entry[0])))
 
 
 def _instructions(entry: str) -> Iterator[tuple[str, str, str, list[str], str]]:

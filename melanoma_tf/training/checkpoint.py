@@ -26,7 +26,7 @@ KEPT = 2  # the newest and the one before it, should the newest turn out unreada
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
 
 
-class BadCheckpoint(RuntimeError):  # noqa: N818  it reads as what happened
+class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or must not be written; the message names the file and what is wrong."""
 
 
@@ -58,12 +58,14 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
     """Writes a checkpoint of `model` and `optimizer`, points LAST at it and removes those older than the last KEPT.
 
     Raises:
-      BadCheckpoint: a weight is not finite; nothing is written.
+      CheckpointError: a weight is not finite; nothing is written.
       OSError: e.g. no space left; LAST still names the checkpoint before.
     """
     bad = [w.path for w in model.weights if not np.all(np.isfinite(keras.ops.convert_to_numpy(w)))]
     if bad:
-        raise BadCheckpoint(f"not saved at step {progress.step}: {len(bad)} weights are not finite, {bad[0]} the first")
+        raise CheckpointError(
+            f"not saved at step {progress.step}: {len(bad)} weights are not finite, {bad[0]} the first"
+        )
     name = f"step-{progress.step:08d}"
     if _exists(folder) and _last(folder) == folder / name:
         return folder / name  # the same step again; the folder that LAST names is never touched
@@ -92,7 +94,7 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
     """Loads the newest checkpoint into `model` and `optimizer` (both built); None if there is none.
 
     Raises:
-      BadCheckpoint: a file is missing, its checksum is wrong, or it belongs to another model or optimizer.
+      CheckpointError: a file is missing, its checksum is wrong, or it belongs to another model or optimizer.
     """
     if not _exists(folder):
         return None
@@ -100,19 +102,19 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
     remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start anew"
     for file in (WEIGHTS, TRAINING, STATE):
         if not (path / file).is_file():
-            raise BadCheckpoint(f"{path / file} is missing; {remedy}")
+            raise CheckpointError(f"{path / file} is missing; {remedy}")
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadCheckpoint(f"{path / STATE} is damaged: {error}; {remedy}") from error
+        raise CheckpointError(f"{path / STATE} is damaged: {error}; {remedy}") from error
     for file, expected in state.pop("sha256").items():
         if files.sha256(path / file) != expected:
-            raise BadCheckpoint(f"{path / file} is damaged: its SHA-256 is not the one in {STATE}; {remedy}")
+            raise CheckpointError(f"{path / file} is damaged: its SHA-256 is not the one in {STATE}; {remedy}")
     variables = _training_state(model, optimizer)
     with np.load(path / TRAINING, allow_pickle=False) as stored:
         values = [stored[key] for key in sorted(stored.files)]
     if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-        raise BadCheckpoint(
+        raise CheckpointError(
             f"{path / TRAINING} belongs to another model or optimizer ({len(values)} variables); {remedy}"
         )
     model.load_weights(path / WEIGHTS)

@@ -26,12 +26,12 @@ from melanoma_tf.core import files
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
 
 
-class BadWorkdir(ValueError):  # noqa: N818  it reads as what happened
+class RunDirError(ValueError):
     """The folder cannot serve this run; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Workdir:
+class RunDir:
     """A run's folder, its config and what identifies its data, see `data_sha256`.
 
     judged: builds whose folds are held out in turn. trained: builds that only train.
@@ -65,13 +65,13 @@ def claim(
     trained: Sequence[str] = (),
     *,
     overwrite: bool,
-) -> Workdir:
-    """The folder for a run: new, or that of the same run begun before. judged, trained: folders, see `Workdir`.
+) -> RunDir:
+    """The folder for a run: new, or that of the same run begun before. judged, trained: folders, see `RunDir`.
 
     Raises:
-      BadWorkdir: it holds a run with another config or data set, or files that are no run's.
+      RunDirError: it holds a run with another config or data set, or files that are no run's.
     """
-    workdir = Workdir(path, config, tuple(map(data_sha256, judged)), tuple(map(data_sha256, trained)))
+    workdir = RunDir(path, config, tuple(map(data_sha256, judged)), tuple(map(data_sha256, trained)))
     if (path / RUN).is_file():
         if overwrite:
             _remove(path)
@@ -80,24 +80,24 @@ def claim(
             return workdir
         # else it never came to a first checkpoint, so there is nothing to go on with and nothing to lose
     elif path.exists() and any(path.iterdir()):
-        raise BadWorkdir(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
+        raise RunDirError(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
     run = {"config": config.to_dict(), "data_sha256": workdir.judged, "external_sha256": workdir.trained}
     files.write_text(path / RUN, json.dumps(run, indent=1, sort_keys=True) + "\n")
     return workdir
 
 
-def open_workdir(path: Path) -> Workdir:
+def open_workdir(path: Path) -> RunDir:
     """The folder of a run that exists.
 
     Raises:
-      BadWorkdir: there is no run.
+      RunDirError: there is no run.
     """
     if not (path / RUN).is_file():
-        raise BadWorkdir(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
+        raise RunDirError(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
     run = json.loads((path / RUN).read_text(encoding="utf-8"))
     config = configs.restore(run["config"], path / RUN)
-    return Workdir(path, config, tuple(run["data_sha256"]), tuple(run["external_sha256"]))
+    return RunDir(path, config, tuple(run["data_sha256"]), tuple(run["external_sha256"]))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def data_sha256(data_path: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _check_same(before: Workdir, now: Workdir) -> None:
+def _check_same(before: RunDir, now: RunDir) -> None:
     then, asked = before.config.to_dict(), now.config.to_dict()
     differing: list[Any] = [
         f"{k}: {then.get(k)!r} then, {asked.get(k)!r} now" for k in asked if then.get(k) != asked[k]
@@ -131,7 +131,7 @@ def _check_same(before: Workdir, now: Workdir) -> None:
     if (before.judged, before.trained) != (now.judged, now.trained):
         differing.append("the data set")
     if differing:
-        raise BadWorkdir(
+        raise RunDirError(
             f"--workdir {now.path} holds a run that differs in {'; '.join(differing)}. "
             "Use the same settings to go on with it, another --workdir, or --overwrite."
         )

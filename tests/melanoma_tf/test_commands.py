@@ -79,7 +79,7 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path)
     other = before.config.copy_and_resolve_references()
     other.lr = 0.5
     stored = json.loads((folder / "run.json").read_text())
-    with pytest.raises(run_dir.BadWorkdir, match="differs in lr: 0.002 then, 0.5 now"):
+    with pytest.raises(run_dir.RunDirError, match="differs in lr: 0.002 then, 0.5 now"):
         run_dir.claim(folder, other, [], overwrite=False)
     assert json.loads((folder / "run.json").read_text()) == stored
     shutil.copytree(folder / "fold0", folder / "fold0_old")
@@ -241,14 +241,14 @@ def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):
 
 
 def test_predict_and_evaluate_want_a_run(tmp_path, shards):
-    with pytest.raises(run_dir.BadWorkdir, match=r"holds no run.json; --workdir wants the folder"):
+    with pytest.raises(run_dir.RunDirError, match=r"holds no run.json; --workdir wants the folder"):
         run_dir.open_workdir(tmp_path)
-    with pytest.raises(run_dir.BadWorkdir, match=r"oof.csv is not there; it is written when"):
+    with pytest.raises(run_dir.RunDirError, match=r"oof.csv is not there; it is written when"):
         evaluate.report(tmp_path)
 
 
 def test_names_of_images_stay_as_they_are(tmp_path):
-    run = run_dir.Workdir(tmp_path, tiny.config(), ())
+    run = run_dir.RunDir(tmp_path, tiny.config(), ())
     names = ["00022", "NA", "1e5", "7"]
     table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
     run.fold(0).mkdir()

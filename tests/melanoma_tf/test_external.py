@@ -174,7 +174,7 @@ def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
     apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
     assert build_sharing(apart) == fold
     message = rf"external images would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
-    with pytest.raises(pipeline.BadData, match=message):
+    with pytest.raises(pipeline.DataError, match=message):
         pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
 
 
@@ -199,7 +199,7 @@ def test_each_identity_is_compared_with_training_and_test_set(shards, external, 
     monkeypatch.setattr(pipeline, "_identities", identities)
     shown = known[key].hex() if key == "sha256" else known[key].decode()
     home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
-    with pytest.raises(pipeline.BadData, match=f"external images would .*: {key} {shown} is in {home} of"):
+    with pytest.raises(pipeline.DataError, match=f"external images would .*: {key} {shown} is in {home} of"):
         pipeline.add_external(alone, [str(external)], held_out=False)
 
 
@@ -209,10 +209,10 @@ def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
         settings(other, tmp_path / "test"), csv=str(other / "test.csv"), images=str(other / "jpeg/test")
     )
     build.build(test)
-    with pytest.raises(pipeline.BadData, match="test has no labelled records"):
+    with pytest.raises(pipeline.DataError, match="test has no labelled records"):
         pipeline.add_external(alone, [str(tmp_path / "test")], held_out=False)
     build.build(dataclasses.replace(settings(other, tmp_path / "two"), folds=2, shards=2))
-    with pytest.raises(pipeline.BadData, match="two has 2 folds, .* 5; build it with as many"):
+    with pytest.raises(pipeline.DataError, match="two has 2 folds, .* 5; build it with as many"):
         pipeline.add_external(alone, [str(tmp_path / "two")], held_out=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from melanoma_tf import addons
-from melanoma_tf.training import fold
+from melanoma_tf.training import build
 from tests.support import tiny
 from tests.support.process import REPOSITORY
 
@@ -101,7 +101,7 @@ def test_adamw(given, theirs):
 
 
 def test_the_optimizer_that_configs_build_is_that_adamw():
-    built = fold.build_optimizer(tiny.config(optimizer="adamw", weight_decay=0.2), 10)
+    built = build.build_optimizer(tiny.config(optimizer="adamw", weight_decay=0.2), 10)
     assert type(built.inner_optimizer) is keras.optimizers.AdamW
 
 

@@ -85,7 +85,7 @@ def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
     def examine(config, topology, devices, batch):
         tried.append(batch)
         if batch > fits:
-            raise preflight.Preflight("too large")
+            raise preflight.PreflightError("too large")
         # More than a straight line, as padding makes it.
         used = 1e9 + 4e7 * batch + 2e4 * batch**2
         return preflight.Finding("v5e-8", 8, batch, 1, used, 16e9 - used, 1.0, 1.0, 1.0, 1.0, "memory", 1.0, 1.0)
@@ -98,10 +98,10 @@ def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
 
 def test_not_even_eight_is_told(monkeypatch):
     def examine(*args):
-        raise preflight.Preflight("needs 20 of 16 GB")
+        raise preflight.PreflightError("needs 20 of 16 GB")
 
     monkeypatch.setattr(preflight, "examine", examine)
-    with pytest.raises(preflight.Preflight, match="needs 20 of 16 GB"):
+    with pytest.raises(preflight.PreflightError, match="needs 20 of 16 GB"):
         preflight.find_batch(None, "v5e-8", [], 64)
 
 

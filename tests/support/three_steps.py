@@ -17,7 +17,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from melanoma_tf.models import backbones  # noqa: E402
-from melanoma_tf.training import fold  # noqa: E402
+from melanoma_tf.training import build  # noqa: E402
 from tests.support import tiny  # noqa: E402
 
 rng = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[fl
     """The losses of three steps on the same batch, and the means of batch norm's statistics after them."""
     keras.utils.set_random_seed(0)
     config = tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes)
-    trainer, classifier = fold.build(config, 0.3, 10, strips=strips)
+    trainer, classifier = build.build_trainer(config, 0.3, 10, strips=strips)
     weights = Path(sys.argv[1]) / f"{name}.weights.h5"
     if weights.exists():
         classifier.load_weights(weights)
@@ -60,7 +60,10 @@ found["two_blocks_in_strips"] = three_steps("two_blocks", strips=2, lr=1e-3)
 if found["backend"] == "jax":
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
-        ways = {way: fold.build(tiny.config(), 0.3, 10, resampling=way)[1] for way in ("gather", "matmul", "shears")}
+        ways = {
+            way: build.build_trainer(tiny.config(), 0.3, 10, resampling=way)[1]
+            for way in ("gather", "matmul", "shears")
+        }
         found[policy] = {way: for_tpu(classifier) for way, classifier in ways.items()}
     found["half"] = [three_steps("two_blocks", lr=1e-3)]
     backbones.build_classifier = lambda *args, **options: tiny.build_classifier(*args, **{**options, "for_tpu": True})
@@ -69,7 +72,7 @@ if found["backend"] == "jax":
     found["two_blocks_for_tpu"] = three_steps("two_blocks", lr=1e-3)
     found["two_blocks_in_strips_for_tpu"] = three_steps("two_blocks", strips=2, lr=1e-3)
     # Built again from its description it still is what it was.
-    built = fold.build_classifier(tiny.config(dropout=0.0), strips=2)
+    built = build.build_classifier(tiny.config(dropout=0.0), strips=2)
     found["rebuilt"] = []
     for copy in (built, keras.models.clone_model(built), keras.models.model_from_json(built.to_json())):
         copy.set_weights(built.get_weights())
@@ -81,7 +84,7 @@ if found["backend"] == "jax":
         name: for_tpu(tiny.build_real_classifier("efficientnet-b0", size, strips=strips, for_tpu=True))
         for name, (size, strips) in shapes.items()
     }
-augment = fold.policy.Augment(tiny.config().augment, dtype="float32")
+augment = build.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
 print(json.dumps(found))

@@ -269,7 +269,7 @@ def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):
 def test_a_cmyk_image_is_not_swapped():
     cmyk = io.BytesIO()
     Image.new("CMYK", (64, 64)).save(cmyk, "JPEG", icc_profile=b"profile")
-    with pytest.raises(convert.ImageRejected, match="of a CMYK image cannot be swapped"):
+    with pytest.raises(convert.ImageRejectedError, match="of a CMYK image cannot be swapped"):
         convert.convert_sizes(cmyk.getvalue(), (32,), 95, swap_rb=True)
 
 

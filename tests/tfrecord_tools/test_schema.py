@@ -127,7 +127,7 @@ def test_any_flipped_byte_of_a_record_is_found(tmp_path, offset):
     data = bytearray(path.read_bytes())
     data[46 + offset] ^= 0x10  # in the second record: 8 + 4 + 30 + 4 bytes each
     path.write_bytes(data)
-    with pytest.raises(schema.CorruptRecord, match=r"train00-3\.tfrec: record 1: ") as caught:
+    with pytest.raises(schema.CorruptRecordError, match=r"train00-3\.tfrec: record 1: ") as caught:
         list(schema.read_records(path))
     assert caught.value.record == 1
 
@@ -155,7 +155,7 @@ def test_a_scan_goes_on_behind_a_damaged_record_if_its_length_is_sound(tmp_path,
 def test_a_cut_off_shard_is_found(tmp_path, length):
     path = write(tmp_path / "train00-2.tfrec", b"a" * 30, b"b" * 30)
     os.truncate(path, length)
-    with pytest.raises(schema.CorruptRecord, match="record 1: cut off"):
+    with pytest.raises(schema.CorruptRecordError, match="record 1: cut off"):
         list(schema.read_records(path))
 
 

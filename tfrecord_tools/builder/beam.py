@@ -47,7 +47,7 @@ class BeamError(RuntimeError):
     """The build cannot run on Beam as asked, or a shard failed there; the message says why and what to do."""
 
 
-class Stopped(RuntimeError):  # noqa: N818 -- a signal, not a fault
+class StoppedError(RuntimeError):
     """Raised inside a task when nobody waits for its result any more."""
 
 
@@ -158,12 +158,12 @@ class _Job:
         try:
             return pickle.loads(self.path(index, "task").read_bytes())
         except FileNotFoundError as error:
-            raise Stopped(f"task {index}: its build has ended") from error
+            raise StoppedError(f"task {index}: its build has ended") from error
 
     def write_json(self, index: int, kind: str, content: dict[str, Any]) -> None:
         """Whole or not at all, and never into the folder of a job that has ended."""
         if not self.path(index, "task").exists():
-            raise Stopped(f"task {index}: its build has ended")
+            raise StoppedError(f"task {index}: its build has ended")
         temporary = paths.temporary(self.path(index, kind))
         temporary.write_bytes(json.dumps(content, default=dataclasses.asdict).encode())
         paths.commit(temporary, self.path(index, kind))
@@ -194,7 +194,7 @@ def _attempt(
     try:
         _check_versions(expected, versions())
         result = function(task, watch.count)
-    except Stopped:
+    except StoppedError:
         raise
     except Exception as error:
         job.write_json(index, "error", {"message": str(error) or type(error).__name__})
@@ -223,11 +223,11 @@ class _Watch:
         self._looked = time.monotonic()
 
     def count(self, images: int) -> None:
-        """Raises Stopped if nobody waits any more."""
+        """Raises StoppedError if nobody waits any more."""
         self.images += images
         if time.monotonic() - self._looked > self._interval:
             if not self._path.exists():
-                raise Stopped(f"{self._path}: its build has ended")
+                raise StoppedError(f"{self._path}: its build has ended")
             self._looked = time.monotonic()
 
 

@@ -43,7 +43,7 @@ def read(folders: Sequence[AnyPath]) -> Held:
                     patients.add(record.patient)
                     coded = coded or (record.patient if record.patient.startswith(schema.CODE) else "")
                     lesions.add(record.lesion)
-        except (OSError, schema.SchemaError, schema.CorruptRecord) as error:
+        except (OSError, schema.SchemaError, schema.CorruptRecordError) as error:
             raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
         if coded:
             text = f"its patients are numbers of its writer's table ({coded}), comparable with no other file"

@@ -28,7 +28,7 @@ _done: Any = None  # in a worker: images finished by all workers
 _stop: Any = None  # in a worker: 1 once the parent gives up
 
 
-class Stopped(RuntimeError):  # noqa: N818 -- a signal, not a fault
+class StoppedError(RuntimeError):
     """Raised inside a worker's task when the parent has given up."""
 
 
@@ -106,7 +106,7 @@ def _run_task(function: Callable[[Task, Callable[[int], None]], Result], task: T
 
 def _count(images: int) -> None:
     if _stop.value:
-        raise Stopped
+        raise StoppedError
     with _done.get_lock():
         _done.value += images
 

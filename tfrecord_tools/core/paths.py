@@ -40,7 +40,7 @@ _PASSING = (
 )
 
 
-class Unavailable(OSError):  # noqa: N818 -- a state of the storage
+class StorageUnavailableError(OSError):
     """Remote storage did not answer: nothing is known about the file, trying again may help."""
 
 
@@ -149,7 +149,7 @@ def free_bytes(folder: AnyPath) -> int | None:
 class RemotePath:
     """The part of `pathlib.Path` that this package uses, on `tf.io.gfile`.
 
-    Errors are those of the operating system (FileNotFoundError, PermissionError, OSError), or `Unavailable`.
+    Errors are those of the operating system (FileNotFoundError, OSError, ...), or `StorageUnavailableError`.
     """
 
     def __init__(self, url: str) -> None:
@@ -353,5 +353,5 @@ def _as_os_errors(url: str) -> Iterator[Any]:
         reason = f"TensorFlow {tf.__version__} here knows {known}; install a file system for it or mount the storage"
         raise OSError(errno.EPROTONOSUPPORT, reason, url) from error
     except tf.errors.OpError as error:
-        kind = Unavailable if type(error).__name__ in _PASSING else OSError
+        kind = StorageUnavailableError if type(error).__name__ in _PASSING else OSError
         raise kind(errno.EIO, error.message, url) from error

@@ -28,7 +28,7 @@ class ForeignError(ValueError):
     """Foreign TFRecords cannot be used; the message names shard, record, key, value and what is allowed."""
 
 
-class UnknownCode(ForeignError):  # noqa: N818 -- what it is about
+class UnknownCodeError(ForeignError):
     """A code of the key `ours` that none of the writer's words has, as far as they are known."""
 
     def __init__(self, message: str, ours: str) -> None:
@@ -158,7 +158,7 @@ def content_of(features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: M
 
     codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}; no words:
     the codes mean nothing, read as missing; not there: the order of Kaggle's train.csv. Words are taken as words.
-    Raises ForeignError naming the key, UnknownCode if it is a code that there is no word for.
+    Raises ForeignError naming the key, UnknownCodeError if it is a code that there is no word for.
     """
     at = dialect.found(features)
     for ours in ("image", "image_name"):
@@ -265,7 +265,7 @@ def _code(ours: str, key: str, value: Any, order: Sequence[str] | None) -> int:
         try:
             number = _number(key, value, len(CODED[ours] if order is None else order) - 1)
         except ForeignError as error:
-            raise UnknownCode(str(error), ours) from None
+            raise UnknownCodeError(str(error), ours) from None
         if order is None or number == MISSING:
             return number
         return _WORDS[ours](COLUMN_MAP, order[number])

@@ -20,7 +20,15 @@ import pandas as pd
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.foreign.dialects import CODED, Dialect, ForeignError, UnknownCode, content_of, dialect_of, name_of
+from tfrecord_tools.foreign.dialects import (
+    CODED,
+    Dialect,
+    ForeignError,
+    UnknownCodeError,
+    content_of,
+    dialect_of,
+    name_of,
+)
 from tfrecord_tools.imaging.channel_order import Channels, channels_look_swapped
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
@@ -144,7 +152,7 @@ def _record(
     try:
         row, image, source, origin, group = content_of(features, dialect, codes)
     except ForeignError as error:
-        code_of = error.ours if isinstance(error, UnknownCode) else ""
+        code_of = error.ours if isinstance(error, UnknownCodeError) else ""
         return Unusable(name_of(features, dialect), where, str(error), code_of)
     part = schema.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
     return ForeignRecord(image, row, Place(path, part, number, origin), source, group, dialect.name)

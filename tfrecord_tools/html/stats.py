@@ -120,8 +120,8 @@ def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Reco
         raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {held}") from None
     except OSError as error:
         raise SurveyError(f"{path}: cannot be read: {error.strerror}") from error
-    except (schema.CorruptRecord, schema.SchemaError) as error:
-        told = str(error) if isinstance(error, schema.CorruptRecord) else f"{path}: {error}"
+    except (schema.CorruptRecordError, schema.SchemaError) as error:
+        told = str(error) if isinstance(error, schema.CorruptRecordError) else f"{path}: {error}"
         raise SurveyError(f"{told}\nTo find all that is wrong: python -m tfrecord_tools.verify {folder}") from error
 
 
@@ -156,7 +156,7 @@ def _offer(heap: Chosen, size: int, seed: int, record: schema.Record) -> None:
 def _shown(record: schema.Record) -> Shown:
     try:
         image = convert.decode(record.image).convert("RGB")
-    except convert.ImageRejected as error:
+    except convert.ImageRejectedError as error:
         raise SurveyError(f"image {record.image_name}: {error}; see python -m tfrecord_tools.verify") from error
     side = min(THUMBNAIL, *image.size)
     out = io.BytesIO()

@@ -61,7 +61,7 @@ _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
 _PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9")
 
 
-class ImageRejected(ValueError):  # noqa: N818 -- a verdict on the image, not a fault
+class ImageRejectedError(ValueError):
     """These bytes give no usable image; the message is the reason that quarantine.csv shows."""
 
 
@@ -118,17 +118,17 @@ def convert_sizes(
     every one of sizes (default: the largest of them); the bytes depend on it. swap_rb: exchange red and blue of the
     decoded pixels, for files whose writer exchanged them; grey stays as it is, CMYK is rejected. keep: a file that has
     the size already, is plain (see `plain.is_plain`) and sound is taken as it is, byte for byte; None: never.
-    Raises ImageRejected with the reason if the bytes are no whole JPEG that can be shown as RGB.
+    Raises ImageRejectedError with the reason if the bytes are no whole JPEG that can be shown as RGB.
     """
     image = _open(data)
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageRejected(f"{width} x {height} pixels are over the limit of {max_pixels}")
+        raise ImageRejectedError(f"{width} x {height} pixels are over the limit of {max_pixels}")
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and not profile:
-        raise ImageRejected("CMYK without an ICC profile: its colours are unknown")
+        raise ImageRejectedError("CMYK without an ICC profile: its colours are unknown")
     if image.mode == "CMYK" and swap_rb:
-        raise ImageRejected("red and blue of a CMYK image cannot be swapped")
+        raise ImageRejectedError("red and blue of a CMYK image cannot be swapped")
     kept = width == height and width in sizes and keep is not None and not swap_rb and _is_kept(data, image, keep)
     if kept and set(sizes) == {width}:
         return ConvertedSizes((data,) * len(sizes), width, height)
@@ -137,9 +137,9 @@ def convert_sizes(
         reduction = _reduction(width, height, decode_for or max(sizes), fit)
         pixels = _decode_reduced(data, image, reduction, _needed(width, height, reduction, tuple(sizes), fit))
     except DECODE_ERRORS as error:
-        if isinstance(error, ImageRejected):
+        if isinstance(error, ImageRejectedError):
             raise
-        raise ImageRejected(f"cannot be decoded: {error}") from error
+        raise ImageRejectedError(f"cannot be decoded: {error}") from error
     jpegs = []
     for size in sizes:
         if kept and size == width:
@@ -194,7 +194,7 @@ def _decode_reduced(data: bytes, image: JpegImageFile, reduction: int, needed: B
     """The image at 1/reduction, as stored: u8[H,W,C] with C channels of image.mode.
 
     needed: (left, top, right, bottom) of the pixels that count; the others may be anything.
-    Raises ImageRejected if the coded image is damaged, any of DECODE_ERRORS if it cannot be decoded.
+    Raises ImageRejectedError if the coded image is damaged, any of DECODE_ERRORS if it cannot be decoded.
     """
     if _jpeg and image.mode == "RGB":
         width, height = (-(-extent // reduction) for extent in image.size)  # libjpeg rounds up
@@ -222,11 +222,11 @@ def _decode_at(data: bytes, reduction: int, mode: str) -> Pixels:
         except ValueError as error:
             reason = str(error)
             if _DAMAGE.search(reason) and not _PADDING.search(reason):
-                raise ImageRejected(f"damaged: {reason}") from error
+                raise ImageRejectedError(f"damaged: {reason}") from error
     image.draft(mode, (image.width // reduction, image.height // reduction))  # no less than this
     image.load()
     if (image.size, image.mode) != ((width, height), mode):
-        raise ImageRejected(
+        raise ImageRejectedError(
             f"cannot be decoded: {image.size} {image.mode} at 1/{reduction}; expected {width, height} {mode}"
         )
     return np.asarray(image).reshape(height, width, -1)
@@ -328,12 +328,12 @@ def _encode(square: Pixels, quality: int, subsampling: str) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decodes a whole JPEG completely, as stored. Raises ImageRejected with the reason if it cannot."""
+    """Decodes a whole JPEG completely, as stored. Raises ImageRejectedError with the reason if it cannot."""
     image = _open(data)
     try:
         image.load()
     except DECODE_ERRORS as error:
-        raise ImageRejected(f"cannot be decoded: {error}") from error
+        raise ImageRejectedError(f"cannot be decoded: {error}") from error
     return image
 
 
@@ -341,16 +341,16 @@ def _open(data: bytes) -> JpegImageFile:
     """Reads the header only. Not Image.open: that has a pixel limit of its own, which warns before ours refuses."""
     if not data.startswith(_START):
         found = f"it begins with {data[:8]!r}" if data else "the file is empty"
-        raise ImageRejected(f"not a JPEG: {found}")
+        raise ImageRejectedError(f"not a JPEG: {found}")
     # A whole file has an end marker behind its last scan. Pillow alone would accept one that is cut off by a few
     # bytes, and a thumbnail inside the EXIF block has an end marker of its own, which lies before the scan.
     end = data.rfind(_END)
     if end < 0 or data.find(_SCAN, end) >= 0:
-        raise ImageRejected("truncated: no end-of-image marker behind the last scan")
+        raise ImageRejectedError("truncated: no end-of-image marker behind the last scan")
     try:
         return JpegImageFile(io.BytesIO(data))
     except DECODE_ERRORS as error:
-        raise ImageRejected(f"not a JPEG that can be read: {error}") from error
+        raise ImageRejectedError(f"not a JPEG that can be read: {error}") from error
 
 
 def _centre_square(width: int, height: int, reduction: int) -> Box:
@@ -367,7 +367,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
             return image.convert("RGB")
         converted = ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, *DECODE_ERRORS) as error:
-        raise ImageRejected(f"its ICC profile cannot be used on {image.mode} pixels: {error}") from error
+        raise ImageRejectedError(f"its ICC profile cannot be used on {image.mode} pixels: {error}") from error
     assert converted is not None  # None only for inPlace=True
     return converted
 

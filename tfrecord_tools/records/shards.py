@@ -172,7 +172,7 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
             with _writing(task, folder):
                 results.append(tally.result(task, folder / name))
         return WrittenShard(tuple(results))
-    except schema.CorruptRecord as error:
+    except schema.CorruptRecordError as error:
         where = paths.path(error.path).parent
         raise ShardError(f"{where}: shard {task.prefix} does not read back as written: {error.reason}") from error
 
@@ -236,7 +236,7 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         return reject("file is missing")
     try:
         data = source.read()
-    except paths.Unavailable:
+    except paths.StorageUnavailableError:
         raise  # nothing is known about the image: fail, so that a runner tries the shard again
     except OSError as error:
         return reject(f"cannot be read: {error.strerror}")
@@ -272,10 +272,10 @@ def _read_back(path: AnyPath, records: int) -> None:
         try:
             schema.decode(data)
         except schema.SchemaError as error:
-            raise schema.CorruptRecord(path, found, str(error)) from error
+            raise schema.CorruptRecordError(path, found, str(error)) from error
         found += 1
     if found != records:
-        raise schema.CorruptRecord(path, found, f"{found} records were read back of {records} written")
+        raise schema.CorruptRecordError(path, found, f"{found} records were read back of {records} written")
 
 
 # ---------------------------------------------------------------------------------------------------- files

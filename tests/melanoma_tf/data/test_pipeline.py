@@ -56,7 +56,7 @@ def test_shards_are_read_from_any_file_system_of_tensorflow(shards, dataset):
     assert [shard.path.startswith("ram://") for shard in found.train] == [True] * len(found.train)
     assert pixels(batches(found)) == pixels(batches(dataset))
     assert run_dir.data_sha256(remote) == run_dir.data_sha256(str(shards))
-    with pytest.raises(pipeline.BadData, match="ram://elsewhere holds no manifest.json"):
+    with pytest.raises(pipeline.DataError, match="ram://elsewhere holds no manifest.json"):
         pipeline.open_data("ram://elsewhere")
 
 
@@ -141,7 +141,7 @@ def test_a_flipped_byte_is_named_with_shard_and_record(shards, tmp_path):
     content[sum(lengths[:2]) + 200] ^= 1
     (folder / victim).write_bytes(content)
     with (
-        pytest.raises(pipeline.BadData, match=f"{victim}: record 2: .*checksum"),
+        pytest.raises(pipeline.DataError, match=f"{victim}: record 2: .*checksum"),
         pipeline.naming_the_shard(dataset.train),
     ):
         list(pipeline.eval_batches(dataset.train, batch_size=8, image_size=32))
@@ -153,21 +153,21 @@ def test_errors_that_are_not_the_shards_pass_through(dataset):
 
 
 def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
-    with pytest.raises(pipeline.BadData, match=r"holds no manifest.json; --data wants"):
+    with pytest.raises(pipeline.DataError, match=r"holds no manifest.json; --data wants"):
         pipeline.open_data(str(tmp_path))
     folder = copy_of(shards, tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    with pytest.raises(pipeline.BadData, match="unfinished build; finish it with .*--resume"):
+    with pytest.raises(pipeline.DataError, match="unfinished build; finish it with .*--resume"):
         pipeline.open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(pipeline.BadData, match="schema version 99"):
+    with pytest.raises(pipeline.DataError, match="schema version 99"):
         pipeline.open_data(str(folder))
     for text, reason in (('{"name": "a web app"}', "is not of tfrecord_tools.build"), ('{"sche', "is damaged: ")):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(pipeline.BadData, match=f"manifest.json {reason}"):
+        with pytest.raises(pipeline.DataError, match=f"manifest.json {reason}"):
             pipeline.open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / manifest["shards"][0]["name"]).unlink()
-    with pytest.raises(pipeline.BadData, match=f"{manifest['shards'][0]['name']} is missing or not of"):
+    with pytest.raises(pipeline.DataError, match=f"{manifest['shards'][0]['name']} is missing or not of"):
         pipeline.open_data(str(folder))

@@ -29,7 +29,7 @@ def test_gpu_without_a_gpu_is_an_error(backend):
     code = "from melanoma_tf import runtime; runtime.start('gpu')"
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": backend})
     assert done.returncode == 1
-    assert "DeviceNotFound: no GPU: " in done.stderr
+    assert "DeviceNotFoundError: no GPU: " in done.stderr
     assert "--strategy cpu" in done.stderr
 
 
@@ -84,15 +84,15 @@ def test_gpus_that_jax_alone_sees_are_used(monkeypatch):
     assert select.start("gpu").why == "asked for with --strategy gpu, TensorFlow sees none"
     monkeypatch.delenv("KERAS_BACKEND")  # which TensorFlow has been tried with
     assert select.start("auto").backend == "jax"
-    with pytest.raises(select.DeviceNotFound, match="no GPU: TensorFlow"):
+    with pytest.raises(select.DeviceNotFoundError, match="no GPU: TensorFlow"):
         select.start("gpu", "tensorflow")
 
     def none(every, why):
-        raise select.DeviceNotFound("no GPU: JAX sees none")
+        raise select.DeviceNotFoundError("no GPU: JAX sees none")
 
     monkeypatch.delenv("KERAS_BACKEND")
     monkeypatch.setattr(select, "_jax_gpus", none)
-    with pytest.raises(select.DeviceNotFound, match=r"no GPU: TensorFlow(.|\n)*no GPU: JAX"):
+    with pytest.raises(select.DeviceNotFoundError, match=r"no GPU: TensorFlow(.|\n)*no GPU: JAX"):
         select.start("gpu")
 
 
@@ -183,7 +183,7 @@ def test_a_tpu_that_is_named_is_the_only_one_that_will_do(monkeypatch, tpus):
     monkeypatch.setenv("TPU_NAME", "node-1")
     monkeypatch.setattr(select, "_jax_tpu", lambda: select.Runtime("jax", "tpu", ("tpu:0",), "another"))
     for strategy in ("tpu", "auto"):
-        with pytest.raises(select.DeviceNotFound, match=r"tpu='node-2'\) failed: <urlopen error no cluster"):
+        with pytest.raises(select.DeviceNotFoundError, match=r"tpu='node-2'\) failed: <urlopen error no cluster"):
             select.start(strategy, tpu="node-2")
     assert asked == ["node-2"] * 2
     for strategy, backend in (("cpu", "auto"), ("tpu", "jax")):

@@ -31,8 +31,8 @@ def test_auc_by_hand():
 @pytest.mark.parametrize(
     ("labels", "scores", "error", "message"),
     [
-        ([1, 1], [0.1, 0.2], metrics.UndefinedMetric, "no negative among 2 labels"),
-        ([0, 0], [0.1, 0.2], metrics.UndefinedMetric, "no positive among 2 labels"),
+        ([1, 1], [0.1, 0.2], metrics.UndefinedMetricError, "no negative among 2 labels"),
+        ([0, 0], [0.1, 0.2], metrics.UndefinedMetricError, "no positive among 2 labels"),
         ([0, 2], [0.1, 0.2], ValueError, "labels must be 0 or 1, found .*2"),
         ([0, 1], [0.1, np.nan], ValueError, "scores must be finite, number 1 is nan"),
         ([0, 1, 1], [0.1, 0.2], ValueError, "3 labels, 2 scores"),
@@ -71,5 +71,5 @@ def test_interval_is_close_to_delong_for_independent_images():
 
 
 def test_an_interval_needs_two_patients_of_each_class():
-    with pytest.raises(metrics.UndefinedMetric, match="positive images of at least two patients"):
+    with pytest.raises(metrics.UndefinedMetricError, match="positive images of at least two patients"):
         metrics.clustered_auc_interval([1, 1, 0, 0], [4, 3, 2, 1], ["a", "a", "b", "c"])

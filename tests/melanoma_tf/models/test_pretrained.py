@@ -174,15 +174,15 @@ def test_imagenet_of_another_input_scale_is_refused(donor, b0, tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnetv2-s"])
 def test_keras_applications_asks_for_the_v2_file_we_list(name, monkeypatch):
-    class Asked(Exception):  # noqa: N818
+    class AskedError(Exception):
         pass
 
     def get_file(file, url, cache_subdir, file_hash):
-        raise Asked(file, url, file_hash)
+        raise AskedError(file, url, file_hash)
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
     constructor = getattr(keras.applications, models.BACKBONES[name].constructor)
-    with pytest.raises(Asked) as asked:
+    with pytest.raises(AskedError) as asked:
         constructor(include_top=False, input_shape=(32, 32, 3))
     source = pretrained.sources(name)["imagenet"]
     assert asked.value.args == (source.file, source.url, source.checksum)
@@ -347,7 +347,7 @@ def test_an_unknown_name_lists_the_names(b0):
 
 @pytest.mark.parametrize("kind", ["imagenet", "noisy-student", "autoaugment"])
 def test_offline_says_which_file_and_where_to_put_it(kind, b0, tmp_path):
-    with pytest.raises(pretrained.WeightsUnavailable) as caught:
+    with pytest.raises(pretrained.WeightsUnavailableError) as caught:
         pretrained.load(b0, "efficientnet-b0", kind, tmp_path)
     source = pretrained.sources("efficientnet-b0")[kind]
     message = str(caught.value)

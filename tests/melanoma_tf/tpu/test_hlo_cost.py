@@ -104,7 +104,7 @@ calls=%inner, metadata={{op_name="f"}}, backend_config={{"window_config":{{"esti
 def test_a_listing_by_hand():
     flags, rows, half, columns = 512, 104 * 128 * 2, 56 * 128 * 2, 104 * 128 * 2
     read, written = 128 * 4 + half + rows, flags + 64 * 128 // 2 + columns
-    assert hlo_cost.effort(LISTING) == hlo_cost.Effort(read + written, 1234)
+    assert hlo_cost.effort(LISTING) == hlo_cost.HloCost(read + written, 1234)
 
 
 @pytest.mark.parametrize("listing", ["", "HloModule x", LISTING.replace("estimated_cycles", "cycles")])

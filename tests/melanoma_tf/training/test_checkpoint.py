@@ -10,7 +10,7 @@ import pytest
 
 from melanoma_tf.core import files
 from melanoma_tf.training import checkpoint
-from melanoma_tf.training.fold import SkippingOptimizer
+from melanoma_tf.training.step import SkippingOptimizer
 
 
 def small(use_ema=False):
@@ -67,7 +67,7 @@ def test_a_flipped_byte_is_named_with_the_remedy(tmp_path):
     content = bytearray((folder / "model.weights.h5").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "model.weights.h5").write_bytes(content)
-    with pytest.raises(checkpoint.BadCheckpoint, match=r"model.weights.h5 is damaged.*LAST"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"model.weights.h5 is damaged.*LAST"):
         checkpoint.restore(tmp_path, model, model.optimizer)
 
 
@@ -75,10 +75,10 @@ def test_a_missing_file_and_another_model_are_named(tmp_path):
     model = small()
     folder = checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     other = small(use_ema=True)
-    with pytest.raises(checkpoint.BadCheckpoint, match="training.npz belongs to another model or optimizer"):
+    with pytest.raises(checkpoint.CheckpointError, match="training.npz belongs to another model or optimizer"):
         checkpoint.restore(tmp_path, other, other.optimizer)
     (folder / "training.npz").unlink()
-    with pytest.raises(checkpoint.BadCheckpoint, match="training.npz is missing"):
+    with pytest.raises(checkpoint.CheckpointError, match="training.npz is missing"):
         checkpoint.restore(tmp_path, model, model.optimizer)
 
 
@@ -86,7 +86,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = small()
     checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     model.layers[0].kernel.assign(np.full((4, 3), np.nan))
-    with pytest.raises(checkpoint.BadCheckpoint, match=r"not saved at step 2: 1 weights are not finite, .*kernel"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"not saved at step 2: 1 weights are not finite, .*kernel"):
         checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(2))
     assert (tmp_path / "LAST").read_text() == "step-00000001\n"
 

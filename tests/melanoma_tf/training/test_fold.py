@@ -18,7 +18,7 @@ from melanoma_tf.augment.warp import shears
 from melanoma_tf.data import pipeline
 from melanoma_tf.devices import select
 from melanoma_tf.models import backbones
-from melanoma_tf.training import checkpoint, fold
+from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
 from tests.support.process import REPOSITORY, run_command
 
@@ -52,7 +52,7 @@ def first_batches(dataset, count):
 def run_losses(config, batches, scope):
     keras.utils.set_random_seed(0)
     with scope():
-        trainer, _ = fold.build(config, 0.3, 10)
+        trainer, _ = build.build_trainer(config, 0.3, 10)
     import tensorflow as tf
 
     found = []
@@ -76,7 +76,7 @@ def test_a_run_predicts_each_held_out_image_and_leaves_its_files(dataset, tmp_pa
     assert len(rows) == 2
 
 
-class Killed(Exception):  # noqa: N818
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -85,16 +85,16 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, tmp_path, monke
     config = tiny.config(checkpoint_every=3, dropout=0.5)
     straight = fold.train(config, dataset, 0, tmp_path / "straight", ONE_CPU)
 
-    end_of_step = fold.Keeper.on_train_batch_end
+    end_of_step = callbacks.TrainingGuard.on_train_batch_end
 
     def die(self, batch, logs=None):
         end_of_step(self, batch, logs)
         if self.progress.step == at_step + 1:
-            raise Killed
+            raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(fold.Keeper, "on_train_batch_end", die)
-        with pytest.raises(Killed):
+        patch.setattr(callbacks.TrainingGuard, "on_train_batch_end", die)
+        with pytest.raises(KilledError):
             fold.train(config, dataset, 0, tmp_path / "killed", ONE_CPU)
     last = (tmp_path / "killed/checkpoints/LAST").read_text()
     assert last == f"step-{at_step:08d}\n"
@@ -106,11 +106,11 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, tmp_path, monke
 
 def test_a_loss_that_was_not_finite_stays_in_its_epoch():
     progress = checkpoint.Progress(step=10, loss=float("nan"))
-    keeper = fold.Keeper(tiny.config(), 20, None, None, progress, skipped=0)
+    keeper = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, skipped=0)
     keeper.made = 4
     assert keeper.mean_loss(0.5) == 0.5
     progress.loss = 1.0
-    resumed = fold.Keeper(tiny.config(), 20, None, None, progress, skipped=6)
+    resumed = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, skipped=6)
     resumed.made = 4
     assert resumed.mean_loss(0.5) == pytest.approx((6 * 1.0 + 4 * 0.5) / 10)
 
@@ -137,10 +137,10 @@ def test_a_step_with_nan_is_skipped_and_changes_nothing(dataset, monkeypatch, wh
         return keras.ops.where(keras.ops.min(unit) == 1.0, float("nan"), unit)
 
     if where == "loss":
-        monkeypatch.setattr(fold.losses, "build", lambda *args, **kwargs: loss)
+        monkeypatch.setattr(build.losses, "build", lambda *args, **kwargs: loss)
     else:
-        monkeypatch.setattr(fold.policy, "_to_unit", to_nan)
-    trainer, classifier = fold.build(tiny.config(augment="none"), 0.3, 10)
+        monkeypatch.setattr(build.policy, "_to_unit", to_nan)
+    trainer, classifier = build.build_trainer(tiny.config(augment="none"), 0.3, 10)
     (features, target), _ = first_batches(dataset, 2)
     white = {**features, "image": np.full_like(features["image"], 255)}
     trainer.train_on_batch(features, target)
@@ -169,9 +169,9 @@ def test_nan_on_one_replica_stops_the_step_on_all(dataset, two, monkeypatch, rep
 
     import tensorflow as tf
 
-    monkeypatch.setattr(fold.losses, "build", lambda *args, **kwargs: loss)
+    monkeypatch.setattr(build.losses, "build", lambda *args, **kwargs: loss)
     with two.scope():
-        trainer, classifier = fold.build(tiny.config(freeze_batch_norm=True), 0.3, 10)
+        trainer, classifier = build.build_trainer(tiny.config(freeze_batch_norm=True), 0.3, 10)
     ((features, target),) = first_batches(dataset, 1)
     bad = target.copy()
     bad[4 * replica] = 2.0  # replicas get halves of the batch
@@ -182,15 +182,15 @@ def test_nan_on_one_replica_stops_the_step_on_all(dataset, two, monkeypatch, rep
 
     first = step(target)
     assert same_weights(step(bad), first)
-    assert fold._steps_taken(trainer.optimizer) == 1
+    assert callbacks.steps_taken(trainer.optimizer) == 1
     assert not same_weights(step(target), first)
 
 
 def test_a_run_without_one_good_step_stops_and_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch):
     # An epoch has eight steps here, so the count goes on over epochs.
     config = tiny.config(max_bad_steps=12, checkpoint_every=5, epochs=8)
-    monkeypatch.setattr(fold.losses, "build", lambda *a, **k: lambda y, logits: keras.ops.mean(logits) * float("nan"))
-    with pytest.raises(fold.Diverged, match=r"12 steps in a row, up to step 24, .*not finite.*--config.lr"):
+    monkeypatch.setattr(build.losses, "build", lambda *a, **k: lambda y, logits: keras.ops.mean(logits) * float("nan"))
+    with pytest.raises(callbacks.DivergedError, match=r"12 steps in a row, up to step 24, .*not finite.*--config.lr"):
         fold.train(config, dataset, 0, tmp_path, ONE_CPU)
     assert (tmp_path / "checkpoints/LAST").read_text() == "step-00000020\n"
 
@@ -202,7 +202,7 @@ def test_pretrained_weights_are_loaded_unless_there_is_a_checkpoint(dataset, tmp
         loaded.append(args)
         return "test"
 
-    monkeypatch.setattr(fold.pretrained, "load", load)
+    monkeypatch.setattr(build.pretrained, "load", load)
     (tmp_path / "checkpoints").mkdir()  # what a kill during the first checkpoint leaves
     fold.train(tiny.config(epochs=1), dataset, 0, tmp_path, ONE_CPU)
     assert len(loaded) == 1
@@ -226,7 +226,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_is_written_once_with_its_history(da
 def test_eight_views_are_the_mean_over_the_symmetries(dataset):
     from melanoma_tf.inference import predictor
 
-    classifier = fold.build_classifier(tiny.config())
+    classifier = build.build_classifier(tiny.config())
     features, _ = first_batches(dataset, 1)[0]
     images = features["image"]
     views = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
@@ -239,7 +239,7 @@ def test_eight_views_are_the_mean_over_the_symmetries(dataset):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"batch_size": 1000}, pipeline.BadData, "images train fold 0, fewer than one batch of 1000"),
+        ({"batch_size": 1000}, pipeline.DataError, "images train fold 0, fewer than one batch of 1000"),
         ({"model": "resnet"}, ValueError, "unknown backbone 'resnet'; available: efficientnet-b0"),
         ({"augment": "spin"}, ValueError, "no op 'spin'"),
         ({"warmup_epochs": 2.0}, ValueError, "warm-up of .* steps does not fit"),
@@ -251,13 +251,13 @@ def test_settings_that_cannot_be_are_named(dataset, tmp_path, change, error, mes
 
 
 def test_a_fold_that_is_not_there_is_named(dataset, tmp_path):
-    with pytest.raises(pipeline.BadData, match="has no fold 7; there are folds 0 to 4"):
+    with pytest.raises(pipeline.DataError, match="has no fold 7; there are folds 0 to 4"):
         fold.train(tiny.config(), dataset, 7, tmp_path, ONE_CPU)
 
 
 def test_moving_averages_are_what_is_judged_and_kept(dataset, tmp_path):
     table = fold.train(tiny.config(ema=0.5, tta=False), dataset, 0, tmp_path, ONE_CPU)
-    classifier = fold.build_classifier(tiny.config())
+    classifier = build.build_classifier(tiny.config())
     classifier.load_weights(tmp_path / "model.weights.h5")
     from melanoma_tf.inference import predictor
 
@@ -265,7 +265,7 @@ def test_moving_averages_are_what_is_judged_and_kept(dataset, tmp_path):
         predictor.predictor(classifier, tta=False), dataset.fold(0), batch_size=8, image_size=32
     )
     np.testing.assert_allclose(table["logit"], again, rtol=1e-6)
-    live = fold.build(tiny.config(ema=0.5), 0.3, 10)
+    live = build.build_trainer(tiny.config(ema=0.5), 0.3, 10)
     checkpoint.restore(tmp_path / "checkpoints", live[1], live[0].optimizer)
     assert any((a != b).any() for a, b in zip(live[1].get_weights(), classifier.get_weights(), strict=True))
 
@@ -287,8 +287,8 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
     config = tiny.config(epochs=2)
     straight = fold.train(config, dataset, 0, tmp_path / "straight", two)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_final", lambda *args: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
+        patch.setattr(checkpoint, "save_final", lambda *args: (_ for _ in ()).throw(KilledError()))
+        with pytest.raises(KilledError):
             fold.train(config, dataset, 0, tmp_path / "killed", two)
     resumed = fold.train(config, dataset, 0, tmp_path / "killed", two)
     np.testing.assert_allclose(resumed["logit"], straight["logit"], rtol=1e-4)
@@ -296,23 +296,23 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("size", "method"), [(shears.LARGEST, "shears"), (shears.LARGEST + 32, "matmul")])
 def test_images_too_large_to_be_sheared_are_turned_by_products(size, method):
-    trainer, _ = fold.build(tiny.config(image_size=size), 0.3, 10, resampling="shears")
+    trainer, _ = build.build_trainer(tiny.config(image_size=size), 0.3, 10, resampling="shears")
     assert trainer.get_layer("augment").method == method
 
 
 def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
-    on_cpu, _ = fold.build(tiny.config(), 0.3, 10, resampling="kernel")
-    assert fold.describe_xla(on_cpu) == "XLA: off, on CPUs TensorFlow's own kernels are faster"
-    elsewhere, classifier = fold.build(tiny.config(), 0.3, 10, resampling="gather")
+    on_cpu, _ = build.build_trainer(tiny.config(), 0.3, 10, resampling="kernel")
+    assert build.describe_xla(on_cpu) == "XLA: off, on CPUs TensorFlow's own kernels are faster"
+    elsewhere, classifier = build.build_trainer(tiny.config(), 0.3, 10, resampling="gather")
     elsewhere.jit_compile = True
-    assert fold.describe_xla(elsewhere) == "XLA: on"
+    assert build.describe_xla(elsewhere) == "XLA: on"
     elsewhere.jit_compile = False
-    on_tpu, _ = fold.build(tiny.config(), 0.3, 10, resampling="matmul")
+    on_tpu, _ = build.build_trainer(tiny.config(), 0.3, 10, resampling="matmul")
     on_tpu.jit_compile = False  # as Keras has it under TPUStrategy
-    assert fold.describe_xla(on_tpu) == "XLA: on, a TPU runs nothing else"
-    assert fold.describe_xla(elsewhere) == "XLA: off, as Keras does under MirroredStrategy"
+    assert build.describe_xla(on_tpu) == "XLA: on, a TPU runs nothing else"
+    assert build.describe_xla(elsewhere) == "XLA: off, as Keras does under MirroredStrategy"
     classifier.get_layer("stem_conv").supports_jit = False
-    assert fold.describe_xla(elsewhere) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
+    assert build.describe_xla(elsewhere) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
 
 
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):

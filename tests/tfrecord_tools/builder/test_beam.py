@@ -271,7 +271,7 @@ def test_an_attempt_for_a_build_that_has_ended_does_and_leaves_nothing(tmp_path)
     beam.remove_leftovers(str(tmp_path))  # not ours: another name
     assert job.folder.exists()
     job.path(0, "task").unlink()
-    with pytest.raises(beam.Stopped):
+    with pytest.raises(beam.StoppedError):
         attempt(job, three_images)
     assert os.listdir(job.folder) == []
 
@@ -286,7 +286,7 @@ def test_a_task_stops_when_its_build_ends(tmp_path):
             time.sleep(0.05)
             count(1)
 
-    with pytest.raises(beam.Stopped):
+    with pytest.raises(beam.StoppedError):
         attempt(job, end_in_between)
     assert os.listdir(job.folder) == []
 

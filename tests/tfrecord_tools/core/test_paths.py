@@ -143,7 +143,7 @@ def test_a_storage_that_does_not_answer_is_not_taken_for_a_missing_file(monkeypa
         raise tf.errors.UnavailableError(None, None, "503 try later")
 
     monkeypatch.setattr(tf.io.gfile, "exists", fail)
-    with pytest.raises(paths.Unavailable, match="503 try later"):
+    with pytest.raises(paths.StorageUnavailableError, match="503 try later"):
         paths.path("gs://bucket/a").exists()
 
 

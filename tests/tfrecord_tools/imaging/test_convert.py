@@ -406,12 +406,12 @@ def test_cmyk_is_padded_with_black_too():
 
 
 def test_cmyk_without_a_profile_is_rejected():
-    with pytest.raises(convert.ImageRejected, match="CMYK without an ICC profile"):
+    with pytest.raises(convert.ImageRejectedError, match="CMYK without an ICC profile"):
         convert.convert(jpeg(Image.new("CMYK", (100, 100))), 64, 95)
 
 
 def test_a_broken_profile_is_rejected():
-    with pytest.raises(convert.ImageRejected, match="its ICC profile cannot be used"):
+    with pytest.raises(convert.ImageRejectedError, match="its ICC profile cannot be used"):
         convert.convert(jpeg(waves(), icc_profile=b"nonsense"), 64, 95)
 
 
@@ -421,7 +421,7 @@ def test_a_truncated_jpeg_never_yields_an_image(progressive):
     exif[0x010E] = "before the scan stands an end marker: \xff\xd9"
     data = jpeg(waves(160, 120), progressive=progressive, exif=exif)
     for length in range(len(data)):
-        with pytest.raises(convert.ImageRejected):
+        with pytest.raises(convert.ImageRejectedError):
             convert.convert(data[:length], 32, 95)
 
 
@@ -429,7 +429,7 @@ def test_a_truncated_jpeg_never_yields_an_image(progressive):
 def test_a_truncated_jpeg_that_was_given_an_end_marker_is_rejected_as_damaged(cut):
     pytest.importorskip("simplejpeg")
     data = jpeg(waves())
-    with pytest.raises(convert.ImageRejected, match="damaged: Corrupt JPEG data: premature end of data segment"):
+    with pytest.raises(convert.ImageRejectedError, match="damaged: Corrupt JPEG data: premature end of data segment"):
         convert.convert(data[: int(cut * len(data))] + b"\xff\xd9", 64, 95)
 
 
@@ -438,7 +438,7 @@ def test_a_image_damaged_in_the_middle_is_rejected():
     data = jpeg(waves())
     middle = len(data) // 2
     data = data[:middle] + data[middle + 2000 :]
-    with pytest.raises(convert.ImageRejected, match="damaged: Corrupt JPEG data"):
+    with pytest.raises(convert.ImageRejectedError, match="damaged: Corrupt JPEG data"):
         convert.convert(data, 64, 95)
 
 
@@ -455,7 +455,7 @@ def test_padding_before_a_restart_marker_hides_no_damage_behind_it():
     data = out.getvalue()
     at = data.index(b"\xff\xd0")
     padded = data[:at] + b"\0\0" + data[at:]
-    with pytest.raises(convert.ImageRejected, match="damaged: Corrupt JPEG data: 2 extraneous bytes"):
+    with pytest.raises(convert.ImageRejectedError, match="damaged: Corrupt JPEG data: 2 extraneous bytes"):
         convert.convert(padded[: len(padded) // 2] + b"\xff\xd9", 64, 95)
 
 
@@ -470,7 +470,7 @@ def test_padding_before_a_restart_marker_hides_no_damage_behind_it():
     ],
 )
 def test_what_is_no_jpeg_is_rejected_with_the_reason(data, reason):
-    with pytest.raises(convert.ImageRejected) as caught:
+    with pytest.raises(convert.ImageRejectedError) as caught:
         convert.convert(data, 64, 95)
     assert reason in str(caught.value)
 
@@ -486,9 +486,9 @@ def bomb(width, height):
 def test_too_many_pixels_are_refused_from_the_header_without_pillows_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(convert.ImageRejected, match="60000 x 50000 pixels are over the limit of 100000000"):
+        with pytest.raises(convert.ImageRejectedError, match="60000 x 50000 pixels are over the limit of 100000000"):
             convert.convert(bomb(60000, 50000), 64, 95)
-        with pytest.raises(convert.ImageRejected, match="over the limit of 307199"):
+        with pytest.raises(convert.ImageRejectedError, match="over the limit of 307199"):
             convert.convert(jpeg(waves(640, 480)), 64, 95, max_pixels=640 * 480 - 1)
         assert convert.convert(jpeg(waves(640, 480)), 64, 95, max_pixels=640 * 480)
 
@@ -496,5 +496,5 @@ def test_too_many_pixels_are_refused_from_the_header_without_pillows_warning():
 def test_decode_reads_what_convert_wrote():
     found = convert.decode(convert.convert(jpeg(waves()), 64, 95).jpeg)
     assert (found.size, found.mode) == ((64, 64), "RGB")
-    with pytest.raises(convert.ImageRejected):
+    with pytest.raises(convert.ImageRejectedError):
         convert.decode(jpeg(waves())[:-500])

@@ -66,7 +66,7 @@ def check_jpegs(count, seed):
         data = mutated(rng.choice(sources), rng)
         try:
             found = convert.convert(data, SIZE, 95, max_pixels=1_000_000)
-        except convert.ImageRejected as error:
+        except convert.ImageRejectedError as error:
             assert str(error)
             rejected += 1
             continue
@@ -143,7 +143,7 @@ def test_300_damaged_shards_give_the_records_written_or_an_error_that_names_the_
         try:
             for data in schema.read_records(path):
                 found.append(data)
-        except schema.CorruptRecord as error:
+        except schema.CorruptRecordError as error:
             assert "train00-3.tfrec: record " in str(error)
             damaged += 1
         assert found == written[: len(found)]

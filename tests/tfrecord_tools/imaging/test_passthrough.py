@@ -86,7 +86,7 @@ def test_a_damaged_file_is_no_image_though_its_frame_is_plain():
     whole = jpeg(SQUARE)
     damaged = whole[: len(whole) * 3 // 4] + whole[-2:]
     assert passthrough.is_plain(damaged, ANY)
-    with pytest.raises(convert.ImageRejected, match="damaged"):
+    with pytest.raises(convert.ImageRejectedError, match="damaged"):
         converted(damaged)
 
 

@@ -145,7 +145,7 @@ def test_tasks_results_and_errors_cross_process_borders(task):
     assert pickle.loads(pickle.dumps(task)).sources == task.sources
     result = shards.write_shard(task)
     assert pickle.loads(pickle.dumps(result)) == result
-    error = pickle.loads(pickle.dumps(schema.CorruptRecord("a.tfrec", 3, "why")))
+    error = pickle.loads(pickle.dumps(schema.CorruptRecordError("a.tfrec", 3, "why")))
     assert (str(error), error.record) == ("a.tfrec: record 3: why", 3)
 
 
