@@ -1,23 +1,23 @@
-# One command each: `make setup`, `make demo`, `make test`. Nothing but Python 3.11 to 3.13 and make is needed beforehand.
+# One command each: `make setup`, `make demo`, `make check`, `make test`. Needs only Python 3.11 to 3.13 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Real images for tests and benchmarks that can use them; where absent those tests are skipped and say so.
+# Real images for tests and benchmarks that can use them; tests skip with a reason where it is not set.
 MELANOMA_DATA ?= $(wildcard $(abspath ../shared/data))
 export MELANOMA_DATA
-# TensorFlow's start-up notes hide what the commands print.
+# TensorFlow's start-up lines would hide what the commands print.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-# tensorflow-addons, the reference of tests/melanoma_tf/test_parity.py, wants an old Python and an old TensorFlow to itself.
+# tensorflow-addons, the reference of the parity tests, needs an old Python and an old TensorFlow.
 ADDONS := .venv-addons/.installed
 PYTHON311 := $(shell command -v python3.11)
 
-.PHONY: setup demo test test-slow parity lint clean
+.PHONY: setup demo check test test-slow parity lint clean
 
 setup: $(STAMP)
 
-$(STAMP): setup.py $(wildcard tfrecord_tools/imaging/*.[ch])
+$(STAMP): setup.py pyproject.toml $(wildcard tfrecord_tools/imaging/*.[ch])
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -46,8 +46,13 @@ $(ADDONS):
 parity: setup $(if $(PYTHON311),$(ADDONS))
 	$(BIN)/pytest tests/melanoma_tf/test_parity.py -rs
 
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+check: lint
+	$(PYTEST) -m 'not slow and not integration'
+
 test: lint $(if $(PYTHON311),$(ADDONS))
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
 
 test-slow: setup
 	$(BIN)/pytest -m slow

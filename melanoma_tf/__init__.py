@@ -1,1 +1,5 @@
-"""Train, evaluate and use melanoma classifiers on TFRecords. Commands: train, predict, evaluate."""
+"""Train, evaluate and use melanoma classifiers on TFRecords."""
+
+from tfrecord_tools import __version__
+
+__all__ = ["__version__"]

@@ -1,3 +1,3 @@
-"""Dermoscopy JPEGs and their CSVs -> verified TFRecord shards. Needs neither Keras nor, to build, TensorFlow."""
+"""Convert dermoscopy JPEGs and their metadata to verified TFRecord shards."""
 
 __version__ = "0.1.0"
