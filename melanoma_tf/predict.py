@@ -8,7 +8,6 @@ data set that the run was trained on are predicted by the one model that has not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +37,10 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    out = cli.output_file("out", FLAGS.out)
+    workdir = cli.local_folder("workdir", FLAGS.workdir)
+    cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
+    data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
     devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
@@ -46,11 +49,8 @@ def main(argv: list[str]) -> None:
     from melanoma_tf.inference import predictor
     from melanoma_tf.training import run_dir
 
-    out = Path(FLAGS.out)
-    if not out.resolve().parent.is_dir():
-        raise FileNotFoundError(f"--out {out}: there is no folder {out.resolve().parent}")
-    run = run_dir.open_workdir(cli.local_folder("workdir", FLAGS.workdir))
-    dataset = pipeline.open_data(FLAGS.data)
+    run = run_dir.open_workdir(workdir)
+    dataset = pipeline.open_data(data)
     batch_size = FLAGS.batch_size or predictor.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
     if batch_size % devices.replicas:
         raise ValueError(f"--batch_size {batch_size}: {devices.replicas} replicas do not divide it")

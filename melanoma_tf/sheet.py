@@ -9,7 +9,6 @@ operation and ready policy, all of the same image.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -63,19 +62,21 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    out = cli.output_file("out", FLAGS.out)
+    data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
     select.start("cpu")
     import numpy as np
 
     from melanoma_tf.data import pipeline
 
-    dataset = pipeline.open_data(FLAGS.data)
+    dataset = pipeline.open_data(data)
     shards = dataset.train or dataset.test
     count = 2 if FLAGS.policy is None else FLAGS.images
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])
     rows = [(policy, 0) for policy in EVERY] if FLAGS.policy is None else [(FLAGS.policy, i) for i in range(count)]
     sheet = render(images, rows, FLAGS.draws, FLAGS.seed, FLAGS.method)
-    sheet.save(Path(FLAGS.out))
+    sheet.save(out)
     cli.say(f"{FLAGS.out}: {sheet.width} x {sheet.height}")
 
 

@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
     configs.check(config)
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
+    data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
+    cli.existing_folder("data", data, expected="the output folder of tfrecord_tools.build")
 
     # ------------------------------------------------------------------ devices
     devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
     cli.say(devices.describe(config.batch_size, precision))
 
     # --------------------------------------------------------------------- data
-    dataset = pipeline.open_data(FLAGS.data or os.path.join("tfrecords", str(config.image_size)))
+    dataset = pipeline.open_data(data)
     folds = chosen_folds(FLAGS.fold, dataset.folds)
     if FLAGS.validate_external and not FLAGS.external:
         raise ValueError("--validate_external is about --external, which is not given")

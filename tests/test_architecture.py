@@ -32,7 +32,7 @@ LAYERS = {
     ],
 }
 ROOMS = {"tfrecord_tools.schema": "records"}  # the record, which shards hold
-SHARED = ("tfrecord_tools.schema", "tfrecord_tools.imaging", "tfrecord_tools.html")  # what melanoma_tf may import
+SHARED = ("tfrecord_tools.schema", "tfrecord_tools.imaging", "tfrecord_tools.html", "tfrecord_tools.core.cli")
 # Device code: these may ask which devices there are, or compute under JAX alone.
 OF_DEVICES = ("melanoma_tf.devices.", "melanoma_tf.tpu.", "melanoma_tf.preflight", "melanoma_tf.augment.warp.shears")
 DEVICE_CALLS = (

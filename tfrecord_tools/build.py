@@ -238,7 +238,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """The command; exits with 1 and one message on what a user can mend."""
     if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; {_hint(argv[1])}")
+        raise cli.UsageError(f"unexpected argument {argv[1]!r}; {_hint(argv[1])}")
     start = time.monotonic()
     try:
         settings = _settings_from_flags()
@@ -272,13 +272,14 @@ def _settings_from_flags() -> BuildSettings:
     try:
         given["size"] = tuple(int(size) for size in given["size"])
     except ValueError:
-        raise BuildError(f"--size {','.join(given['size'])}; expected whole numbers, as 384 or 256,384,512") from None
+        sizes = ",".join(given["size"])
+        raise cli.UsageError(f"--size {sizes}; expected whole numbers, as 384 or 256,384,512; see --help") from None
     return BuildSettings(**given)
 
 
 def run() -> None:
     """Console entry point."""
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, positional=True)
 
 
 if __name__ == "__main__":

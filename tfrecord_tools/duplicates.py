@@ -507,9 +507,8 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command; exits with 1 on what a user can mend."""
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
+    """Runs the command."""
+    del argv
     args = flags.FLAGS
     out = paths.path(args.out) if args.out else None
     try:
@@ -523,9 +522,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             sys.stdout.write(lists.to_csv(found.pairs))
     except lists.PairsError as error:
-        sys.exit(f"error: --out {error}")
-    except (DuplicatesError, table.TableError, OSError) as error:
-        sys.exit(f"error: {error}")
+        raise lists.PairsError(f"--out {error}") from error
     for name, reason in found.unreadable:
         print(f"{name}: not compared: {reason}", file=sys.stderr)
     totals = f"{counted(len(files), 'image')}, {counted(len(found.pairs), 'pair')}"

@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,10 +23,10 @@ from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import verb
 from tfrecord_tools.dedup import pairs as lists
-from tfrecord_tools.dedup.pairs import Pair, PairsError
+from tfrecord_tools.dedup.pairs import Pair
 from tfrecord_tools.html import page, stats
 from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
-from tfrecord_tools.html.stats import Place, Shown, Split, Survey, SurveyError
+from tfrecord_tools.html.stats import Place, Shown, Split, Survey
 from tfrecord_tools.metadata.vocabulary import CLASSES
 from tfrecord_tools.records import shards
 
@@ -335,27 +334,25 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command; exits with 1 and one message on what a user can mend."""
+    """Runs the command."""
     if len(argv) != 2:
-        sys.exit("error: expected one folder; usage: python -m tfrecord_tools.show DIR [--out page.html]")
+        raise cli.UsageError("expected one folder; usage: python -m tfrecord_tools.show DIR [--out page.html] (--help)")
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
     if out.suffix != ".html":
-        sys.exit(f"error: --out {out}; expected a name that ends in .html")
+        raise cli.UsageError(f"--out {out}; expected a name that ends in .html; see --help")
+    pairs = None if given.duplicates is None else lists.read(given.duplicates)
+    text = make_page(paths.path(argv[1]), pairs, given.samples, given.most_pairs, given.seed)
     try:
-        pairs = None if given.duplicates is None else lists.read(given.duplicates)
-        text = make_page(paths.path(argv[1]), pairs, given.samples, given.most_pairs, given.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         paths.write_whole(out, text)
-    except (SurveyError, PairsError, shards.ShardError) as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {out}: cannot be written: {error.strerror}")
+        raise OSError(f"{out}: cannot be written: {error.strerror}") from error
     print(f"{out}: {len(text.encode()) / 1e6:.1f} MB")
 
 
 def run() -> None:
     """Console entry point."""
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, positional=True)
 
 
 if __name__ == "__main__":

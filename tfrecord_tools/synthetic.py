@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -264,18 +263,12 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command; exits with 1 and one message on what a user can mend."""
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
+    """Runs the command."""
+    del argv
     settings = SyntheticSettings(
         **{field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(SyntheticSettings)}
     )
-    try:
-        made = generate(settings, flags.FLAGS.overwrite)
-    except SyntheticError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or settings.out}: {error.strerror}")
+    made = generate(settings, flags.FLAGS.overwrite)
     what = f"{settings.images} training images of {settings.patients} patients, and a test set"
     print(f"{settings.out}: {what if made else 'already holds this data set; nothing to do'}")
     where = (

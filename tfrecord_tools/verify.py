@@ -369,17 +369,17 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command; exits with 1 if anything is wrong."""
+    """Runs the command; exits with 1 if there is any problem."""
     folders = argv[1:]
     if not folders:
-        sys.exit("error: no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...]")
+        raise cli.UsageError("no folder given; usage: python -m tfrecord_tools.verify DIR [DIR...] (--help)")
     if flags.FLAGS.pairs and not flags.FLAGS.duplicates:
-        sys.exit("error: --pairs and --noduplicates together; the pairs are what --noduplicates does not look for")
+        raise cli.UsageError("--pairs and --noduplicates together; --pairs needs the search; see --help")
     try:
         if flags.FLAGS.pairs:
             pairs.check_output(paths.path(flags.FLAGS.pairs))
     except pairs.PairsError as error:
-        sys.exit(f"error: --pairs {error}")
+        raise pairs.PairsError(f"--pairs {error}") from error
     result = verify(folders, flags.FLAGS.duplicates, flags.FLAGS.workers, bool(flags.FLAGS.pairs))
     if flags.FLAGS.json:
         found = {"folders": list(folders), **dataclasses.asdict(result)}
@@ -399,14 +399,14 @@ def main(argv: Sequence[str]) -> None:
         try:
             pairs.write(paths.path(flags.FLAGS.pairs), result.pairs)
         except pairs.PairsError as error:
-            sys.exit(f"error: --pairs {error}")
+            raise pairs.PairsError(f"--pairs {error}") from error
     if result.problems:
         sys.exit(1)
 
 
 def run() -> None:
     """Console entry point."""
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, positional=True)
 
 
 if __name__ == "__main__":

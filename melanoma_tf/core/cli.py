@@ -1,82 +1,84 @@
-"""What the commands share: flags, a log on standard error, and errors of the user's making told in one line."""
+"""Command line behaviour that only melanoma_tf needs, on top of `tfrecord_tools.core.cli`.
+
+A log on standard error, unknown config settings, flags that name folders, and the end of one of several hosts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-# What a user can cause and mend. Anything else is a defect of ours and keeps its traceback.
-USERS_ERRORS = (ValueError, OSError, RuntimeError)
-leave: Callable[[int], object] = sys.exit  # how a command that failed ends
+from tfrecord_tools.core import cli
 
-
-def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
-    """Runs a command: exit code 0, or 1 after `error: ...` on standard error.
-
-    doc: what --help shows above the flags. MELANOMA_TRACEBACK=1 shows where an error came from.
-    """
-    _log_to_stderr()
-    sys.modules["__main__"].__doc__ = doc  # --help shows this one, also of a console script
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            before = set(flags.FLAGS)
-            define_flags()
-            for name in set(flags.FLAGS) - before:
-                flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
-            return app.parse_flags_with_usage(argv)
-        except AttributeError as error:  # ml_collections' way to say that a config has no such setting
-            cause = error.args[0]
-            name = cause.args[0] if isinstance(cause, KeyError) else cause
-            sys.exit(f"error: --config has no such setting: {name}")
-
-    def guarded(argv: list[str]) -> None:
-        try:
-            if len(argv) > 1:
-                raise ValueError(f"unexpected argument {argv[1]!r}; this command takes --flags only, see --help")
-            main(argv)
-        except USERS_ERRORS as error:
-            if os.environ.get("MELANOMA_TRACEBACK"):
-                raise
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            leave(1)
-
-    try:
-        app.run(guarded, flags_parser=parse)
-    except SystemExit:
-        try:
-            sys.stdout.flush()  # where it fails when the interpreter ends, that is a traceback
-        except OSError as error:
-            sys.exit(f"error: {_give_up_output(error)}")
-        raise
-    except OSError as error:  # of --help; what a command raises is told above
-        sys.exit(f"error: {_give_up_output(error)}")
+leave: Callable[[int], object] = sys.exit  # ends a command that failed; set by hosts that cannot end in order
 
 
-def local_folder(flag: str, value: str) -> Path:
-    """The folder that a flag names. ValueError if it is a URL, which would become a folder `gs:` here."""
-    if "://" in value:
-        raise ValueError(f"--{flag} {value}: it has to be a folder of this machine; copy it elsewhere afterwards")
-    return Path(value)
+def run(main: Callable[[list[str]], object], define_flags: Callable[[], object], doc: str | None) -> None:
+    """Runs a command, see `tfrecord_tools.core.cli.run`, with the package's log on standard error."""
+
+    def logged_main(argv: list[str]) -> None:
+        _log_to_stderr()
+        main(argv)
+
+    # Config flags look at the command line while they are defined and while they are parsed.
+    define, parse = _naming_settings()(define_flags), _naming_settings()(flags.FLAGS)
+    cli.run(logged_main, define, doc, parse=parse, leave=lambda code: leave(code))
 
 
 def say(text: str) -> None:
-    """A line for the user, at once even when the output is a file. RuntimeError if it cannot be written."""
+    """Prints a line at once, even into a file or pipe."""
+    print(text, flush=True)
+
+
+def local_folder(flag: str, value: str) -> Path:
+    """Returns the folder that a flag names.
+
+    Raises:
+      ValueError: it is a URL, which would become a local folder `gs:`.
+    """
+    if "://" in value:
+        raise ValueError(f"--{flag} {value}: expected a folder of this machine; copy it elsewhere afterwards")
+    return Path(value)
+
+
+def existing_folder(flag: str, value: str, expected: str) -> str:
+    """Returns the value of a flag that names a folder to read, before devices are started for it.
+
+    Raises:
+      ValueError: there is no such folder on this machine. URLs are looked at when they are read.
+    """
+    if "://" not in value and not os.path.isdir(value):
+        raise ValueError(f"--{flag} {value}: no such folder; expected {expected}")
+    return value
+
+
+def output_file(flag: str, value: str) -> Path:
+    """Returns the file that a flag names for writing.
+
+    Raises:
+      ValueError: its folder does not exist.
+    """
+    path = Path(value)
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--{flag} {path}: there is no folder {path.resolve().parent}; make it first")
+    return path
+
+
+@contextlib.contextmanager
+def _naming_settings() -> Iterator[None]:
+    """Turns ml_collections' AttributeError for a setting that the config does not have into a ValueError."""
     try:
-        print(text, flush=True)
-    except OSError as error:
-        raise RuntimeError(_give_up_output(error)) from error
-
-
-def _give_up_output(error: OSError) -> str:
-    """What to say; what is still in buffers goes nowhere when it is flushed at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return f"standard output cannot be written: {error.strerror}"
+        yield
+    except AttributeError as error:
+        cause = error.args[0]
+        name = cause.args[0] if isinstance(cause, KeyError) else cause
+        raise ValueError(f"--config has no such setting: {name}") from error
 
 
 def _log_to_stderr() -> None:

@@ -145,7 +145,7 @@ def test_which_models_predict_a_shard():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "nowhere"], "nowhere holds no manifest.json; --data wants the folder that tfrecord_tools.build"),
+        (["--data", "nowhere"], "--data nowhere: no such folder; expected the output folder of tfrecord_tools.build"),
         (["--fold", "9"], "--fold '9' is not among the folds of this data: 0 to 4, or all"),
         (["--config.batch_size=9000"], "fewer than one batch of 9000"),
         (["--config.weights=no/such.h5"], "no/such.h5"),
@@ -153,7 +153,7 @@ def test_which_models_predict_a_shard():
         (["--config.precision=float17"], "config.precision='float17' is unknown; there is: auto, float32"),
         (["--config.optimizer=sgdx"], "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
         (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
-        (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: it has to be a folder of this machine"),
+        (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: expected a folder of this machine"),
         (["--fold", "²"], "--fold '²' is not among the folds of this data"),
     ],
 )
@@ -168,7 +168,7 @@ def test_train_names_what_is_wrong(shards, tmp_path, args, message):
 @pytest.mark.parametrize("which", [[], ["--config", "configs/smoke.py"]])
 def test_a_setting_that_does_not_exist_is_an_error(which):
     done = run_command("-m", "melanoma_tf.train", *which, "--strategy", "cpu", "--config.learning_rate=1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "error: --config has no such setting: 'learning_rate'" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -216,7 +216,7 @@ def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):
         text=True,
         check=False,
     )
-    assert "error: nowhere holds no manifest.json" in done.stderr
+    assert "error: --data nowhere: no such folder" in done.stderr
 
 
 def test_predict_looks_at_its_output_folder_first(tmp_path):

@@ -219,8 +219,8 @@ def test_the_command_takes_sizes_fit_and_subsampling(data, tmp_path):
 def test_a_size_that_is_no_number_is_named(data, tmp_path):
     done = subprocess.run([*command(data, tmp_path / "out"), "--size=32,big"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
-        1,
-        "error: --size 32,big; expected whole numbers, as 384 or 256,384,512\n",
+        2,
+        "error: --size 32,big; expected whole numbers, as 384 or 256,384,512; see --help\n",
     )
 
 

@@ -47,7 +47,7 @@ def test_folds_without_patients_are_warned_of(data, tmp_path, capsys, columns, m
 def test_a_pattern_that_the_shell_took_apart_is_explained(data, tmp_path):
     done = subprocess.run(command(data, tmp_path / "out", "old/b.tfrec"), capture_output=True, text=True)
     hint = "put a pattern in quotes: --from_tfrecords 'old/*.tfrec'"
-    assert (done.returncode, done.stderr) == (1, f"error: unexpected argument 'old/b.tfrec'; {hint}\n")
+    assert (done.returncode, done.stderr) == (2, f"error: unexpected argument 'old/b.tfrec'; {hint}\n")
     done = subprocess.run(command(data, tmp_path / "out", "b.csv"), capture_output=True, text=True)
     assert done.stderr == "error: unexpected argument 'b.csv'; several tables are --csv a.csv,b.csv\n"
     done = subprocess.run(command(data, tmp_path / "out", "resume"), capture_output=True, text=True)

@@ -458,7 +458,7 @@ def test_what_is_no_sound_build_is_told_in_one_message(out, tmp_path, change, me
 )
 def test_a_wrong_command_is_told_in_one_message(args, message):
     done = run_command("-m", "tfrecord_tools.show", *args)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(message)
 
 

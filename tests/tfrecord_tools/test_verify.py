@@ -155,7 +155,7 @@ def test_a_list_that_cannot_be_written_keeps_the_findings(out):
 def test_no_list_is_written_of_pairs_that_were_not_looked_for(out, tmp_path):
     path = tmp_path / "pairs.csv"
     done = run_command("-m", "tfrecord_tools.verify", str(out), "--noduplicates", "--pairs", str(path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: --pairs and --noduplicates together")
     assert not path.exists()
 
@@ -349,4 +349,4 @@ def test_the_command_exits_with_0_only_if_all_is_sound(sound, out):
     bad = subprocess.run([*base, "--json", str(out)], capture_output=True, text=True)
     assert bad.returncode == 1
     assert len(json.loads(bad.stdout)["problems"]) == 1
-    assert subprocess.run(base, capture_output=True).returncode == 1
+    assert subprocess.run(base, capture_output=True).returncode == 2  # no folder given

@@ -1,0 +1,6 @@
+"""Lists the commands:  python -m tfrecord_tools"""
+
+from tfrecord_tools.core import cli
+
+if __name__ == "__main__":
+    cli.run_package("tfrecord_tools")
