@@ -31,6 +31,7 @@ from absl import app, flags
 
 from melanoma_tf.data import pipeline
 from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 FLAGS = flags.FLAGS
 SHARE = 16  # images that a thread of the limit is handed at a time
@@ -43,7 +44,7 @@ flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
     """Yields the number of images decoded; into so many batches in turn, or each to be forgotten."""
     jpegs = [
-        schema.parse(record)["image"].numpy() for shard in dataset.train for record in schema.read_records(shard.path)
+        schema.parse(record)["image"].numpy() for shard in dataset.train for record in tfrecord.read_records(shard.path)
     ]
     room = np.empty((batches * FLAGS.batch_size, dataset.size, dataset.size, 3), np.uint8)
     room[:] = 1  # memory that is there

@@ -36,7 +36,6 @@ from typing import Any
 from absl import flags
 
 import tfrecord_tools
-from tfrecord_tools import schema
 from tfrecord_tools.builder import beam, inputs, plan, report, split, workers
 from tfrecord_tools.builder import output_dir as folders
 from tfrecord_tools.builder import settings as asked
@@ -48,14 +47,15 @@ from tfrecord_tools.dedup import pairs
 from tfrecord_tools.foreign import dialects
 from tfrecord_tools.imaging import convert, resample
 from tfrecord_tools.metadata import formats, table
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 USERS_ERRORS = (
     BuildError,
     beam.BeamError,
     pairs.PairsError,
     dialects.ForeignError,
-    schema.CorruptRecordError,
+    tfrecord.CorruptRecordError,
     table.TableError,
     split.SplitError,
     shards.ShardError,
@@ -64,12 +64,12 @@ USERS_ERRORS = (
 _PRELOAD = tuple(module.__name__ for module in (convert, resample, shards, split, table, workers))
 
 
-def build(settings: BuildSettings) -> shards.Manifest:
+def build(settings: BuildSettings) -> Manifest:
     """As `build_sizes`; returns the manifest of the first size."""
     return build_sizes(settings)[0]
 
 
-def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
+def build_sizes(settings: BuildSettings) -> list[Manifest]:
     """Builds, or completes, shards and manifest of each size; nothing is written on bad metadata or settings.
 
     Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
@@ -78,7 +78,7 @@ def build_sizes(settings: BuildSettings) -> list[shards.Manifest]:
     return [manifest for manifest, _ in _build(settings)]
 
 
-def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
+def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
     asked.check(settings)
     read = inputs.read_by(settings)
@@ -86,7 +86,7 @@ def _build(settings: BuildSettings) -> list[tuple[shards.Manifest, int]]:
         folders.check_apart(folder, read)
     planned = plan.make(settings)
     outputs = [
-        folders.Output(folder, shards.Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
+        folders.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
     with contextlib.ExitStack() as stack:
@@ -143,7 +143,7 @@ def _run(
     )
 
 
-def _finish(output: folders.Output) -> shards.Manifest:
+def _finish(output: folders.Output) -> Manifest:
     output.remove_strays()
     for path in paths.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
         path.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     plain["kept"] = settings.kept and str(settings.kept)
     listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
     plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}
-    plain["against"] = sorted(shards.file_sha256(folder / shards.MANIFEST) for folder in settings.others) or None
+    plain["against"] = sorted(shards.file_sha256(folder / MANIFEST) for folder in settings.others) or None
     return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
 
 

@@ -28,7 +28,7 @@ from tfrecord_tools.html import page, stats
 from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
 from tfrecord_tools.html.stats import Place, Shown, Split, Survey
 from tfrecord_tools.metadata.vocabulary import CLASSES
-from tfrecord_tools.records import shards
+from tfrecord_tools.records.manifest import Manifest
 
 _QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
 
@@ -53,7 +53,7 @@ def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: s
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
 
-def tiles(found: Survey, manifest: shards.Manifest) -> Html:
+def tiles(found: Survey, manifest: Manifest) -> Html:
     """The counts that come first, in large."""
     total = found.total
     everything, labelled = sum(total.values()), total.get(1, 0) + total.get(0, 0)
@@ -128,7 +128,7 @@ def missing(found: Survey) -> Html:
     return card("Missing values", page.table(["column", "missing", "share"], rows), note(text))
 
 
-def settings(manifest: shards.Manifest) -> Html:
+def settings(manifest: Manifest) -> Html:
     """What determines the bytes: settings that were made, versions, inputs."""
     described = {
         f"{split} {key}": value
@@ -167,7 +167,7 @@ def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
     return vocabulary[code] if code != schema.MISSING else otherwise
 
 
-def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
+def quarantine(manifest: Manifest) -> Iterator[Html]:
     """What did not get into the shards, and why."""
     images, left_out = manifest.quarantined, _left_out(manifest)
     if left_out:
@@ -182,7 +182,7 @@ def quarantine(manifest: shards.Manifest) -> Iterator[Html]:
         yield note(f"{len(rows):,} of {len(images):,} are shown; all are in quarantine.csv.")
 
 
-def _left_out(manifest: shards.Manifest) -> str:
+def _left_out(manifest: Manifest) -> str:
     """How many images a build leaves out on purpose, and why; "" if it has none, or is not complete."""
     rows = sum(each.get("rows", 0) for each in manifest.inputs.values())
     in_shards = sum(len(entry.quarantined) + entry.records for entry in manifest.shards)
@@ -252,7 +252,7 @@ def make_page(
     pairs: duplicates, None if no list was given; limit: how many of them to show. samples: images of each class.
     Raises ShowError or shards.ShardError with a message for the user.
     """
-    manifest = shards.Manifest.read(folder)
+    manifest = Manifest.read(folder)
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
     found = stats.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found, manifest)}
@@ -273,7 +273,7 @@ def _anchor(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _warning(manifest: shards.Manifest) -> Html | None:
+def _warning(manifest: Manifest) -> Html | None:
     text = "This build is not complete: only its finished shards are shown. Go on with its --resume."
     return None if manifest.complete else tag("p", text, class_="warning")
 
@@ -292,7 +292,7 @@ def _holds(found: Survey) -> Html:
     return join([page.legend(found.classes), tag("div", cards, class_="cards")])
 
 
-def _melanomas(found: Survey, manifest: shards.Manifest) -> Html:
+def _melanomas(found: Survey, manifest: Manifest) -> Html:
     total = found.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
@@ -316,7 +316,7 @@ def _melanomas(found: Survey, manifest: shards.Manifest) -> Html:
     return join([tag("p", text, class_="lead"), tag("div", cards, class_="cards")])
 
 
-def _files(found: Survey, manifest: shards.Manifest) -> list[Html]:
+def _files(found: Survey, manifest: Manifest) -> list[Html]:
     before = "Pixels of the image files, as displayed, before cropping."
     return [counts_card(found, "Source size", stats.sizes(found.by_size), before), missing(found), settings(manifest)]
 

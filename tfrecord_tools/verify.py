@@ -28,7 +28,8 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
 Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
@@ -190,7 +191,7 @@ def verify(
             result.problems.append(f"{folder}: the folder {other} again; expected each once")
             continue
         try:
-            manifest = shards.Manifest.read(folder)
+            manifest = Manifest.read(folder)
         except shards.ShardError as error:
             result.problems.append(str(error))
             continue
@@ -227,7 +228,7 @@ def verify(
     return result
 
 
-def _origin(folder: AnyPath, manifest: shards.Manifest, split: str) -> str:
+def _origin(folder: AnyPath, manifest: Manifest, split: str) -> str:
     """What is equal for builds of the same table into the same folds, whatever the size of their images."""
     table = manifest.inputs.get(split)
     if not table:
@@ -248,18 +249,18 @@ def _check_shard(
 ) -> Iterator[str]:
     path = folder / entry.name
     if not path.is_file():
-        yield f"{path}: missing; {shards.MANIFEST} lists it with {counted(entry.records, 'record')}"
+        yield f"{path}: missing; {MANIFEST} lists it with {counted(entry.records, 'record')}"
         return
     try:
         if shards.file_sha256(path) != entry.sha256:
-            yield f"{path}: sha256 differs from {shards.MANIFEST}"
+            yield f"{path}: sha256 differs from {MANIFEST}"
     except OSError as error:
         yield f"{path}: cannot be read: {error.strerror or error}"
         return
     found, positives, at = 0, 0, 0
     patients: set[str] = set()
     try:
-        for index, data in enumerate(schema.read_records(path)):
+        for index, data in enumerate(tfrecord.read_records(path)):
             found += 1
             where = f"{path}: record {index}"
             begin, at = at + 12, at + len(data) + 16  # 12 bytes of framing before the data, 4 behind
@@ -283,23 +284,23 @@ def _check_shard(
                 yield f"{where}: image {record.image_name}: {is_}; expected {size} x {size} RGB"
             if images is not None:
                 images.add(image, record.sha256, record.image_name, place, (path, index, begin, len(data)))
-    except schema.CorruptRecordError as error:
+    except tfrecord.CorruptRecordError as error:
         yield str(error)
         return  # what follows cannot be read, so the counts say nothing
     finally:
         result.records += found
-    promised = schema.shard_count(entry.name)
+    promised = tfrecord.shard_count(entry.name)
     if not found == promised == entry.records:
-        yield f"{path}: {counted(found, 'record')}; its name says {promised}, {shards.MANIFEST} {entry.records}"
+        yield f"{path}: {counted(found, 'record')}; its name says {promised}, {MANIFEST} {entry.records}"
     if entry.positives is not None and positives != entry.positives:
-        yield f"{path}: {counted(positives, 'record')} of melanoma; {shards.MANIFEST} says {entry.positives}"
+        yield f"{path}: {counted(positives, 'record')} of melanoma; {MANIFEST} says {entry.positives}"
     if len(patients - {""}) != entry.patients:
-        yield f"{path}: {counted(len(patients - {''}), 'patient')}; {shards.MANIFEST} says {entry.patients}"
+        yield f"{path}: {counted(len(patients - {''}), 'patient')}; {MANIFEST} says {entry.patients}"
     if path.stat().st_size != entry.bytes:
-        yield f"{path}: {counted(path.stat().st_size, 'byte')}; {shards.MANIFEST} says {entry.bytes}"
+        yield f"{path}: {counted(path.stat().st_size, 'byte')}; {MANIFEST} says {entry.bytes}"
 
 
-def _check_manifest(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+def _check_manifest(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
     if not manifest.complete:
         yield f"{folder}: the build is not complete; go on with its --resume"
     elif not (folder / QUARANTINE).is_file():
@@ -313,12 +314,12 @@ def _check_manifest(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]
     listed = {entry.name for entry in manifest.shards}
     for path in sorted((each for each in folder.iterdir() if each.name.endswith(".tfrec")), key=str):
         if path.name not in listed:
-            yield f"{path}: not in {shards.MANIFEST}; expected only the shards listed there"
+            yield f"{path}: not in {MANIFEST}; expected only the shards listed there"
 
 
-def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+def _check_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
     """The totals of the folds, which `Manifest.read` passes over, for they follow from the shards."""
-    path = folder / shards.MANIFEST
+    path = folder / MANIFEST
     told = json.loads(path.read_text(encoding="utf-8")).get("folds")
     if not isinstance(told, list) or len(told) != len(manifest.folds):
         found = counted(len(told), "fold") if isinstance(told, list) else "no list"
@@ -331,7 +332,7 @@ def _check_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
                 yield f"{path}: folds[{number}].{key}: {json.dumps(is_)}; its shards say {json.dumps(value)}"
 
 
-def _empty_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
+def _empty_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
     """Folds of which no image could be used, unless there is none at all, which is a problem."""
     filled = {entry.fold for entry in manifest.shards if entry.records}
     folds = manifest.settings.get("folds")
@@ -344,7 +345,7 @@ def _empty_folds(folder: AnyPath, manifest: shards.Manifest) -> Iterator[str]:
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
     if record.fold != entry.fold:
-        yield f"fold {record.fold}; expected {entry.fold}, as {shards.MANIFEST} says of its shard"
+        yield f"fold {record.fold}; expected {entry.fold}, as {MANIFEST} says of its shard"
     if (record.target == schema.MISSING) != (entry.split == "test"):
         yield f"target {record.target} in a {entry.split} shard"
     if record.patient and record.patient_id != schema.stable_id(record.patient):

@@ -20,6 +20,7 @@ import tensorflow as tf
 from melanoma_tf.data import decoder
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 _BATCHERS = 2  # batches decoded at the same time, so that no core waits for the last image of one
 PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
@@ -289,9 +290,9 @@ def _damage(path: str) -> str:
     """The first record of a shard that cannot be read, and why; "" if all can."""
     index = 0
     try:
-        for index, record in enumerate(schema.read_records(path)):  # noqa: B007  the error names it
+        for index, record in enumerate(tfrecord.read_records(path)):  # noqa: B007  the error names it
             tf.io.decode_jpeg(schema.parse(record)["image"], channels=3)
-    except schema.CorruptRecordError as corrupt:
+    except tfrecord.CorruptRecordError as corrupt:
         return str(corrupt)
     except tf.errors.InvalidArgumentError as error:
         return f"{path}: record {index}: {error.message}"

@@ -14,6 +14,7 @@ from tests.support.tiny import SMOKE
 from tfrecord_tools import build, schema, synthetic, verify
 from tfrecord_tools.builder.settings import BuildError
 from tfrecord_tools.dedup import pairs
+from tfrecord_tools.records import tfrecord
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def external(other, tmp_path_factory):
 
 
 def records_of(folder):
-    return [schema.decode(each) for path in sorted(folder.glob("*.tfrec")) for each in schema.read_records(path)]
+    return [schema.decode(each) for path in sorted(folder.glob("*.tfrec")) for each in tfrecord.read_records(path)]
 
 
 def changed(other, tmp_path, change):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tfrecord_tools import build, schema
+from tfrecord_tools.records import tfrecord
 
 
 def settings(data, out, **changes):
@@ -40,4 +41,4 @@ def quarantined(folder):
 
 
 def records_of(folder):
-    return {r.image_name: r for p in Path(folder).glob("*.tfrec") for r in map(schema.decode, schema.read_records(p))}
+    return {r.image_name: r for p in Path(folder).glob("*.tfrec") for r in map(schema.decode, tfrecord.read_records(p))}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tests.support.images import SKIN, flat_jpeg
-from tfrecord_tools import build, schema
+from tfrecord_tools import build
+from tfrecord_tools.records import tfrecord
 
 
 def values(name: str = "ISIC_1", **changes) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def shard(folder: Path, *records: Mapping[str, Any], name: str = "") -> Path:
     path = folder / (name or f"train00-{len(records)}.tfrec")
     with path.open("wb") as file:
         for record in records:
-            schema.write_record(file, example(record))
+            tfrecord.write_record(file, example(record))
     return path
 
 

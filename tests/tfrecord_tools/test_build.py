@@ -21,7 +21,8 @@ from tfrecord_tools.builder import inputs, report
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.metadata import table
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.manifest import Manifest
 
 # ------------------------------------------------------------------------------------------ what is built
 
@@ -30,9 +31,11 @@ def test_every_image_is_in_one_shard_with_the_metadata_of_its_row(data, finished
     frame = table.read_table(data / "train.csv", labelled=True).set_index("image_name")
     paths = sorted(finished.glob("*.tfrec"))
     records = {
-        record.image_name: (record, path) for path in paths for record in map(schema.decode, schema.read_records(path))
+        record.image_name: (record, path)
+        for path in paths
+        for record in map(schema.decode, tfrecord.read_records(path))
     }
-    assert len(records) == len(frame) == sum(map(schema.shard_count, paths))
+    assert len(records) == len(frame) == sum(map(tfrecord.shard_count, paths))
     for name, row in frame.iterrows():
         record, path = records[str(name)]
         assert (record.patient, record.sex, record.age_approx, record.target) == (
@@ -47,7 +50,7 @@ def test_every_image_is_in_one_shard_with_the_metadata_of_its_row(data, finished
 
 
 def test_the_manifest_counts_what_is_there(data, finished):
-    manifest = shards.Manifest.read(finished)
+    manifest = Manifest.read(finished)
     assert manifest.complete
     assert {entry.name for entry in manifest.shards} == {path.name for path in finished.glob("*.tfrec")}
     assert sum(entry.positives or 0 for entry in manifest.shards) == 12
@@ -91,7 +94,7 @@ def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
     manifest = build.build(settings(data, tmp_path / "out", **inputs))
     assert {(entry.split, entry.fold, entry.positives) for entry in manifest.shards} == {("test", -1, None)}
     path = next((tmp_path / "out").glob("test*.tfrec"))
-    record = schema.decode(next(schema.read_records(path)))
+    record = schema.decode(next(tfrecord.read_records(path)))
     assert (record.fold, record.target, record.diagnosis) == (-1, -1, -1)
     (totals,) = manifest.folds
     assert (totals.split, totals.fold, totals.records, totals.positives) == ("test", -1, 7, None)
@@ -172,7 +175,7 @@ def test_several_sizes_are_a_build_each_the_largest_as_if_alone(data, finished, 
     assert sorted(path.name for path in two_sizes.iterdir()) == ["32", "48"]
     build.build(settings(data, tmp_path / "alone", size=48))
     assert contents(two_sizes / "48") == contents(tmp_path / "alone")
-    small, alone = shards.Manifest.read(two_sizes / "32"), shards.Manifest.read(finished)
+    small, alone = Manifest.read(two_sizes / "32"), Manifest.read(finished)
     assert small.settings == {**alone.settings, "decoded_for_size": 48}
     assert [(entry.name, entry.records) for entry in small.shards] == [
         (entry.name, entry.records) for entry in alone.shards
@@ -210,7 +213,7 @@ def test_the_command_takes_sizes_fit_and_subsampling(data, tmp_path):
     done = subprocess.run([*command(data, tmp_path / "out"), *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for size in (32, 40):
-        manifest = shards.Manifest.read(tmp_path / "out" / str(size))
+        manifest = Manifest.read(tmp_path / "out" / str(size))
         found = [manifest.settings[key] for key in ("size", "decoded_for_size", "fit", "subsampling", "quality")]
         assert found == [size, 40, "pad", "4:4:4", 80]
         assert f"out/{size}: 48 images at {size} x {size}" in done.stdout
@@ -243,7 +246,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
         cut.stem: "truncated: no end-of-image marker behind the last scan",
         page.stem: "not a JPEG: it begins with b'<html>'",
     }
-    manifest = shards.Manifest.read(tmp_path / "out")
+    manifest = Manifest.read(tmp_path / "out")
     assert sum(entry.records for entry in manifest.shards) == 45
     again = subprocess.run(
         command(folder, tmp_path / "out", "--resume", "--allow_quarantine"), capture_output=True, text=True
@@ -324,7 +327,7 @@ def test_synthetic_data_in_the_working_folder_are_found_train_and_test(data, tmp
         [sys.executable, "-m", "tfrecord_tools.build", "--size=32"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    manifest = shards.Manifest.read(tmp_path / "tfrecords" / "32")
+    manifest = Manifest.read(tmp_path / "tfrecords" / "32")
     images = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}
     assert images == {"train": 48, "test": 7}
     assert "train fold 4: " in done.stdout
@@ -366,10 +369,10 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
     for attempt in range(10):  # a stalled machine may deliver the signal after the build's end
         out = tmp_path / f"out{attempt}"
         message = interrupt(data, out, signal_number)
-        if not shards.Manifest.read(out).complete:
+        if not Manifest.read(out).complete:
             break
     assert "Traceback" not in message
-    assert not shards.Manifest.read(out).complete
+    assert not Manifest.read(out).complete
     time.sleep(0.5)  # a worker notices that its parent is gone
     for path in out.glob("*.tfrec"):
         assert path.read_bytes() == (finished / path.name).read_bytes()
@@ -377,7 +380,7 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
         assert message.endswith("error: interrupted; the finished shards are kept, go on with --resume\n")
         assert not paths.temporary_files(out)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrec")}
-    listed = {entry.name for entry in shards.Manifest.read(out).shards}
+    listed = {entry.name for entry in Manifest.read(out).shards}
     build.build(settings(data, out, resume=True))
     assert contents(out) == contents(finished)
     assert all((out / name).stat().st_mtime_ns == kept[name] for name in listed)  # not built again
@@ -397,7 +400,7 @@ def kill_and_resume(data, out, moments, whole):
         message = process.communicate()[1]
         assert "Traceback" not in message
         for path in out.rglob("*.tfrec"):  # whatever has a final name is whole
-            assert sum(1 for _ in schema.read_records(path)) == schema.shard_count(path)
+            assert sum(1 for _ in tfrecord.read_records(path)) == tfrecord.shard_count(path)
 
 
 def workers_of(pid):
@@ -454,8 +457,8 @@ def test_a_disk_that_is_full_in_truth_is_a_clear_error_and_leaves_whole_shards_o
     assert "Traceback" not in done.stderr
     assert not paths.temporary_files(out)
     for path in out.glob("*.tfrec"):
-        assert sum(1 for _ in schema.read_records(path)) == schema.shard_count(path)
-    assert not shards.Manifest.read(out).complete
+        assert sum(1 for _ in tfrecord.read_records(path)) == tfrecord.shard_count(path)
+    assert not Manifest.read(out).complete
 
 
 def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
@@ -467,7 +470,7 @@ def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
 def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, finished, tmp_path, complete):
     for name, content in contents(finished).items():
         (tmp_path / name).write_bytes(content)
-    dataclasses.replace(shards.Manifest.read(tmp_path), complete=complete).write(tmp_path)
+    dataclasses.replace(Manifest.read(tmp_path), complete=complete).write(tmp_path)
     damaged, gone, *_ = sorted(tmp_path.glob("*.tfrec"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     gone.unlink()

@@ -64,7 +64,7 @@ def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data
     broken.write_bytes(b"<html>")
     given = settings(images, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
     build.build(given)
-    advice = f"its duplicate {second} was dropped for it: mend it and --resume"
+    advice = f"its duplicate {second} was dropped for it: fix it and --resume"
     assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
     broken.write_bytes((data / "jpeg" / "train" / f"{first}.jpg").read_bytes())
     build.build(dataclasses.replace(given, resume=True))

@@ -8,7 +8,7 @@ import pytest
 from tests.support.builds import contents, copy_with_links, quarantined, records_of, settings
 from tests.support.foreign import foreign_settings
 from tfrecord_tools import build
-from tfrecord_tools.records import shards
+from tfrecord_tools.records.manifest import Manifest
 
 OWN = "the build reads what it would replace in .*; choose another --out"
 
@@ -105,6 +105,6 @@ def test_images_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, fini
     ):
         build.build(given)
     assert len(quarantined(tmp_path / "out")) == 48
-    assert not shards.Manifest.read(tmp_path / "out").complete
+    assert not Manifest.read(tmp_path / "out").complete
     build.build(dataclasses.replace(given, images=str(data / "jpeg" / "train"), resume=True))
     assert contents(tmp_path / "out") == contents(finished)

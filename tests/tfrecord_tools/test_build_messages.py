@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import command, contents, settings
-from tfrecord_tools import build, schema
+from tfrecord_tools import build
+from tfrecord_tools.records import tfrecord
 
 
 def test_a_resumed_build_tells_what_it_made_itself(data, finished, tmp_path):
@@ -22,7 +23,7 @@ def test_a_resumed_build_tells_what_it_made_itself(data, finished, tmp_path):
     gone = next(tmp_path.glob("train*.tfrec"))
     gone.unlink()
     done = subprocess.run(command(data, tmp_path, "--resume"), capture_output=True, text=True)
-    assert f"0 quarantined, {schema.shard_count(gone)} of them made now: " in done.stdout
+    assert f"0 quarantined, {tfrecord.shard_count(gone)} of them made now: " in done.stdout
     assert "python -m melanoma_tf.train --data" in done.stdout
 
 

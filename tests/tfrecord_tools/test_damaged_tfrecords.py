@@ -20,9 +20,10 @@ from tests.support.builds import contents, records_of
 from tests.support.foreign import example, foreign_settings, patients, shard, values
 from tests.support.images import SKIN, flat_jpeg, mutated
 from tests.support.process import run_command
-from tfrecord_tools import build, schema, show, verify
+from tfrecord_tools import build, show, verify
 from tfrecord_tools.builder import report
 from tfrecord_tools.foreign import reader
+from tfrecord_tools.records import tfrecord
 
 
 def read(path: Path, **arguments: Any) -> tuple[list[str], list[reader.Unusable]]:
@@ -41,7 +42,7 @@ def framed(*records: bytes) -> bytes:
     """A shard of these bytes with sound checksums."""
     with tempfile.TemporaryFile() as file:
         for data in records:
-            schema.write_record(file, data)
+            tfrecord.write_record(file, data)
         file.seek(0)
         return file.read()
 

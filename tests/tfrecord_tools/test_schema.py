@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 
 def record(**changes):
@@ -29,13 +30,6 @@ def record(**changes):
         "target": 1,
     }
     return schema.Record(**{**values, **changes})
-
-
-def write(path: Path, *records: bytes) -> Path:
-    with path.open("wb") as file:
-        for data in records:
-            schema.write_record(file, data)
-    return path
 
 
 @given(
@@ -86,7 +80,10 @@ def test_a_kaggle_notebook_parses_our_shards(tmp_path):
         "diagnosis": tf.io.FixedLenFeature([], tf.int64),
         "target": tf.io.FixedLenFeature([], tf.int64),
     }
-    path = write(tmp_path / "train00-2.tfrec", schema.encode(record()), schema.encode(record(target=0, diagnosis=-1)))
+    path = tmp_path / "train00-2.tfrec"
+    with path.open("wb") as file:
+        for each in (record(), record(target=0, diagnosis=-1)):
+            tfrecord.write_record(file, schema.encode(each))
     first, second = [tf.io.parse_single_example(data, kaggle) for data in tf.data.TFRecordDataset(str(path))]
     assert first["image_name"].numpy() == b"ISIC_0000001"
     assert (first["sex"], first["age_approx"], first["anatom_site_general_challenge"]) == (1, 45, -1)
@@ -109,54 +106,6 @@ def test_the_labelled_spec_requires_a_target():
     with pytest.raises(tf.errors.InvalidArgumentError, match="target"):
         tf.io.parse_single_example(schema.encode(record(target=-1, diagnosis=-1)), schema.feature_spec(labelled=True))
     assert "target" not in schema.feature_spec(labelled=False)
-
-
-def test_shards_of_tensorflow_are_read(tmp_path):
-    import tensorflow as tf
-
-    path = tmp_path / "train00-2.tfrec"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(b"one")
-        writer.write(b"")
-    assert list(schema.read_records(path)) == [b"one", b""]
-
-
-@pytest.mark.parametrize("offset", range(0, 16 + 30))
-def test_any_flipped_byte_of_a_record_is_found(tmp_path, offset):
-    path = write(tmp_path / "train00-3.tfrec", b"a" * 30, b"b" * 30, b"c" * 30)
-    data = bytearray(path.read_bytes())
-    data[46 + offset] ^= 0x10  # in the second record: 8 + 4 + 30 + 4 bytes each
-    path.write_bytes(data)
-    with pytest.raises(schema.CorruptRecordError, match=r"train00-3\.tfrec: record 1: ") as caught:
-        list(schema.read_records(path))
-    assert caught.value.record == 1
-
-
-@pytest.mark.parametrize(
-    ("byte", "found", "lost"),
-    [
-        (46 + 12 + 5, [b"a" * 30, b"", b"c" * 30], 0),  # in the data of record 1: the length of record 2 is not far
-        (46 + 5, [b"a" * 30, b""], 2 * 46),  # in its length: where record 2 begins is not known
-    ],
-)
-def test_a_scan_goes_on_behind_a_damaged_record_if_its_length_is_sound(tmp_path, byte, found, lost):
-    path = write(tmp_path / "train00-3.tfrec", b"a" * 30, b"b" * 30, b"c" * 30)
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 1
-    path.write_bytes(data)
-    scanned = list(schema.scan_records(path))
-    assert [record.data for record in scanned] == found
-    assert [record.at for record in scanned] == [12 + 46 * number for number in range(len(found))]
-    assert [number for number, record in enumerate(scanned) if record.damage] == [1]
-    assert scanned[1].lost == lost
-
-
-@pytest.mark.parametrize("length", [50, 60, 91])
-def test_a_cut_off_shard_is_found(tmp_path, length):
-    path = write(tmp_path / "train00-2.tfrec", b"a" * 30, b"b" * 30)
-    os.truncate(path, length)
-    with pytest.raises(schema.CorruptRecordError, match="record 1: cut off"):
-        list(schema.read_records(path))
 
 
 @given(st.binary(max_size=200))
@@ -207,12 +156,6 @@ def test_stable_id_is_the_head_of_sha256():
     assert schema.stable_id("IP_7279968") == int(digest[:16], 16) % 2**63
 
 
-def test_shard_count_reads_the_file_name():
-    assert schema.shard_count("/a-3.b/train07-2071.tfrec") == 2071
-    with pytest.raises(schema.SchemaError, match="no record count"):
-        schema.shard_count("train07.tfrec")
-
-
 @pytest.mark.parametrize(
     ("column", "vocabulary"),
     [("sex", schema.SEX), ("anatom_site_general_challenge", schema.SITE), ("diagnosis", schema.DIAGNOSIS)],
@@ -223,4 +166,4 @@ def test_codes_equal_pandas_factorize_on_the_real_table(column, vocabulary):
     if "MELANOMA_DATA" not in os.environ:
         pytest.skip("MELANOMA_DATA is not set: no real train.csv")
     _, words = pd.factorize(pd.read_csv(Path(os.environ["MELANOMA_DATA"]) / "isic2020_csv" / "train.csv")[column])
-    assert vocabulary[: len(words)] == tuple(words)  # what other sources need comes behind
+    assert vocabulary[: len(words)] == tuple(words)  # words of other sources come after

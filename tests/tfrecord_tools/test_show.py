@@ -21,6 +21,8 @@ from tfrecord_tools import schema, show
 from tfrecord_tools.dedup.pairs import Pair
 from tfrecord_tools.html import page, stats
 from tfrecord_tools.records import shards as shards_module
+from tfrecord_tools.records import tfrecord
+from tfrecord_tools.records.manifest import Manifest
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://example.com/x.png>&'
@@ -111,11 +113,11 @@ def out(shards, tmp_path):
 
 def records(folder):
     for path in sorted(folder.glob("*.tfrec")):
-        yield from map(schema.decode, schema.read_records(path))
+        yield from map(schema.decode, tfrecord.read_records(path))
 
 
 def change_manifest(folder, quarantined=(), **changes):
-    manifest = shards_module.Manifest.read(folder)
+    manifest = Manifest.read(folder)
     first = dataclasses.replace(manifest.shards[0], quarantined=tuple(quarantined))
     dataclasses.replace(manifest, shards=(first, *manifest.shards[1:]), **changes).write(folder)
 
@@ -123,12 +125,12 @@ def change_manifest(folder, quarantined=(), **changes):
 def write_build(template, folder, contents):
     """A build of one shard per fold, of records by fold, with a manifest like that of `template`."""
     folder.mkdir()
-    manifest, entries = shards_module.Manifest.read(template), []
+    manifest, entries = Manifest.read(template), []
     for fold, chosen in sorted(contents.items()):
         name = f"train{fold:02d}-{len(chosen)}.tfrec"
         with (folder / name).open("wb") as file:
             for record in chosen:
-                schema.write_record(file, schema.encode(record))
+                tfrecord.write_record(file, schema.encode(record))
         entry = dataclasses.replace(manifest.shards[0], name=name, fold=fold, records=len(chosen), quarantined=())
         entries.append(entry)
     dataclasses.replace(manifest, shards=tuple(entries)).write(folder)
@@ -340,7 +342,7 @@ def test_an_empty_quarantine_says_so(parsed):
 
 def test_what_was_left_out_is_told_beside_an_empty_quarantine(out):
     change_manifest(out)
-    manifest = shards_module.Manifest.read(out)
+    manifest = Manifest.read(out)
     rows = {"train": {**manifest.inputs["train"], "rows": 95}}
     settings = {**manifest.settings, "on_duplicates": "drop"}
     change_manifest(out, inputs=rows, settings=settings)

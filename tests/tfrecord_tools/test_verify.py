@@ -11,7 +11,8 @@ from tests.support.images import jpeg, textured
 from tests.support.process import run_command
 from tfrecord_tools import build, schema, synthetic, verify
 from tfrecord_tools.dedup import pairs
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,12 @@ def out(sound, tmp_path):
 
 def rewrite(folder, shard, change):
     """Replaces a shard by one whose records went through `change`, and makes the manifest agree with it."""
-    manifest = shards.Manifest.read(folder)
+    manifest = Manifest.read(folder)
     entry = next(entry for entry in manifest.shards if entry.prefix == shard)
-    records = change([schema.decode(data) for data in schema.read_records(folder / entry.name)])
+    records = change([schema.decode(data) for data in tfrecord.read_records(folder / entry.name)])
     with (folder / entry.name).open("wb") as file:
         for record in records:
-            schema.write_record(file, schema.encode(record))
+            tfrecord.write_record(file, schema.encode(record))
     digest = shards.file_sha256(folder / entry.name)
     positives = sum(record.target for record in records)
     patients, size = len({record.patient for record in records} - {""}), (folder / entry.name).stat().st_size
@@ -54,7 +55,7 @@ def change_first(**changes):
 
 def first_record(folder, shard):
     path = next(folder.glob(f"{shard}-*.tfrec"))
-    return schema.decode(next(schema.read_records(path)))
+    return schema.decode(next(tfrecord.read_records(path)))
 
 
 def test_a_sound_build_has_no_problem(sound):
@@ -64,7 +65,7 @@ def test_a_sound_build_has_no_problem(sound):
 
 def test_a_flipped_byte_is_found_with_shard_and_record(out):
     path = sorted(out.glob("*.tfrec"))[2]
-    records = list(schema.read_records(path))
+    records = list(tfrecord.read_records(path))
     data = bytearray(path.read_bytes())
     data[len(records[0]) + 16 + 12 + 100] ^= 1  # the 100th byte of record 1
     path.write_bytes(data)
@@ -134,7 +135,7 @@ def test_all_pairs_are_listed_for_a_build_that_will_fold_anew(out, tmp_path):
     name = rewrite(out, "train00", lambda records: [dataclasses.replace(r, image=records[0].image) for r in records])
     done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(tmp_path / "pairs.csv"))
     assert done.returncode == 0, done.stdout
-    images = {schema.decode(data).image_name for data in schema.read_records(out / name)}
+    images = {schema.decode(data).image_name for data in tfrecord.read_records(out / name)}
     listed = pairs.read(tmp_path / "pairs.csv")
     assert {name for pair in listed for name in pair[:2]} == images
     assert len(images) > 1
@@ -209,7 +210,7 @@ def test_builds_of_one_table_with_other_folds_leak(sound, tmp_path):
 def test_a_test_folder_that_shares_a_patient_with_training_is_a_leak(sound, tmp_path):
     test = shutil.copytree(sound / "test", tmp_path / "test")
     patient = first_record(sound / "train", "train01").patient
-    shard = shards.Manifest.read(test).shards[0].prefix
+    shard = Manifest.read(test).shards[0].prefix
     identity = {"patient": patient, "patient_id": schema.stable_id(patient), "group": schema.stable_id(patient)}
     rewrite(test, shard, change_first(**identity))
     problems = verify.verify([sound / "train", test]).problems
@@ -239,7 +240,7 @@ def test_a_wrong_record_is_found(out, changes, message):
 
 
 def test_a_image_of_another_size_is_found(out):
-    manifest = shards.Manifest.read(out)
+    manifest = Manifest.read(out)
     dataclasses.replace(manifest, settings={**manifest.settings, "size": 40}).write(out)
     problems = verify.verify([out]).problems
     assert len(problems) == 25
@@ -277,7 +278,7 @@ def test_a_build_without_records_is_a_problem_and_an_empty_fold_noted(out):
     for shard in ("train03", "train00", "train01", "train02", "train04"):
         name = rewrite(out, shard, lambda records: [])
         (out / name).rename(out / f"{shard}-0.tfrec")
-        manifest = shards.Manifest.read(out)
+        manifest = Manifest.read(out)
         entries = (
             dataclasses.replace(e, name=f"{shard}-0.tfrec", records=0) if e.name == name else e for e in manifest.shards
         )
@@ -292,7 +293,7 @@ def test_a_build_without_records_is_a_problem_and_an_empty_fold_noted(out):
 
 def test_a_missing_record_is_found(out):
     name = rewrite(out, "train03", lambda records: records[:-1])
-    count = schema.shard_count(name)
+    count = tfrecord.shard_count(name)
     assert verify.verify([out]).problems == [
         f"{out / name}: {count - 1} records; its name says {count}, manifest.json {count}"
     ]
@@ -301,7 +302,7 @@ def test_a_missing_record_is_found(out):
 def test_a_missing_shard_a_stray_one_and_an_unfinished_build_are_found(out):
     path = sorted(out.glob("*.tfrec"))[0]
     path.rename(out / "extra-5.tfrec")
-    dataclasses.replace(shards.Manifest.read(out), complete=False).write(out)
+    dataclasses.replace(Manifest.read(out), complete=False).write(out)
     problems = verify.verify([out]).problems
     assert problems[0] == f"{out}: the build is not complete; go on with its --resume"
     assert problems[1] == f"{out / 'extra-5.tfrec'}: not in manifest.json; expected only the shards listed there"
@@ -324,7 +325,7 @@ def test_a_missing_quarantine_list_is_found(out):
     (out / "quarantine.csv").unlink()
     (problem,) = verify.verify([out]).problems
     assert problem.startswith(f"{out / 'quarantine.csv'}: missing; expected in every build")
-    dataclasses.replace(shards.Manifest.read(out), complete=False).write(out)
+    dataclasses.replace(Manifest.read(out), complete=False).write(out)
     assert verify.verify([out]).problems == [f"{out}: the build is not complete; go on with its --resume"]
 
 

@@ -11,7 +11,8 @@ from tfrecord_tools import schema
 from tfrecord_tools.builder.settings import BuildError
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.dedup import pairs
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import tfrecord
+from tfrecord_tools.records.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +33,18 @@ def read(folders: Sequence[AnyPath]) -> Held:
     """
     images, patients, lesions = set(), set(), set()
     for folder in folders:
-        manifest, coded = shards.Manifest.read(folder), ""
+        manifest, coded = Manifest.read(folder), ""
         if not manifest.complete:
             raise BuildError(f"--against {folder}: an unfinished build; complete it with its --resume")
         try:
             for entry in manifest.shards:
-                for data in schema.read_records(folder / entry.name):
+                for data in tfrecord.read_records(folder / entry.name):
                     record = schema.decode(data)
                     images.add(record.image_name)
                     patients.add(record.patient)
                     coded = coded or (record.patient if record.patient.startswith(schema.CODE) else "")
                     lesions.add(record.lesion)
-        except (OSError, schema.SchemaError, schema.CorruptRecordError) as error:
+        except (OSError, schema.SchemaError, tfrecord.CorruptRecordError) as error:
             raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
         if coded:
             text = f"its patients are numbers of its writer's table ({coded}), comparable with no other file"

@@ -15,6 +15,7 @@ from tfrecord_tools.core import paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.records import shards
+from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 try:
     import fcntl
@@ -33,10 +34,10 @@ class Output:
     """
 
     folder: AnyPath
-    planned: shards.Manifest
+    planned: Manifest
     finished: dict[str, shards.ShardResult] = dataclasses.field(default_factory=dict)
     made: int = 0
-    before: shards.Manifest | None = None
+    before: Manifest | None = None
 
     def add(self, result: shards.ShardResult) -> None:
         """Lists a committed shard in the manifest."""
@@ -44,7 +45,7 @@ class Output:
         self.made += result.records
         self.manifest(complete=False).write(self.folder)
 
-    def manifest(self, complete: bool) -> shards.Manifest:
+    def manifest(self, complete: bool) -> Manifest:
         """The manifest of what is finished."""
         ordered = sorted(self.finished.values(), key=lambda result: (result.split != "train", result.prefix))
         return dataclasses.replace(self.planned, shards=tuple(ordered), complete=complete)
@@ -87,7 +88,7 @@ def _same(one: AnyPath, other: AnyPath) -> bool:
 
 def _is_of_a_build(path: AnyPath) -> bool:
     names = {path.name, path.resolve().name if isinstance(path, Path) else path.name}
-    return any(name in (shards.MANIFEST, QUARANTINE) or shards.SHARD_NAME.fullmatch(name) for name in names)
+    return any(name in (MANIFEST, QUARANTINE) or shards.SHARD_NAME.fullmatch(name) for name in names)
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def _locked(folder: AnyPath) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | None:
+def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
     """The manifest of the build that is there already, None if there is none; changes nothing.
 
     Raises BuildError if the folder holds something else, or a build that is neither to be resumed nor overwritten,
@@ -155,10 +156,10 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     with _looking_at(folder):
         if not folder.exists() or set(folder.iterdir()) <= {*paths.temporary_files(folder), *beam.job_folders(folder)}:
             return None
-        if not (folder / shards.MANIFEST).exists():
+        if not (folder / MANIFEST).exists():
             raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
     try:
-        before = shards.Manifest.read(folder)
+        before = Manifest.read(folder)
     except shards.ShardError as error:
         return _unreadable(output, error, overwrite)
     if resume:
@@ -173,13 +174,13 @@ def check(output: Output, resume: bool, overwrite: bool) -> shards.Manifest | No
     return before
 
 
-def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> shards.Manifest:
+def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Manifest:
     """A manifest that stands for a damaged one, with whatever a build leaves; BuildError if it may not be replaced."""
     folder = output.folder
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(shards.SHARD_NAME.fullmatch, names) if match]
     left = {path.name for path in (*paths.temporary_files(folder), *beam.job_folders(folder))}
-    known = {shards.MANIFEST, QUARANTINE, *left, *(match[0] for match in matches)}
+    known = {MANIFEST, QUARANTINE, *left, *(match[0] for match in matches)}
     if not overwrite:
         raise BuildError(f"{error}; --overwrite replaces the build, or choose another --out") from error
     if strange := [name for name in names if name not in known]:
@@ -190,7 +191,7 @@ def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> sh
     return dataclasses.replace(output.planned, shards=tuple(found), complete=False)
 
 
-def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> None:
+def prepare(output: Output, before: Manifest | None, resume: bool) -> None:
     """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build.
 
     Leaves a manifest, so that a build that is killed before its first shard is known as ours. BuildError if the folder
@@ -203,7 +204,7 @@ def prepare(output: Output, before: shards.Manifest | None, resume: bool) -> Non
         raise BuildError(f"{output.folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _make_ready(output: Output, before: shards.Manifest | None, resume: bool) -> None:
+def _make_ready(output: Output, before: Manifest | None, resume: bool) -> None:
     folder = output.folder
     beam.remove_leftovers(str(folder))
     for path in paths.temporary_files(folder):
@@ -219,13 +220,13 @@ def _make_ready(output: Output, before: shards.Manifest | None, resume: bool) ->
         return
     for name in [QUARANTINE, *listed]:
         (folder / name).unlink(missing_ok=True)
-    (folder / shards.MANIFEST).unlink()  # last, so that a killed --overwrite can be repeated
+    (folder / MANIFEST).unlink()  # last, so that a killed --overwrite can be repeated
 
 
-def _check_same(folder: AnyPath, before: shards.Manifest, now: shards.Manifest) -> None:
+def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
     """Raises BuildError naming what differs, for then the shards would not fit together."""
 
-    def flat(manifest: shards.Manifest) -> dict[str, Any]:
+    def flat(manifest: Manifest) -> dict[str, Any]:
         # What is quarantined of the input follows from the input, and is long.
         inputs = {
             f"{kind} input {key}": value
@@ -266,7 +267,7 @@ def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
     return same and not result.quarantined
 
 
-def _prefixes(manifest: shards.Manifest) -> set[str]:
+def _prefixes(manifest: Manifest) -> set[str]:
     """Of all shards that a build can make."""
     return {shards.prefix(split, number) for split in manifest.inputs for number in range(manifest.settings["shards"])}
 

@@ -11,10 +11,10 @@ from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.records import shards
+from tfrecord_tools.records.manifest import FoldTotals, Manifest
 
 
-def quarantine_csv(manifest: shards.Manifest) -> str:
+def quarantine_csv(manifest: Manifest) -> str:
     """The images that could not be used, one line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -23,7 +23,7 @@ def quarantine_csv(manifest: shards.Manifest) -> str:
     return text.getvalue()
 
 
-def summary(folder: paths.AnyPath, manifest: shards.Manifest, made: int, seconds: float) -> str:
+def summary(folder: paths.AnyPath, manifest: Manifest, made: int, seconds: float) -> str:
     """What is in a folder that was built, fold by fold, and what to do next. made: how many images in these seconds."""
     images, where = sum(fold.records for fold in manifest.folds), shlex.quote(str(folder))
     speed = f"{seconds:.1f} s, {made / max(seconds, 1e-9):.1f} images/s"
@@ -44,14 +44,14 @@ def summary(folder: paths.AnyPath, manifest: shards.Manifest, made: int, seconds
     )
 
 
-def _fold(fold: shards.FoldTotals) -> str:
+def _fold(fold: FoldTotals) -> str:
     of_which = "" if fold.positives is None else f", {fold.positives} melanoma"
     title = fold.split if fold.fold < 0 else f"{fold.split} fold {fold.fold}"
     held = (counted(fold.patients, "patient"), counted(fold.shards, "shard"))
     return f"  {title}: {counted(fold.records, 'image')}{of_which}, {', '.join(held)}"
 
 
-def complaint(settings: BuildSettings, manifest: shards.Manifest) -> str:
+def complaint(settings: BuildSettings, manifest: Manifest) -> str:
     """What to do about what is in quarantine."""
     listed = next(iter(settings.folders.values())) / QUARANTINE
     dropped = settings.duplicates and settings.mode == "drop"

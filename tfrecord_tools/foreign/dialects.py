@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from tfrecord_tools import schema
 from tfrecord_tools.metadata import formats, vocabulary
 from tfrecord_tools.metadata.vocabulary import COLUMN_MAP
+from tfrecord_tools.records import shards
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
 KEYS = ("image", *(column for column in formats.COLUMNS if column != "benign_malignant"))
@@ -149,7 +150,7 @@ class Content(NamedTuple):
     row: dict[str, str | int]
     image: bytes
     source: str
-    origin: schema.Origin | None
+    origin: shards.Origin | None
     group: int | None
 
 
@@ -191,7 +192,7 @@ def _source(dialect: Dialect, at: Mapping[str, str], values: Mapping[str, Any]) 
     return f"{dialect.name}-{value}" if isinstance(value, int) else _text(at["source"], value)
 
 
-def _origin(values: Mapping[str, Any]) -> schema.Origin | None:
+def _origin(values: Mapping[str, Any]) -> shards.Origin | None:
     if not all(key in values for key in _ORIGIN):
         return None
     width, height, digest = (values[key] for key in _ORIGIN)
@@ -200,7 +201,7 @@ def _origin(values: Mapping[str, Any]) -> schema.Origin | None:
             raise ForeignError(f"key {key!r}: {_shown(value)} is not allowed; expected pixels, 1 or more")
     if not isinstance(digest, bytes) or len(digest) != 32:
         raise ForeignError(f"key 'sha256': {_shown(digest)} is not allowed; expected the 32 raw bytes of a SHA-256")
-    return schema.Origin(width, height, digest)
+    return shards.Origin(width, height, digest)
 
 
 def _group(values: Mapping[str, Any]) -> int | None:

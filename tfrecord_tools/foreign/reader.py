@@ -30,6 +30,7 @@ from tfrecord_tools.foreign.dialects import (
     name_of,
 )
 from tfrecord_tools.imaging.channel_order import Channels, channels_look_swapped
+from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
 _GZIP = b"\x1f\x8b"
@@ -39,12 +40,12 @@ _SAMPLE = 16  # images of each shard whose channels are looked at; a swapped sha
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a record's image lies: which part of which file. record: its number there. origin: see `schema.Origin`."""
+    """Where a record's image lies: which part of which file. record: its number there. origin: see `shards.Origin`."""
 
     path: str
-    part: schema.Part
+    part: shards.Part
     record: int
-    origin: schema.Origin | None
+    origin: shards.Origin | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read(
     if chosen is not None and images_only:
         chosen = chosen.images()
     promised, count, lost = _promised(path), 0, 0
-    for count, scanned in enumerate(schema.scan_records(path), start=1):
+    for count, scanned in enumerate(tfrecord.scan_records(path), start=1):
         where, lost = f"{os.path.basename(path)}: record {count - 1}", scanned.lost
         if scanned.damage is None:
             yield _record(path, count - 1, where, scanned, chosen, codes or {})
@@ -140,13 +141,13 @@ def _record(
     path: str,
     number: int,
     where: str,
-    scanned: schema.Scanned,
+    scanned: tfrecord.Scanned,
     dialect: Dialect | None,
     codes: Mapping[str, Sequence[str]],
 ) -> ForeignRecord | Unusable:
     try:
-        features = schema.read_example(scanned.data)
-    except schema.SchemaError as error:
+        features = tfrecord.decode_example(scanned.data)
+    except tfrecord.ExampleError as error:
         return Unusable("", where, str(error))
     assert dialect is not None  # there is at least this Example, so one was found
     try:
@@ -154,17 +155,17 @@ def _record(
     except ForeignError as error:
         code_of = error.ours if isinstance(error, UnknownCodeError) else ""
         return Unusable(name_of(features, dialect), where, str(error), code_of)
-    part = schema.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
+    part = shards.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
     return ForeignRecord(image, row, Place(path, part, number, origin), source, group, dialect.name)
 
 
 def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) -> Dialect | None:
     """The dialect of the first record that has one, None if none can be read; ForeignError if none is in any."""
     refused = None
-    for number, scanned in enumerate(schema.scan_records(path)):
+    for number, scanned in enumerate(tfrecord.scan_records(path)):
         try:
-            features = schema.read_example(scanned.data) if scanned.damage is None else None
-        except schema.SchemaError:
+            features = tfrecord.decode_example(scanned.data) if scanned.damage is None else None
+        except tfrecord.ExampleError:
             continue
         if features is None:
             continue
@@ -282,8 +283,8 @@ def _start_of(path: str) -> bytes:
 def _promised(path: str) -> int | None:
     """The number of records that the name says; None if it says none."""
     try:
-        return schema.shard_count(path)
-    except schema.SchemaError:
+        return tfrecord.shard_count(path)
+    except ValueError:
         return None
 
 

@@ -21,7 +21,8 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.imaging import convert
 from tfrecord_tools.metadata.vocabulary import CLASSES
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 MISSING_WORD = "(missing)"
 THUMBNAIL = 160  # pixels; twice what a phone shows, and some 5 kB each in the page
@@ -89,7 +90,7 @@ class Survey:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read(folder: AnyPath, manifest: shards.Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
+def read(folder: AnyPath, manifest: Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
     """Reads every record of a build once.
 
     sample: images of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
@@ -114,14 +115,14 @@ def read(folder: AnyPath, manifest: shards.Manifest, sample: int, seed: int, nam
 def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Record]:
     path = folder / entry.name
     try:
-        yield from map(schema.decode, schema.read_records(path))
+        yield from map(schema.decode, tfrecord.read_records(path))
     except FileNotFoundError:
         held = counted(entry.records, "record")
-        raise SurveyError(f"{path}: missing; {shards.MANIFEST} lists it with {held}") from None
+        raise SurveyError(f"{path}: missing; {MANIFEST} lists it with {held}") from None
     except OSError as error:
         raise SurveyError(f"{path}: cannot be read: {error.strerror}") from error
-    except (schema.CorruptRecordError, schema.SchemaError) as error:
-        told = str(error) if isinstance(error, schema.CorruptRecordError) else f"{path}: {error}"
+    except (tfrecord.CorruptRecordError, schema.SchemaError) as error:
+        told = str(error) if isinstance(error, tfrecord.CorruptRecordError) else f"{path}: {error}"
         raise SurveyError(f"{told}\nTo find all that is wrong: python -m tfrecord_tools.verify {folder}") from error
 
 

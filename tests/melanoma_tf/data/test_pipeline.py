@@ -14,6 +14,7 @@ from PIL import Image
 from melanoma_tf.data import pipeline
 from melanoma_tf.training import run_dir
 from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_evaluation_sees_every_record_once_and_in_the_tables_order(dataset):
     table = pipeline.read_table(held_out)
     images = np.concatenate([b["image"] for b in pipeline.eval_batches(held_out, batch_size=7, image_size=32)])
     assert len(images) % 7 == 0
-    records = {r.image_name: r for s in held_out for r in map(schema.decode, schema.read_records(s.path))}
+    records = {r.image_name: r for s in held_out for r in map(schema.decode, tfrecord.read_records(s.path))}
     assert sorted(table["image_name"]) == sorted(records)
     for row, image in zip(table.itertuples(), images, strict=False):
         record = records[str(row.image_name)]
@@ -136,7 +137,7 @@ def test_a_flipped_byte_is_named_with_shard_and_record(shards, tmp_path):
     folder = copy_of(shards, tmp_path)
     dataset = pipeline.open_data(str(folder))
     victim = dataset.train[1].path
-    lengths = [len(record) + 16 for record in schema.read_records(victim)]
+    lengths = [len(record) + 16 for record in tfrecord.read_records(victim)]
     content = bytearray((folder / victim).read_bytes())
     content[sum(lengths[:2]) + 200] ^= 1
     (folder / victim).write_bytes(content)

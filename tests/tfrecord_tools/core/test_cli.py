@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.builds import command, copy_with_links
 from tests.support.process import REPOSITORY
-from tfrecord_tools.records import shards
+from tfrecord_tools.records.manifest import Manifest
 
 FULL = "error: standard output cannot be written: No space left on device\n"
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -38,7 +38,7 @@ def test_a_build_that_nobody_listens_to_is_built_all_the_same(data, tmp_path):
     code, message = run_unread(*command(data, tmp_path / "out"))
     assert code == 0
     assert "error" not in message
-    assert shards.Manifest.read(tmp_path / "out").complete
+    assert Manifest.read(tmp_path / "out").complete
 
 
 @needs_full
@@ -48,7 +48,7 @@ def test_an_output_that_cannot_be_written_is_reported_and_stops_no_build(data, t
     code, (complaint, *rest) = run_full(*command(folder, tmp_path / "out"))
     assert (code, rest) == (1, [FULL])
     assert complaint.startswith("error: 1 image could not be used, see")
-    assert shards.Manifest.read(tmp_path / "out").complete
+    assert Manifest.read(tmp_path / "out").complete
 
 
 def test_nobody_listening_does_not_change_the_verdict(tmp_path):

@@ -9,6 +9,7 @@ from tests.support.images import SKIN, flat_jpeg
 from tfrecord_tools import schema
 from tfrecord_tools.foreign import dialects, reader
 from tfrecord_tools.metadata import table
+from tfrecord_tools.records import tfrecord
 
 SITE = "anatom_site_general_challenge"
 CODES = "sex=female|male,anatom_site_general_challenge=torso|lower extremity|palms/soles|upper extremity"
@@ -111,7 +112,7 @@ def test_our_own_shards_are_read_with_patients_and_lesions(tmp_path):
     )
     path = tmp_path / "train00-1.tfrec"
     with path.open("wb") as file:
-        schema.write_record(file, schema.encode(own))
+        tfrecord.write_record(file, schema.encode(own))
     assert rows(path) == [{**ROW, "patient": "IP_1", "lesion": "IL_1"}]
     assert reader.read_shards([path]).dialect == "tfrecord_tools"
 

@@ -15,6 +15,7 @@ from tests.support.images import mutated
 from tfrecord_tools import schema
 from tfrecord_tools.imaging import convert
 from tfrecord_tools.metadata import table
+from tfrecord_tools.records import tfrecord
 
 SIZE = 32
 
@@ -134,16 +135,16 @@ def test_300_damaged_shards_give_the_records_written_or_an_error_that_names_the_
     rng, path, written = random.Random(4), tmp_path / "train00-3.tfrec", list(records())
     with path.open("wb") as file:
         for data in written:
-            schema.write_record(file, data)
+            tfrecord.write_record(file, data)
     whole = path.read_bytes()
     damaged = 0
     for _ in range(300):
         path.write_bytes(mutated(whole, rng))
         found = []
         try:
-            for data in schema.read_records(path):
+            for data in tfrecord.read_records(path):
                 found.append(data)
-        except schema.CorruptRecordError as error:
+        except tfrecord.CorruptRecordError as error:
             assert "train00-3.tfrec: record " in str(error)
             damaged += 1
         assert found == written[: len(found)]

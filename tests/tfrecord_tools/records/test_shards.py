@@ -1,7 +1,6 @@
 import dataclasses
 import errno
 import functools
-import json
 import os
 import pickle
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.imaging import convert
-from tfrecord_tools.records import shards
+from tfrecord_tools.records import shards, tfrecord
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_a_shard_holds_its_images_under_a_name_with_their_count(task, tmp_path):
     (result,) = shards.write_shard(task).results
     path = tmp_path / "out" / "train07-2.tfrec"
     assert os.listdir(tmp_path / "out") == [path.name] == [result.name]
-    first, second = map(schema.decode, schema.read_records(path))
+    first, second = map(schema.decode, tfrecord.read_records(path))
     assert (first.image_name, first.patient, first.fold, first.width, first.height) == ("ISIC_0", "IP_0", 2, 80, 60)
     assert (second.image_name, second.target, second.source) == ("ISIC_2", 1, "isic2020")
     assert first.sha256.hex() == shards.file_sha256(tmp_path / "ISIC_0.jpg")
@@ -60,14 +59,14 @@ def test_an_image_that_cannot_be_used_is_quarantined_with_the_reason(task, tmp_p
 
 def test_a_full_disk_leaves_no_file_and_names_the_shard_and_the_free_space(task, tmp_path, monkeypatch):
     written: list[None] = []
-    real = schema.write_record
+    real = tfrecord.write_record
 
     def full(file, data):
         if written:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(real(file, data))
 
-    monkeypatch.setattr(schema, "write_record", full)
+    monkeypatch.setattr(tfrecord, "write_record", full)
     with pytest.raises(
         shards.ShardError, match=r"cannot write shard train07: No space left on device \(\d+ MB free\); .*--resume"
     ):
@@ -82,7 +81,7 @@ def test_of_several_folders_the_full_one_is_named_with_its_free_space(task, tmp_
     folders = [tmp_path / name for name in ("small", "middle", "large")]
     for folder in folders:
         folder.mkdir()
-    real_write, real_open, real_commit = schema.write_record, Path.open, paths.commit
+    real_write, real_open, real_commit = tfrecord.write_record, Path.open, paths.commit
 
     def fail(path):
         if Path(path).parent == folders[full]:
@@ -103,7 +102,7 @@ def test_of_several_folders_the_full_one_is_named_with_its_free_space(task, tmp_
 
     monkeypatch.setattr(paths, "free_bytes", lambda folder: 7_000_000 if folder == folders[full] else 10**12)
     if operation == "write":
-        monkeypatch.setattr(schema, "write_record", write)
+        monkeypatch.setattr(tfrecord, "write_record", write)
     elif operation == "open":
         monkeypatch.setattr(Path, "open", opened)
     else:
@@ -118,7 +117,7 @@ def test_of_several_folders_the_full_one_is_named_with_its_free_space(task, tmp_
 
 
 def test_a_shard_that_does_not_read_back_is_not_committed(task, tmp_path, monkeypatch):
-    real = schema.write_record
+    real = tfrecord.write_record
 
     def flipping(file, data):
         real(file, data)
@@ -126,13 +125,13 @@ def test_a_shard_that_does_not_read_back_is_not_committed(task, tmp_path, monkey
         file.write(b"\0")
         file.seek(0, os.SEEK_END)
 
-    monkeypatch.setattr(schema, "write_record", flipping)
+    monkeypatch.setattr(tfrecord, "write_record", flipping)
     with pytest.raises(shards.ShardError, match="train07 does not read back as written: the checksum of its data"):
         shards.write_shard(task)
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_stopping_leaves_nothing_behind(task, tmp_path):
+def test_stopping_leaves_no_file(task, tmp_path):
     def stop(images):
         raise KeyboardInterrupt
 
@@ -141,32 +140,7 @@ def test_stopping_leaves_nothing_behind(task, tmp_path):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_tasks_results_and_errors_cross_process_borders(task):
+def test_tasks_and_results_cross_process_borders(task):
     assert pickle.loads(pickle.dumps(task)).sources == task.sources
     result = shards.write_shard(task)
     assert pickle.loads(pickle.dumps(result)) == result
-    error = pickle.loads(pickle.dumps(schema.CorruptRecordError("a.tfrec", 3, "why")))
-    assert (str(error), error.record) == ("a.tfrec: record 3: why", 3)
-
-
-def test_a_manifest_reads_as_it_was_written(task, tmp_path):
-    manifest = shards.Manifest(
-        {"size": 32}, {"pillow": "1"}, {"train": {"rows": 3}}, shards.write_shard(task).results, True
-    )
-    manifest.write(tmp_path)
-    assert shards.Manifest.read(tmp_path) == manifest
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not a manifest"),
-        ("[]", "not a manifest"),
-        (json.dumps({"schema_version": 1}), "not a manifest"),
-        (json.dumps({"schema_version": 99}), "schema_version 99; this version reads 1"),
-    ],
-)
-def test_a_broken_manifest_is_named(tmp_path, content, message):
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(shards.ShardError, match=rf"manifest\.json: {message}"):
-        shards.Manifest.read(tmp_path)
