@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools import duplicates
+from tfrecord_tools.dedup import fingerprint, search
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     print(f"\n{len(found.pairs) - len(other)} pairs of one lesion, {len(other)} of two lesions:")
     for pair in other:
         print(f"  {pair.first} {pair.second} {pair.similarity:.3f} {pair.symmetry}")
-    prints = [duplicates.fingerprint(files[name].read_bytes()) for name in names]
+    prints = [fingerprint.fingerprint(files[name].read_bytes()) for name in names]
     chosen = rng.choice(len(names), FLAGS.sample, replace=False)
     print("\n| planted copy | found | of |\n|---|---|---|")
     for kind, make in kinds(rng).items():
@@ -99,10 +99,10 @@ def main(argv: list[str]) -> None:
         )
 
 
-def timed(images: list[tuple[str, Path]]) -> duplicates.Found:
+def timed(images: list[tuple[str, Path]]) -> search.Found:
     """The pairs, and a line of the table."""
     start = time.monotonic()
-    found = duplicates.find(images, FLAGS.workers)
+    found = search.find(images, FLAGS.workers)
     print(f"| {len(images)} | {time.monotonic() - start:.1f} |", flush=True)
     return found
 
@@ -121,15 +121,15 @@ def corners(files: dict[str, Path], count: int, folder: Path) -> list[tuple[str,
     return cut
 
 
-def recall(prints: list[duplicates.Fingerprint], files: list[Path], chosen: np.ndarray, copies: list[bytes]) -> int:
+def recall(prints: list[fingerprint.Fingerprint], files: list[Path], chosen: np.ndarray, copies: list[bytes]) -> int:
     """How many of the copies are paired with what they are copies of."""
 
     def read(index: int) -> bytes:
         return files[index].read_bytes() if index < len(files) else copies[index - len(files)]
 
-    everything = prints + [duplicates.fingerprint(copy) for copy in copies]
+    everything = prints + [fingerprint.fingerprint(copy) for copy in copies]
     apart = [0] * len(prints) + [1] * len(copies)  # originals among themselves are counted above
-    pairs = {match[:2] for match in duplicates.matches(everything, read, apart, FLAGS.workers)}
+    pairs = {match[:2] for match in search.matches(everything, read, apart, FLAGS.workers)}
     return sum((int(index), len(files) + place) in pairs for place, index in enumerate(chosen))
 
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import duplicates, schema
+from tfrecord_tools import schema
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.dedup import pairs
+from tfrecord_tools.dedup import pairs, search
+from tfrecord_tools.dedup.fingerprint import SYMMETRIES, Fingerprint, fingerprint_of
 from tfrecord_tools.imaging import convert
 from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
@@ -47,7 +48,7 @@ _FOLD_SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicate:
-    """One image in two places. where: "SHARD: record N". symmetry: a word of duplicates.SYMMETRIES."""
+    """One image in two places. where: "SHARD: record N". symmetry: a word of SYMMETRIES."""
 
     image_name_1: str
     where_1: str
@@ -133,13 +134,13 @@ class _Images:
     """Fingerprints of all records and where their JPEGs lie, to find near-duplicates in two places; 2 KB a record."""
 
     def __init__(self) -> None:
-        self._prints: list[duplicates.Fingerprint] = []
+        self._prints: list[Fingerprint] = []
         self._records: list[tuple[At, str, Place]] = []
         self._hashes: list[bytes] = []
         self._places: dict[Place, int] = {}
 
     def add(self, image: Image.Image, sha256: bytes, name: str, place: Place, at: At) -> None:
-        self._prints.append(duplicates.fingerprint_of(image))
+        self._prints.append(fingerprint_of(image))
         self._records.append((at, name, place))
         self._hashes.append(sha256)
         self._places.setdefault(place, len(self._places))
@@ -150,12 +151,12 @@ class _Images:
         everywhere: those within one place too.
         """
         labels = [self._places[record[-1]] for record in self._records]
-        for match in duplicates.matches(self._prints, self._jpeg, None if everywhere else labels, workers):
+        for match in search.matches(self._prints, self._jpeg, None if everywhere else labels, workers):
             first, second = match.first, match.second
             ((path_1, number_1, *_), name_1, place_1) = self._records[first]
             ((path_2, number_2, *_), name_2, place_2) = self._records[second]
             where_1, where_2 = f"{path_1}: record {number_1}", f"{path_2}: record {number_2}"
-            symmetry = duplicates.SYMMETRIES[match.symmetry]
+            symmetry = SYMMETRIES[match.symmetry]
             line = (
                 f"{where_2}: leak: image {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
                 f"({where_1}), {symmetry}, similarity {match.similarity:.2f}"

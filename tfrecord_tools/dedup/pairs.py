@@ -30,7 +30,7 @@ class PairsError(ValueError):
 
 
 class Pair(NamedTuple):
-    """Two names of one image. similarity: None where nobody has measured it. symmetry: of duplicates.SYMMETRIES."""
+    """Two names of one image. similarity: None where nobody has measured it. symmetry: of fingerprint.SYMMETRIES."""
 
     first: str
     second: str

@@ -8,7 +8,8 @@ from PIL import Image
 from tests.support.images import textured
 from tests.support.process import run_command
 from tfrecord_tools import duplicates
-from tfrecord_tools.dedup import pairs
+from tfrecord_tools.dedup import pairs, search
+from tfrecord_tools.dedup.fingerprint import DuplicatesError, fingerprint
 from tfrecord_tools.metadata import table
 
 
@@ -35,7 +36,7 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 def test_a_planted_copy_is_found_and_nothing_else(kind):
     originals = [textured(seed) for seed in range(20)]
     images = [(f"a{number:02d}", jpeg(image)) for number, image in enumerate(originals)]
-    found = duplicates.find([*images, ("copy", COPIES[kind](originals[7]))])
+    found = search.find([*images, ("copy", COPIES[kind](originals[7]))])
     assert [(pair.first, pair.second) for pair in found.pairs] == [("a07", "copy")]
 
 
@@ -45,18 +46,18 @@ def test_the_symmetry_makes_the_second_of_the_first():
         (Image.Transpose.ROTATE_270, "turned 90 clockwise"),
         (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored"),
     ):
-        (pair,) = duplicates.find([("a", jpeg(image)), ("b", jpeg(image.transpose(turn)))]).pairs
+        (pair,) = search.find([("a", jpeg(image)), ("b", jpeg(image.transpose(turn)))]).pairs
         assert pair.symmetry == word
 
 
 def test_apart_looks_only_between_labels():
-    prints = [duplicates.fingerprint(jpeg(textured(0), quality)) for quality in (90, 80, 70)]
-    assert {pair[:2] for pair in duplicates.candidates(prints, apart=[0, 0, 1])} == {(0, 2), (1, 2)}
+    prints = [fingerprint(jpeg(textured(0), quality)) for quality in (90, 80, 70)]
+    assert {pair[:2] for pair in search.candidates(prints, apart=[0, 0, 1])} == {(0, 2), (1, 2)}
 
 
 def test_images_of_one_grey_and_unreadable_ones_are_no_pairs(tmp_path):
     images = [("a", jpeg(Image.new("RGB", (64, 64), "gray"))), ("b", jpeg(Image.new("RGB", (64, 64), "white")))]
-    found = duplicates.find([*images, ("half", jpeg(textured(0))[:900]), ("gone", tmp_path / "gone.jpg")])
+    found = search.find([*images, ("half", jpeg(textured(0))[:900]), ("gone", tmp_path / "gone.jpg")])
     assert found.pairs == []
     assert [name for name, _ in found.unreadable] == ["gone", "half"]
 
@@ -87,7 +88,7 @@ def test_files_are_those_that_build_takes(tmp_path):
 )
 def test_a_folder_without_images_is_an_error(tmp_path, names, message):
     (tmp_path / "a.Jpg").touch()
-    with pytest.raises(duplicates.DuplicatesError) as caught:
+    with pytest.raises(DuplicatesError) as caught:
         duplicates._named_files(tmp_path, names)
     assert str(caught.value) == f"{tmp_path}: {message}"
 
@@ -96,7 +97,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, names, message):
     ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
 )
 def test_what_is_no_jpeg_is_told_by_its_first_bytes(data, found):
-    assert duplicates.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
+    assert search.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
 
 
 def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):

@@ -1,0 +1,83 @@
+"""Fingerprints: grey thumbnails of the centre square of an image, and its eight mirrorings and quarter turns."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from tfrecord_tools.imaging import files
+
+Fingerprint = npt.NDArray[np.uint8]  # [32, 32]: 1 KB an image
+COARSE, FINE = 32, 64  # pixels: thumbnails of fingerprints, and of the last step of a comparison
+
+# Word for each operation that makes the second image of the first. Bit 2 of the index: transpose, applied first; bit 0:
+# mirror left to right; bit 1: mirror top to bottom.
+SYMMETRIES = (
+    "same",
+    "mirrored",
+    "mirrored top to bottom",
+    "turned 180",
+    "transposed",
+    "turned 90 clockwise",
+    "turned 90 counterclockwise",
+    "transposed across",
+)
+
+
+class DuplicatesError(ValueError):
+    """Images that cannot be compared; the message names them and the reason."""
+
+
+def fingerprint(jpeg: bytes) -> Fingerprint:
+    """Grey thumbnail u8[32,32] of a JPEG's centre square.
+
+    Raises:
+      DuplicatesError: the JPEG cannot be decoded.
+    """
+    return thumbnail(jpeg, COARSE)
+
+
+def fingerprint_of(image: Image.Image) -> Fingerprint:
+    """Fingerprint of an image that is already decoded."""
+    return _shrink(image, COARSE)
+
+
+def thumbnail(jpeg: bytes, size: int) -> Fingerprint:
+    """Grey thumbnail u8[size,size] of a JPEG's centre square.
+
+    Raises:
+      DuplicatesError: the JPEG cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            image.draft("L", (2 * size, 2 * size))
+            return _shrink(image, size)
+    except UnidentifiedImageError as error:  # its own message is the address of a buffer
+        found = f"it begins with {jpeg[:8]!r}" if jpeg else "the file is empty"
+        raise DuplicatesError(f"not a JPEG that can be read: {found}") from error
+    except (*files.DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DuplicatesError(f"cannot be decoded: {error}") from error
+
+
+def _shrink(image: Image.Image, size: int) -> Fingerprint:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    grey = image if image.mode == "L" else image.convert("L")
+    box = (left, top, left + side, top + side)
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
+
+def transform(images: npt.NDArray[Any], symmetry: int) -> npt.NDArray[Any]:
+    """Applies SYMMETRIES[symmetry] to images [...,s,s]."""
+    if symmetry & 4:
+        images = np.swapaxes(images, -1, -2)
+    if symmetry & 1:
+        images = images[..., ::-1]
+    if symmetry & 2:
+        images = images[..., ::-1, :]
+    return images
