@@ -4,7 +4,7 @@
   python -m tfrecord_tools.verify train_folder external_folder test_folder --json
 
 A leak is a patient, lesion, group, source file or nearly identical image in two folds, or in two folders. Builds of
-the same CSV with the same folds at different sizes count as one folder. --noduplicates leaves out the search for nearly
+the same CSV with the same folds at different sizes count as one folder. --noduplicates skips the search for nearly
 identical images; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
 Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
 """
@@ -17,53 +17,37 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
-from PIL import Image
 
 from tfrecord_tools import schema
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.dedup import pairs, search
-from tfrecord_tools.dedup.fingerprint import SYMMETRIES, Fingerprint, fingerprint_of
+from tfrecord_tools.dedup import pairs
+from tfrecord_tools.dedup.stored import Location, NearDuplicate, StoredImages
 from tfrecord_tools.imaging import convert
 from tfrecord_tools.records import shards, tfrecord
+from tfrecord_tools.records.leaks import Leaks, Place
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
-At = tuple[AnyPath, int, int, int]  # shard, number of the record in it, first byte of its data, length of its data
-Place = tuple[str, int]  # (folder and split, fold): what must not share a patient; test records have fold -1
-
-
-_FOLD_SETTINGS = (
-    "folds",
-    "shards",
-    "seed",
-    "on_duplicates",
-    "duplicates",
-    "against",
-)  # with the input, make the folds
-
-
-@dataclasses.dataclass(frozen=True)
-class NearDuplicate:
-    """One image in two places. where: "SHARD: record N". symmetry: a word of SYMMETRIES."""
-
-    image_name_1: str
-    where_1: str
-    image_name_2: str
-    where_2: str
-    similarity: float
-    symmetry: str
+# Settings that determine the folds, together with the input.
+_FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
 
 
 @dataclasses.dataclass
 class Verification:
-    """What was read, the problems found, one line each, and notes: what could not be checked, and remedies.
+    """Result of `verify`.
 
-    near_duplicates: the pairs of images among them, those of identical files included, for programs. pairs: if they
-    were asked for, all nearly identical images, those of one fold too.
+    Attributes:
+      shards: number of shards read.
+      records: number of records read.
+      near_duplicates: pairs of images in two places, identical files included.
+      pairs: if asked for, all pairs of nearly identical images, those of one fold too.
+      notes: checks that could not be made, and remedies.
+      problems: one line each.
     """
 
     shards: int = 0
@@ -74,163 +58,161 @@ class Verification:
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
-class _Seen:
-    """Where patients, groups, sources and names were met first, over all folders.
-
-    A patient who is a number of a writer's table is compared only with those of the same input files.
-    """
-
-    def __init__(self) -> None:
-        self._first: dict[tuple[str, str, str], tuple[Place, str, str]] = {}
-        self._inputs: set[str] = set()
-        self._coded: dict[str, tuple[str, str]] = {}
-        self._names: dict[tuple[str, str], str] = {}
-        self._told: set[tuple[str, str, Place]] = set()
-
-    def problems(self, folder: str, record: schema.Record, place: Place, where: str, made_of: str) -> Iterator[str]:
-        """The leaks and repetitions that this record brings to light. made_of: equal for equal input files."""
-        self._inputs.add(made_of)
-        coded = record.patient.startswith(schema.CODE)
-        if coded:
-            self._coded.setdefault(made_of, (folder, record.patient))
-        within = made_of if coded else ""
-        twice = self._names.setdefault((folder, record.image_name), where)
-        if twice != where:
-            yield f"{where}: image_name {record.image_name} is also {twice}; expected once"
-        leaks = self._leak("patient", record.patient, record, place, where, within) if record.patient else None
-        # A group holds its patients and lesions, so it tells something new only where neither leaks.
-        if not leaks and record.lesion:
-            leaks = self._leak("lesion", record.lesion, record, place, where)
-        leaks = leaks or self._leak("group", str(record.group), record, place, where, within)
-        for leak in (leaks, self._leak("source sha256", record.sha256.hex(), record, place, where)):
-            if leak and leak[0] not in self._told:  # a patient with a hundred images leaks once per fold
-                self._told.add(leak[0])
-                yield leak[1]
-
-    def _leak(
-        self, kind: str, value: str, record: schema.Record, place: Place, where: str, within: str = ""
-    ) -> tuple[tuple[str, str, Place], str] | None:
-        """(what to tell once, line) if the value was met in another place before. within: where it means the same."""
-        name = record.image_name
-        first_place, first_where, first = self._first.setdefault((kind, value, within), (place, where, name))
-        if first_place == place:
-            return None
-        line = (
-            f"{where}: leak: {kind} {value} of {_say(place)} is also in {_say(first_place)} ({first_where}): "
-            f"images {name} and {first}"
-        )
-        return (kind, value, place), line
-
-    def notes(self) -> Iterator[str]:
-        """What could not be compared: codes, where there is more than the files that they are of."""
-        for folder, patient in self._coded.values() if len(self._inputs) > 1 else ():
-            yield (
-                f"{folder}: its patients are numbers of its writer's table ({patient}), not compared with those of "
-                "other input files, so a patient may be in both unseen; build it with --csv"
-            )
-
-
-class _Images:
-    """Fingerprints of all records and where their JPEGs lie, to find near-duplicates in two places; 2 KB a record."""
-
-    def __init__(self) -> None:
-        self._prints: list[Fingerprint] = []
-        self._records: list[tuple[At, str, Place]] = []
-        self._hashes: list[bytes] = []
-        self._places: dict[Place, int] = {}
-
-    def add(self, image: Image.Image, sha256: bytes, name: str, place: Place, at: At) -> None:
-        self._prints.append(fingerprint_of(image))
-        self._records.append((at, name, place))
-        self._hashes.append(sha256)
-        self._places.setdefault(place, len(self._places))
-
-    def problems(self, workers: int, everywhere: bool) -> Iterator[tuple[str, bool, NearDuplicate]]:
-        """(line, whether in two places, pair) of each near-duplicate; line "" for the same source, told elsewhere.
-
-        everywhere: those within one place too.
-        """
-        labels = [self._places[record[-1]] for record in self._records]
-        for match in search.matches(self._prints, self._jpeg, None if everywhere else labels, workers):
-            first, second = match.first, match.second
-            ((path_1, number_1, *_), name_1, place_1) = self._records[first]
-            ((path_2, number_2, *_), name_2, place_2) = self._records[second]
-            where_1, where_2 = f"{path_1}: record {number_1}", f"{path_2}: record {number_2}"
-            symmetry = SYMMETRIES[match.symmetry]
-            line = (
-                f"{where_2}: leak: image {name_2} of {_say(place_2)} is nearly {name_1} in {_say(place_1)} "
-                f"({where_1}), {symmetry}, similarity {match.similarity:.2f}"
-            )
-            pair = NearDuplicate(name_1, where_1, name_2, where_2, round(match.similarity, 4), symmetry)
-            apart = labels[first] != labels[second]
-            yield line if apart and self._hashes[first] != self._hashes[second] else "", apart, pair
-
-    def _jpeg(self, index: int) -> bytes:
-        path, _, at, size = self._records[index][0]
-        with path.open("rb") as file:
-            file.seek(at)
-            return schema.decode(file.read(size)).image
-
-
 def verify(
     folders: Sequence[str | os.PathLike[str]], near_duplicates: bool = True, workers: int = 1, all_pairs: bool = False
 ) -> Verification:
     """Checks each folder, and that no two folds or folders share a patient, lesion, group, source file or image.
 
-    near_duplicates: whether to look for nearly identical images under two names too. workers: threads for that.
-    all_pairs: list them all, not only those in two places.
-    Builds of one CSV at several sizes may hold the same in the same fold, and only there; two at one size may not.
-    Raises nothing on bad data: every finding is a line in the result's `problems`.
+    Builds of one CSV at several sizes may hold the same records in the same fold, and only there; two builds at one
+    size may not. Bad data raise nothing: every finding is a line in the result's `problems`.
+
+    Args:
+      folders: builds.
+      near_duplicates: whether to search for nearly identical images under two names.
+      workers: threads of that search.
+      all_pairs: whether to list all pairs that it finds, not only those in two places.
     """
-    result, seen = Verification(), _Seen()
-    images = _Images() if near_duplicates else None
-    homes: dict[str, dict[object, str]] = {}
+    verifier = _Verifier(near_duplicates)
+    result = verifier.result
     given: dict[str, AnyPath] = {}
     for folder in map(paths.path, folders):
         other = given.setdefault(os.path.realpath(folder) if isinstance(folder, Path) else str(folder), folder)
         if other is not folder:
             result.problems.append(f"{folder}: the folder {other} again; expected each once")
-            continue
-        try:
-            manifest = Manifest.read(folder)
-        except shards.ShardError as error:
-            result.problems.append(str(error))
-            continue
-        result.problems += _check_manifest(folder, manifest)
-        result.notes += _empty_folds(folder, manifest)
-        size = manifest.settings.get("size")
-        home = {}
-        for split in {entry.split for entry in manifest.shards}:
-            sizes = homes.setdefault(_origin(folder, manifest, split), {})
-            # At another size it is the same build again; at the same it is another, or a copy.
-            home[split] = str(folder) if size in sizes else next(iter(sizes.values()), str(folder))
-            sizes.setdefault(size, home[split])
-        for entry in manifest.shards:
-            result.shards += 1
-            place = (f"{home[entry.split]} {entry.split}", entry.fold)
-            made_of = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
-            result.problems += _check_shard(folder, entry, size, seen, result, place, made_of, images)
-    result.notes += seen.notes()
-    if images is not None:
-        for problem, apart, found in images.problems(workers, all_pairs):
-            result.problems += [problem] if problem else []
-            if apart:
-                result.near_duplicates.append(found)
-            if all_pairs and found.image_name_1 != found.image_name_2:
-                names = found.image_name_1, found.image_name_2
-                result.pairs.append(pairs.Pair(*names, found.similarity, found.symmetry))
-        number = sum(found.image_name_1 != found.image_name_2 for found in result.near_duplicates)
-        if number:
-            before = "" if all_pairs else "list them with --pairs FILE, then "
-            result.notes.append(
-                f"{counted(number, 'pair')} of nearly identical images {verb(number, 'lies', 'lie')} in two folds or "
-                f"folders: {before}build again with --duplicates FILE --overwrite"
-            )
+        else:
+            verifier.check_folder(folder)
+    result.notes += verifier.leaks.notes()
+    if verifier.images is not None:
+        _add_duplicates(result, verifier.images, workers, all_pairs)
     return result
 
 
+def _add_duplicates(result: Verification, images: StoredImages, workers: int, all_pairs: bool) -> None:
+    for problem, apart, found in images.problems(workers, all_pairs):
+        result.problems += [problem] if problem else []
+        if apart:
+            result.near_duplicates.append(found)
+        if all_pairs and found.image_name_1 != found.image_name_2:
+            names = found.image_name_1, found.image_name_2
+            result.pairs.append(pairs.Pair(*names, found.similarity, found.symmetry))
+    number = sum(found.image_name_1 != found.image_name_2 for found in result.near_duplicates)
+    if number:
+        before = "" if all_pairs else "list them with --pairs FILE, then "
+        result.notes.append(
+            f"{counted(number, 'pair')} of nearly identical images {verb(number, 'lies', 'lie')} in two folds or "
+            f"folders: {before}build again with --duplicates FILE --overwrite"
+        )
+
+
+# ------------------------------------------------------------------------------------------ folders and shards
+
+
+class _Shard(NamedTuple):
+    """A shard of a manifest.
+
+    Attributes:
+      size: pixels of its images' sides, as in the manifest.
+      home: name of the place of its records, see `Place`.
+      inputs: equal for builds of the same input files.
+    """
+
+    folder: AnyPath
+    entry: shards.ShardResult
+    size: object
+    home: str
+    inputs: str
+
+    @property
+    def path(self) -> AnyPath:
+        return self.folder / self.entry.name
+
+
+@dataclasses.dataclass
+class _Counts:
+    """Counts of the records of a shard."""
+
+    records: int = 0
+    positives: int = 0
+    patients: set[str] = dataclasses.field(default_factory=set)
+
+
+class _Verifier:
+    """Checks folders one after the other, each also against those before."""
+
+    def __init__(self, near_duplicates: bool) -> None:
+        self.result, self.leaks = Verification(), Leaks()
+        self.images = StoredImages() if near_duplicates else None
+        self._homes: dict[str, dict[object, str]] = {}
+
+    def check_folder(self, folder: AnyPath) -> None:
+        try:
+            manifest = Manifest.read(folder)
+        except shards.ShardError as error:
+            self.result.problems.append(str(error))
+            return
+        self.result.problems += _check_manifest(folder, manifest)
+        self.result.notes += _empty_folds(folder, manifest)
+        size = manifest.settings.get("size")
+        home = {}
+        for split in {entry.split for entry in manifest.shards}:
+            sizes = self._homes.setdefault(_origin(folder, manifest, split), {})
+            # Another size is the same build again; the same size is another build, or a copy.
+            home[split] = str(folder) if size in sizes else next(iter(sizes.values()), str(folder))
+            sizes.setdefault(size, home[split])
+        for entry in manifest.shards:
+            self.result.shards += 1
+            inputs = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
+            shard = _Shard(folder, entry, size, f"{home[entry.split]} {entry.split}", inputs)
+            self.result.problems += self._check_shard(shard)
+
+    def _check_shard(self, shard: _Shard) -> Iterator[str]:
+        path, entry = shard.path, shard.entry
+        if not path.is_file():
+            yield f"{path}: missing; {MANIFEST} lists it with {counted(entry.records, 'record')}"
+            return
+        try:
+            if shards.file_sha256(path) != entry.sha256:
+                yield f"{path}: sha256 differs from {MANIFEST}"
+        except OSError as error:
+            yield f"{path}: cannot be read: {error.strerror or error}"
+            return
+        counts = _Counts()
+        for index, scanned in enumerate(tfrecord.scan_records(path)):
+            if scanned.damage is not None:
+                yield str(scanned.damage)
+                return  # the rest may be unreadable too, so the counts mean nothing
+            counts.records += 1
+            self.result.records += 1
+            location = Location(path, index, scanned.at, len(scanned.data))
+            yield from self._check_data(shard, scanned.data, location, counts)
+        yield from _check_counts(path, entry, counts)
+
+    def _check_data(self, shard: _Shard, data: bytes, location: Location, counts: _Counts) -> Iterator[str]:
+        where = str(location)
+        try:
+            record = schema.decode(data)
+        except schema.SchemaError as error:
+            yield f"{where}: {error}"
+            return
+        counts.positives += record.target == 1
+        counts.patients.add(record.patient)
+        place = Place(shard.home, record.fold)
+        yield from (f"{where}: {problem}" for problem in _check_record(record, shard.entry))
+        yield from self.leaks.problems(str(shard.folder), record, place, where, shard.inputs)
+        try:
+            image = convert.decode(record.image)
+        except convert.ImageRejectedError as error:
+            yield f"{where}: image {record.image_name}: {error}"
+            return
+        if image.size != (shard.size, shard.size) or image.mode != "RGB":
+            found = f"{image.size[0]} x {image.size[1]} {image.mode}"
+            yield f"{where}: image {record.image_name}: {found}; expected {shard.size} x {shard.size} RGB"
+        if self.images is not None:
+            self.images.add(image, record, place, location)
+
+
 def _origin(folder: AnyPath, manifest: Manifest, split: str) -> str:
-    """What is equal for builds of the same table into the same folds, whatever the size of their images."""
+    """Text that is equal for builds of the same table into the same folds, whatever their image size."""
     table = manifest.inputs.get(split)
     if not table:
         return str(folder)
@@ -238,67 +220,26 @@ def _origin(folder: AnyPath, manifest: Manifest, split: str) -> str:
     return json.dumps([split, table, settings], sort_keys=True)
 
 
-def _check_shard(
-    folder: AnyPath,
-    entry: shards.ShardResult,
-    size: object,
-    seen: _Seen,
-    result: Verification,
-    home: Place,
-    made_of: str,
-    images: _Images | None,
-) -> Iterator[str]:
-    path = folder / entry.name
-    if not path.is_file():
-        yield f"{path}: missing; {MANIFEST} lists it with {counted(entry.records, 'record')}"
-        return
-    try:
-        if shards.file_sha256(path) != entry.sha256:
-            yield f"{path}: sha256 differs from {MANIFEST}"
-    except OSError as error:
-        yield f"{path}: cannot be read: {error.strerror or error}"
-        return
-    found, positives, at = 0, 0, 0
-    patients: set[str] = set()
-    try:
-        for index, data in enumerate(tfrecord.read_records(path)):
-            found += 1
-            where = f"{path}: record {index}"
-            begin, at = at + 12, at + len(data) + 16  # 12 bytes of framing before the data, 4 behind
-            try:
-                record = schema.decode(data)
-            except schema.SchemaError as error:
-                yield f"{where}: {error}"
-                continue
-            positives += record.target == 1
-            patients.add(record.patient)
-            place = (home[0], record.fold)
-            yield from (f"{where}: {problem}" for problem in _check_record(record, entry))
-            yield from seen.problems(str(folder), record, place, where, made_of)
-            try:
-                image = convert.decode(record.image)
-            except convert.ImageRejectedError as error:
-                yield f"{where}: image {record.image_name}: {error}"
-                continue
-            if image.size != (size, size) or image.mode != "RGB":
-                is_ = f"{image.size[0]} x {image.size[1]} {image.mode}"
-                yield f"{where}: image {record.image_name}: {is_}; expected {size} x {size} RGB"
-            if images is not None:
-                images.add(image, record.sha256, record.image_name, place, (path, index, begin, len(data)))
-    except tfrecord.CorruptRecordError as error:
-        yield str(error)
-        return  # what follows cannot be read, so the counts say nothing
-    finally:
-        result.records += found
-    promised = tfrecord.shard_count(entry.name)
-    if not found == promised == entry.records:
-        yield f"{path}: {counted(found, 'record')}; its name says {promised}, {MANIFEST} {entry.records}"
-    if entry.positives is not None and positives != entry.positives:
-        yield f"{path}: {counted(positives, 'record')} of melanoma; {MANIFEST} says {entry.positives}"
-    if len(patients - {""}) != entry.patients:
-        yield f"{path}: {counted(len(patients - {''}), 'patient')}; {MANIFEST} says {entry.patients}"
-    if path.stat().st_size != entry.bytes:
-        yield f"{path}: {counted(path.stat().st_size, 'byte')}; {MANIFEST} says {entry.bytes}"
+def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
+    if record.fold != entry.fold:
+        yield f"fold {record.fold}; expected {entry.fold}, as {MANIFEST} says of its shard"
+    if (record.target == schema.MISSING) != (entry.split == "test"):
+        yield f"target {record.target} in a {entry.split} shard"
+    if record.patient and record.patient_id != schema.stable_id(record.patient):
+        yield f"patient_id {record.patient_id} is not that of patient {record.patient}"
+
+
+def _check_counts(path: AnyPath, entry: shards.ShardResult, counts: _Counts) -> Iterator[str]:
+    promised, patients, size = tfrecord.shard_count(entry.name), len(counts.patients - {""}), path.stat().st_size
+    if not counts.records == promised == entry.records:
+        records = counted(counts.records, "record")
+        yield f"{path}: {records}; its name says {promised}, {MANIFEST} {entry.records}"
+    if entry.positives is not None and counts.positives != entry.positives:
+        yield f"{path}: {counted(counts.positives, 'record')} of melanoma; {MANIFEST} says {entry.positives}"
+    if patients != entry.patients:
+        yield f"{path}: {counted(patients, 'patient')}; {MANIFEST} says {entry.patients}"
+    if size != entry.bytes:
+        yield f"{path}: {counted(size, 'byte')}; {MANIFEST} says {entry.bytes}"
 
 
 def _check_manifest(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
@@ -319,14 +260,14 @@ def _check_manifest(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
 
 
 def _check_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
-    """The totals of the folds, which `Manifest.read` passes over, for they follow from the shards."""
+    """Compares the totals of the folds, which `Manifest.read` ignores, with those of the shards."""
     path = folder / MANIFEST
-    told = json.loads(path.read_text(encoding="utf-8")).get("folds")
-    if not isinstance(told, list) or len(told) != len(manifest.folds):
-        found = counted(len(told), "fold") if isinstance(told, list) else "no list"
+    listed_folds = json.loads(path.read_text(encoding="utf-8")).get("folds")
+    if not isinstance(listed_folds, list) or len(listed_folds) != len(manifest.folds):
+        found = counted(len(listed_folds), "fold") if isinstance(listed_folds, list) else "no list"
         yield f"{path}: folds: {found}; its shards have {len(manifest.folds)}"
         return
-    for number, (each, totals) in enumerate(zip(told, map(dataclasses.asdict, manifest.folds), strict=True)):
+    for number, (each, totals) in enumerate(zip(listed_folds, map(dataclasses.asdict, manifest.folds), strict=True)):
         for key, value in totals.items():
             is_ = each.get(key) if isinstance(each, dict) else None
             if is_ != value:
@@ -334,7 +275,7 @@ def _check_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
 
 
 def _empty_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
-    """Folds of which no image could be used, unless there is none at all, which is a problem."""
+    """Yields a note for each fold without records; a build without any record is a problem instead."""
     filled = {entry.fold for entry in manifest.shards if entry.records}
     folds = manifest.settings.get("folds")
     if not filled or not manifest.complete or "train" not in manifest.inputs or not isinstance(folds, int):
@@ -344,29 +285,18 @@ def _empty_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
             yield f"{folder}: fold {fold} has no record, so no model can be judged on it; see {folder / QUARANTINE}"
 
 
-def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
-    if record.fold != entry.fold:
-        yield f"fold {record.fold}; expected {entry.fold}, as {MANIFEST} says of its shard"
-    if (record.target == schema.MISSING) != (entry.split == "test"):
-        yield f"target {record.target} in a {entry.split} shard"
-    if record.patient and record.patient_id != schema.stable_id(record.patient):
-        yield f"patient_id {record.patient_id} is not that of patient {record.patient}"
-
-
-def _say(place: Place) -> str:
-    name, fold = place
-    return name if fold < 0 else f"{name} fold {fold}"
+# ------------------------------------------------------------------------------------------------- command
 
 
 def define_flags() -> None:
-    """Defines the flags."""
+    """Defines the flags of this command."""
     flags.DEFINE_bool(
         "json",
         False,
         "Print one JSON object: folders, shards, records, near_duplicates, notes, problems; with --pairs also pairs.",
     )
-    flags.DEFINE_bool("duplicates", True, "Look for nearly identical images in two folds or folders.")
-    flags.DEFINE_string("pairs", None, "CSV to write the pairs of nearly identical images to, wherever they lie.")
+    flags.DEFINE_bool("duplicates", True, "Search for nearly identical images in two folds or folders.")
+    flags.DEFINE_string("pairs", None, "CSV to write all pairs of nearly identical images to.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads that compare images.", 1)
 
 
@@ -386,7 +316,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.FLAGS.json:
         found = {"folders": list(folders), **dataclasses.asdict(result)}
         if not flags.FLAGS.pairs:
-            del found["pairs"]  # not looked for, which an empty list would not say
+            del found["pairs"]  # an empty list would say that there are none
         print(json.dumps(found, indent=1))
     else:
         for problem in result.problems:

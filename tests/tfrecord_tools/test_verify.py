@@ -17,13 +17,21 @@ from tfrecord_tools.records.manifest import Manifest
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A sound build of 25 images of 10 patients, train and, beside it, test."""
+    """A folder with sound builds: train, 25 images of 10 patients, and test."""
     folder = tmp_path_factory.mktemp("verify")
     synthetic.generate(synthetic.SyntheticSettings(str(folder / "data"), 25, 10, min_size=40))
     for split in ("train", "test"):
         where = (str(folder / "data" / f"{split}.csv"), str(folder / "data" / "jpeg" / split), str(folder / split))
         build.build(build.BuildSettings(32, *where, shards=5))
     return folder
+
+
+@pytest.fixture(scope="module")
+def larger(sound):
+    """The training build at 48 pixels."""
+    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(sound / "48"))
+    build.build(build.BuildSettings(48, *where, shards=5))
+    return sound / "48"
 
 
 @pytest.fixture
@@ -163,13 +171,13 @@ def test_no_list_is_written_of_pairs_that_were_not_looked_for(out, tmp_path):
 
 def test_no_list_is_written_over_the_manifest_or_where_there_is_no_folder(out):
     before = (out / "manifest.json").read_bytes()
-    for path, message in (
-        (out / "manifest.json", "not overwritten, for it is no list of pairs written here; choose another"),
-        (out / "none" / "pairs.csv", f"no such folder {out / 'none'}; make it first"),
-    ):
-        done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(path))
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"error: --pairs {path}: {message}\n"
+    path = out / "manifest.json"
+    done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    message = "not overwritten, for it is no list of pairs written here; choose another"
+    assert done.stderr == f"error: --pairs {path}: {message}\n"
+    with pytest.raises(pairs.PairsError, match=f"no such folder {out / 'none'}; make it first"):
+        pairs.check_output(out / "none" / "pairs.csv")
     assert (out / "manifest.json").read_bytes() == before
 
 
@@ -177,22 +185,18 @@ def test_builds_are_verified_by_url(sound):
     assert verify.verify([f"file://{sound / 'train'}"]).problems == []
 
 
-def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, tmp_path):
-    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
-    build.build(build.BuildSettings(48, *where, shards=5))
-    assert verify.verify([sound / "train", tmp_path / "48"]).problems == []
+def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, larger):
+    assert verify.verify([sound / "train", larger]).problems == []
 
 
-def test_a_copy_leaks_into_its_original_beside_another_size_too(sound, out, tmp_path):
-    where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
-    build.build(build.BuildSettings(48, *where, shards=5))
-    for folders in ([sound / "train", out], [sound / "train", tmp_path / "48", out]):
+def test_a_copy_leaks_into_its_original_beside_another_size_too(sound, larger, out):
+    for folders in ([sound / "train", out], [sound / "train", larger, out]):
         problems = verify.verify(folders, near_duplicates=False).problems
         assert sum("leak: patient" in problem for problem in problems) == 10
         assert f"of {out} train fold 0 is also in {sound / 'train'} train fold 0" in problems[0]
 
 
-def test_a_folder_that_is_given_twice_is_told(out, tmp_path, monkeypatch):
+def test_a_folder_that_is_given_twice_is_reported(out, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(out)
     monkeypatch.chdir(tmp_path)
     result = verify.verify(["out", "./out/", tmp_path / "link"], near_duplicates=False)
@@ -239,7 +243,7 @@ def test_a_wrong_record_is_found(out, changes, message):
     assert message in problems[0]
 
 
-def test_a_image_of_another_size_is_found(out):
+def test_an_image_of_another_size_is_found(out):
     manifest = Manifest.read(out)
     dataclasses.replace(manifest, settings={**manifest.settings, "size": 40}).write(out)
     problems = verify.verify([out]).problems
@@ -329,7 +333,7 @@ def test_a_missing_quarantine_list_is_found(out):
     assert verify.verify([out]).problems == [f"{out}: the build is not complete; go on with its --resume"]
 
 
-def test_json_has_pairs_only_if_they_were_looked_for(out, tmp_path):
+def test_json_has_pairs_only_on_demand(out, tmp_path):
     base = ["-m", "tfrecord_tools.verify", "--json", str(out)]
     keys = ["folders", "shards", "records", "near_duplicates"]
     assert list(json.loads(run_command(*base).stdout)) == [*keys, "notes", "problems"]
