@@ -1,10 +1,10 @@
-"""One self-contained HTML page of what a build holds: counts and rates, images, quarantine, duplicates.
+"""Shows a build as one self-contained HTML page: counts and rates, images, quarantine, duplicates.
 
   python -m tfrecord_tools.show tfrecords/384 --out page.html
   python -m tfrecord_tools.show tfrecords/384 --out page.html --duplicates pairs.csv
 
-The page needs no network and runs no script: it can be mailed, archived and printed. The same build, pairs and
---seed give the same page. Every record is read once, checksums included; of the images only those shown are kept.
+The page needs no network and runs no script, so that it can be mailed, archived and printed. The same build, pairs and
+--seed give the same page. Every record is read once and its checksums are verified.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ from tfrecord_tools import schema
 from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import verb
-from tfrecord_tools.dedup import pairs as lists
+from tfrecord_tools.dedup import pairs
 from tfrecord_tools.dedup.pairs import Pair
 from tfrecord_tools.html import page, stats
 from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
-from tfrecord_tools.html.stats import Place, Shown, Split, Survey
+from tfrecord_tools.html.stats import BuildStats, ClassCounts, FoldKey, Thumbnail
 from tfrecord_tools.metadata.vocabulary import CLASSES
 from tfrecord_tools.records.manifest import Manifest
 
-_QUARANTINE_SHOWN = 500  # rows; the rest is in quarantine.csv
+_QUARANTINE_SHOWN = 500  # rows; all are in quarantine.csv
 
 
 # --------------------------------------------------------------------------------------------- sections
 
 
-def counts_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: str) -> Html:
-    """How many images each group has, by class."""
+def counts_card(build: BuildStats, title: str, groups: Mapping[str, ClassCounts], *notes: str) -> Html:
+    """Card of the number of images of each group, by class."""
     rows = [page.Bar(label, dict(counts)) for label, counts in groups.items()]
-    return card(title, page.bars(title.lower(), rows, found.classes), [note(text) for text in notes])
+    return card(title, page.bars(title.lower(), rows, build.classes), [note(text) for text in notes])
 
 
-def rates_card(found: Survey, title: str, groups: Mapping[str, Split], *notes: str) -> Html:
-    """The share of melanoma in each group that has labelled images."""
+def rates_card(build: BuildStats, title: str, groups: Mapping[str, ClassCounts], *notes: str) -> Html:
+    """Card of the share of melanoma in each group with labelled images."""
     rows = []
     for label, counts in groups.items():
         melanomas, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
             rows.append(page.Rate(label, melanomas, labelled, *stats.wilson(melanomas, labelled)))
-    overall = found.total.get(1, 0) / (found.total.get(1, 0) + found.total.get(0, 0))
+    overall = build.total.get(1, 0) / (build.total.get(1, 0) + build.total.get(0, 0))
     return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
 
 
-def tiles(found: Survey, manifest: Manifest) -> Html:
-    """The counts that come first, in large."""
-    total = found.total
+def tiles(build: BuildStats, manifest: Manifest) -> Html:
+    """Tiles with the main counts."""
+    total = build.total
     everything, labelled = sum(total.values()), total.get(1, 0) + total.get(0, 0)
     quarantined = len(manifest.quarantined)
     size = manifest.settings.get("size")
     boxes = [("images", everything, f"{size} × {size} pixels")]
-    for target in found.classes:
+    for target in build.classes:
         of_what = f"{percent(total[target], labelled)} of the labelled" if target >= 0 else "without a target"
         boxes.append((CLASSES[target], total[target], of_what))
-    affected = sum(counts.get(1, 0) > 0 for counts in found.per_patient.values())
+    affected = sum(counts.get(1, 0) > 0 for counts in build.per_patient.values())
     of_whom = f"{affected:,} with a melanoma" if labelled else ""
-    boxes.append(("patients", len(found.per_patient), of_whom if found.per_patient else "none is named"))
-    if found.lesions:
-        boxes.append(("lesions", len(found.lesions), ""))
+    boxes.append(("patients", len(build.per_patient), of_whom if build.per_patient else "none is named"))
+    if build.lesions:
+        boxes.append(("lesions", len(build.lesions), ""))
     boxes.append(("shards", len(manifest.shards), f"{sum(entry.bytes for entry in manifest.shards) / 1e6:,.1f} MB"))
     boxes.append(("quarantined", quarantined, "could not be used" if quarantined else "all could be used"))
     drawn = (
@@ -76,12 +76,12 @@ def tiles(found: Survey, manifest: Manifest) -> Html:
     return tag("dl", drawn, class_="tiles")
 
 
-def folds(found: Survey) -> Html:
-    """A row for each fold, and for test."""
+def folds(build: BuildStats) -> Html:
+    """Card with a row for each fold, and for test."""
     header, rows = ["part", "images", "patients", "melanoma", "share"], []
-    for place in sorted(found.by_place, key=lambda place: (place[1] < 0, place)):
-        counts = found.by_place[place]
-        row = [_say(place), f"{sum(counts.values()):,}", f"{len(found.patients_in.get(place, ())):,}"]
+    for place in sorted(build.by_fold, key=lambda place: (place[1] < 0, place)):
+        counts = build.by_fold[place]
+        row = [_name(place), f"{sum(counts.values()):,}", f"{len(build.patients_in.get(place, ())):,}"]
         if labelled := counts.get(1, 0) + counts.get(0, 0):
             row += [f"{counts.get(1, 0):,}", percent(counts.get(1, 0), labelled)]
         rows.append(row)
@@ -89,17 +89,17 @@ def folds(found: Survey) -> Html:
     return card("Folds", page.table(header[:most], ([*row, "–", "–"][:most] for row in rows)))
 
 
-def _say(place: Place) -> str:
+def _name(place: FoldKey) -> str:
     return f"fold {place[1]}" if place[1] >= 0 else place[0]
 
 
-def ages(found: Survey) -> Html:
-    """A histogram for each class, each on its own scale: on one, 2% would not be seen."""
-    known = {age: counts for age, counts in found.by_age.items() if age != schema.MISSING}
+def ages(build: BuildStats) -> Html:
+    """Card with an age histogram for each class, on its own scale, because 2% would be invisible on a common one."""
+    known = {age: counts for age, counts in build.by_age.items() if age != schema.MISSING}
     edges = range(0, max(known, default=0) + 2 * stats.AGE_STEP, stats.AGE_STEP)
     middle = stats.medians(known)
     charts = []
-    for target in found.classes:
+    for target in build.classes:
         counts = [0] * (len(edges) - 1)
         for age, by_target in known.items():
             counts[age // stats.AGE_STEP] += by_target.get(target, 0)
@@ -108,33 +108,33 @@ def ages(found: Survey) -> Html:
     return card("Age", charts, note("Each class has a scale of its own. Missing ages are left out."))
 
 
-def patients(found: Survey) -> Html:
-    """How many patients have how many images."""
-    rows = [page.Bar(label, counts) for label, counts in stats.images_per_patient(found.per_patient).items()]
-    numbers = [sum(counts.values()) for counts in found.per_patient.values()]
+def patients(build: BuildStats) -> Html:
+    """Card of patients by their number of images."""
+    rows = [page.Bar(label, counts) for label, counts in stats.images_per_patient(build.per_patient).items()]
+    numbers = [sum(counts.values()) for counts in build.per_patient.values()]
     text = "No patient is named."
     if numbers:
         text = f"Median {statistics.median_low(numbers):,}, most {max(numbers):,}. Melanoma: with such an image."
-    return card("Images per patient", page.bars("images", rows, found.classes, "patients"), note(text))
+    return card("Images per patient", page.bars("images", rows, build.classes, "patients"), note(text))
 
 
-def missing(found: Survey) -> Html:
-    """Empty cells of each column of the records."""
-    everything = sum(found.total.values())
+def missing(build: BuildStats) -> Html:
+    """Card of the empty cells of each column."""
+    everything = sum(build.total.values())
     rows = [
-        (column, f"{found.missing[column]:,}", percent(found.missing[column], everything)) for column in stats.COLUMNS
+        (column, f"{build.missing[column]:,}", percent(build.missing[column], everything)) for column in stats.COLUMNS
     ]
     text = "Empty cells; the diagnosis “unknown” is a word of the vocabulary, not an empty cell."
     return card("Missing values", page.table(["column", "missing", "share"], rows), note(text))
 
 
 def settings(manifest: Manifest) -> Html:
-    """What determines the bytes: settings that were made, versions, inputs."""
+    """Card of the settings, versions and inputs that determine the bytes of the shards."""
     described = {
         f"{split} {key}": value
         for split, each in manifest.inputs.items()
         for key, value in each.items()
-        if key != "quarantined"  # a section of its own
+        if key != "quarantined"  # has its own section
     }
     everything = {**manifest.settings, **described, **manifest.versions}
     rows = [
@@ -145,22 +145,22 @@ def settings(manifest: Manifest) -> Html:
     return card("How it was made", page.table(["setting", "value"], rows, class_="text"))
 
 
-def contact_sheets(found: Survey) -> Iterator[Html]:
-    """A sample of each class."""
-    for target in found.classes:
-        chosen = found.sheets[target]
-        yield tag("h3", f"{CLASSES[target].capitalize()}: {len(chosen):,} of {found.total[target]:,}")
+def contact_sheets(build: BuildStats) -> Iterator[Html]:
+    """Contact sheet of each class."""
+    for target in build.classes:
+        chosen = build.samples[target]
+        yield tag("h3", f"{CLASSES[target].capitalize()}: {len(chosen):,} of {build.total[target]:,}")
         yield tag("div", (_figure(shown) for shown in chosen), class_="sheet")
 
 
-def _figure(shown: Shown, *more: str) -> Html:
+def _figure(shown: Thumbnail, *more: str) -> Html:
     record = shown.record
     sex, age = _word(schema.SEX, record.sex, "sex ?"), "age ?" if record.age_approx < 0 else f"{record.age_approx} y"
     site = _word(schema.SITE, record.anatom_site_general_challenge, "site ?")
     lines = [record.patient or "patient ?", f"{sex}, {age}", site, _word(schema.DIAGNOSIS, record.diagnosis, ""), *more]
     described = f"{record.image_name}, {CLASSES[record.target]}, {site}"
     caption = tag("figcaption", tag("b", record.image_name), (tag("span", line) for line in lines if line))
-    return tag("figure", page.image(shown.thumbnail, stats.THUMBNAIL, described), caption)
+    return tag("figure", page.image(shown.jpeg, stats.THUMBNAIL, described), caption)
 
 
 def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
@@ -168,7 +168,7 @@ def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
 
 
 def quarantine(manifest: Manifest) -> Iterator[Html]:
-    """What did not get into the shards, and why."""
+    """Section of the images that could not be used, with the reasons."""
     images, left_out = manifest.quarantined, _left_out(manifest)
     if left_out:
         yield tag("p", left_out)
@@ -183,7 +183,7 @@ def quarantine(manifest: Manifest) -> Iterator[Html]:
 
 
 def _left_out(manifest: Manifest) -> str:
-    """How many images a build leaves out on purpose, and why; "" if it has none, or is not complete."""
+    """Sentence on the images that a build leaves out on purpose; "" if there are none, or it is not complete."""
     rows = sum(each.get("rows", 0) for each in manifest.inputs.values())
     in_shards = sum(len(entry.quarantined) + entry.records for entry in manifest.shards)
     if not manifest.complete or in_shards >= rows:
@@ -198,13 +198,13 @@ def _left_out(manifest: Manifest) -> str:
     return f"{number:,} of {rows:,} images {verb(number, 'was', 'were')} left out before any was read: {reasons}."
 
 
-def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Html]:
-    """Pairs side by side: those in two folds first, then the least similar, those with one image last."""
-    here = [pair for pair in pairs if {pair.first, pair.second} & found.imaged.keys()]
-    both = [pair for pair in here if {pair.first, pair.second} <= found.imaged.keys()]
-    leaks = {pair for pair in both if _differ(found, pair, "fold")}
-    text = f"{len(pairs):,} {verb(len(pairs), 'pair', 'pairs')} given: {len(both):,} with both images in this build, "
-    yield tag("p", text, f"{len(here) - len(both):,} with one, {len(pairs) - len(here):,} with none.")
+def duplicates(build: BuildStats, listed: Sequence[Pair], limit: int) -> Iterator[Html]:
+    """Section of pairs: those in two folds first, then the least similar; those with one image here last."""
+    here = [pair for pair in listed if {pair.first, pair.second} & build.thumbnails.keys()]
+    both = [pair for pair in here if {pair.first, pair.second} <= build.thumbnails.keys()]
+    leaks = {pair for pair in both if _differ(build, pair, "fold")}
+    text = f"{len(listed):,} {verb(len(listed), 'pair', 'pairs')} given: {len(both):,} with both images in this build, "
+    yield tag("p", text, f"{len(here) - len(both):,} with one, {len(listed) - len(here):,} with none.")
     if leaks:
         text = f"{len(leaks):,} {verb(len(leaks), 'lies', 'lie')} in two folds"
         yield tag("p", f"{text}: models are judged there on what they trained on.", class_="bad")
@@ -215,22 +215,22 @@ def duplicates(found: Survey, pairs: Sequence[Pair], limit: int) -> Iterator[Htm
 
     if len(here) > limit:
         yield note(f"{limit:,} of {len(here):,} are shown; --most_pairs says how many.")
-    yield tag("div", (_pair(found, pair) for pair in sorted(here, key=order)[:limit]), class_="pairs")
+    yield tag("div", (_pair(build, pair) for pair in sorted(here, key=order)[:limit]), class_="pairs")
 
 
-def _differ(found: Survey, pair: Pair, field: str) -> bool:
-    first, second = (getattr(found.imaged[name].record, field) for name in (pair.first, pair.second))
+def _differ(build: BuildStats, pair: Pair, field: str) -> bool:
+    first, second = (getattr(build.thumbnails[name].record, field) for name in (pair.first, pair.second))
     return bool(first != second)
 
 
-def _pair(found: Survey, pair: Pair) -> Html:
+def _pair(build: BuildStats, pair: Pair) -> Html:
     remarks: list[Content] = [] if pair.similarity is None else [tag("span", f"similarity {pair.similarity:.4g}")]
-    if {pair.first, pair.second} <= found.imaged.keys():
-        told = {"fold": "in two folds", "target": "two labels", "patient": "two patients"}
-        remarks += [tag("span", text, class_="bad") for field, text in told.items() if _differ(found, pair, field)]
+    if {pair.first, pair.second} <= build.thumbnails.keys():
+        texts = {"fold": "in two folds", "target": "two labels", "patient": "two patients"}
+        remarks += [tag("span", text, class_="bad") for field, text in texts.items() if _differ(build, pair, field)]
     figures = []
     for name in (pair.first, pair.second):
-        shown = found.imaged.get(name)
+        shown = build.thumbnails.get(name)
         if shown is None:
             absent = tag("div", "not in this build", class_="absent")
             figures.append(tag("figure", absent, tag("figcaption", tag("b", name))))
@@ -245,25 +245,32 @@ def _pair(found: Survey, pair: Pair) -> Html:
 
 
 def make_page(
-    folder: AnyPath, pairs: Sequence[Pair] | None = None, samples: int = 24, limit: int = 40, seed: int = 0
+    folder: AnyPath, listed: Sequence[Pair] | None = None, samples: int = 24, limit: int = 40, seed: int = 0
 ) -> str:
-    """The page of a build, as HTML.
+    """HTML page of a build.
 
-    pairs: duplicates, None if no list was given; limit: how many of them to show. samples: images of each class.
-    Raises ShowError or shards.ShardError with a message for the user.
+    Args:
+      folder: folder of the build.
+      listed: duplicates; None if no list was given.
+      samples: number of images of each class to show.
+      limit: number of pairs to show.
+      seed: seed of the sample.
+
+    Raises:
+      StatsError, ShardError: the build cannot be read.
     """
     manifest = Manifest.read(folder)
-    names = itertools.chain.from_iterable((pair.first, pair.second) for pair in pairs or ())
-    found = stats.read(folder, manifest, samples, seed, names)
-    sections = {"What it holds": _holds(found), "How often melanoma": _melanomas(found, manifest)}
-    sections["Files"] = tag("div", _files(found, manifest), class_="cards")
-    sections["Images"] = join(contact_sheets(found))
+    names = itertools.chain.from_iterable((pair.first, pair.second) for pair in listed or ())
+    build = stats.read(folder, manifest, samples, seed, names)
+    sections = {"What it holds": _holds(build), "How often melanoma": _melanomas(build, manifest)}
+    sections["Files"] = tag("div", _files(build, manifest), class_="cards")
+    sections["Images"] = join(contact_sheets(build))
     sections["Quarantine"] = join(quarantine(manifest))
     none = tag("p", "No list of pairs was given; --duplicates pairs.csv shows them side by side.")
-    sections["Duplicates"] = none if pairs is None else join(duplicates(found, pairs, limit))
+    sections["Duplicates"] = none if listed is None else join(duplicates(build, listed, limit))
     title = f"TFRecord build “{os.path.basename(os.path.abspath(folder))}”"
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
-    body = [tag("h1", title), tag("nav", links, aria_label="Sections"), _warning(manifest), tiles(found, manifest)]
+    body = [tag("h1", title), tag("nav", links, aria_label="Sections"), _warning(manifest), tiles(build, manifest)]
     for name, content in sections.items():
         body += [tag("h2", name, id=_anchor(name)), content]
     return page.document(title, body)
@@ -278,22 +285,22 @@ def _warning(manifest: Manifest) -> Html | None:
     return None if manifest.complete else tag("p", text, class_="warning")
 
 
-def _holds(found: Survey) -> Html:
+def _holds(build: BuildStats) -> Html:
     cards = [
-        folds(found),
-        counts_card(found, "Sex", stats.words(found.by_sex, schema.SEX)),
-        counts_card(found, "Site", stats.words(found.by_site, schema.SITE)),
-        counts_card(found, "Diagnosis", stats.words(found.by_diagnosis, schema.DIAGNOSIS)),
-        patients(found),
-        ages(found),
+        folds(build),
+        counts_card(build, "Sex", stats.by_word(build.by_sex, schema.SEX)),
+        counts_card(build, "Site", stats.by_word(build.by_site, schema.SITE)),
+        counts_card(build, "Diagnosis", stats.by_word(build.by_diagnosis, schema.DIAGNOSIS)),
+        patients(build),
+        ages(build),
     ]
-    if len(found.by_source) > 1:
-        cards.append(counts_card(found, "Data set", found.by_source))
-    return join([page.legend(found.classes), tag("div", cards, class_="cards")])
+    if len(build.by_source) > 1:
+        cards.append(counts_card(build, "Data set", build.by_source))
+    return join([page.legend(build.classes), tag("div", cards, class_="cards")])
 
 
-def _melanomas(found: Survey, manifest: Manifest) -> Html:
-    total = found.total
+def _melanomas(build: BuildStats, manifest: Manifest) -> Html:
+    total = build.total
     labelled = total.get(1, 0) + total.get(0, 0)
     if not labelled:
         test = "A test set: no record has a target or a diagnosis"
@@ -302,12 +309,12 @@ def _melanomas(found: Survey, manifest: Manifest) -> Html:
         )
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
-        rates_card(found, "By sex", stats.words(found.by_sex, schema.SEX)),
-        rates_card(found, "By site", stats.words(found.by_site, schema.SITE)),
-        rates_card(found, "By age", stats.age_bands(found.by_age)),
+        rates_card(build, "By sex", stats.by_word(build.by_sex, schema.SEX)),
+        rates_card(build, "By site", stats.by_word(build.by_site, schema.SITE)),
+        rates_card(build, "By age", stats.age_bands(build.by_age)),
     ]
-    if len(found.by_size) > 1:
-        cards.append(rates_card(found, "By source size", stats.sizes(found.by_size), shortcut))
+    if len(build.by_size) > 1:
+        cards.append(rates_card(build, "By source size", stats.sizes(build.by_size), shortcut))
     text = (
         "Images of melanoma as a share of the labelled ones. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
@@ -316,21 +323,21 @@ def _melanomas(found: Survey, manifest: Manifest) -> Html:
     return join([tag("p", text, class_="lead"), tag("div", cards, class_="cards")])
 
 
-def _files(found: Survey, manifest: Manifest) -> list[Html]:
+def _files(build: BuildStats, manifest: Manifest) -> list[Html]:
     before = "Pixels of the image files, as displayed, before cropping."
-    return [counts_card(found, "Source size", stats.sizes(found.by_size), before), missing(found), settings(manifest)]
+    return [counts_card(build, "Source size", stats.sizes(build.by_size), before), missing(build), settings(manifest)]
 
 
 # -------------------------------------------------------------------------------------------- command
 
 
 def define_flags() -> None:
-    """Defines the flags."""
-    flags.DEFINE_string("out", "show.html", "The page; a file that ends in .html, replaced if it is there.")
-    flags.DEFINE_string("duplicates", None, "CSV of pairs: image_name_1,image_name_2 and perhaps similarity.")
-    flags.DEFINE_integer("samples", 24, "Images on the contact sheet of each class.", 0)
-    flags.DEFINE_integer("most_pairs", 40, "Pairs of --duplicates to show, at most.", 0)
-    flags.DEFINE_integer("seed", 0, "Of the choice of the images.")
+    """Defines the flags of this command."""
+    flags.DEFINE_string("out", "show.html", "HTML file to write, or to replace.")
+    flags.DEFINE_string("duplicates", None, "CSV of pairs to show: image_name_1,image_name_2[,similarity].")
+    flags.DEFINE_integer("samples", 24, "Number of images of each class to show.", 0)
+    flags.DEFINE_integer("most_pairs", 40, "Largest number of pairs of --duplicates to show.", 0)
+    flags.DEFINE_integer("seed", 0, "Seed of the sample of images.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -340,8 +347,8 @@ def main(argv: Sequence[str]) -> None:
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
     if out.suffix != ".html":
         raise cli.UsageError(f"--out {out}; expected a name that ends in .html; see --help")
-    pairs = None if given.duplicates is None else lists.read(given.duplicates)
-    text = make_page(paths.path(argv[1]), pairs, given.samples, given.most_pairs, given.seed)
+    listed = None if given.duplicates is None else pairs.read(given.duplicates)
+    text = make_page(paths.path(argv[1]), listed, given.samples, given.most_pairs, given.seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         paths.write_whole(out, text)

@@ -20,9 +20,9 @@ from tests.support.process import run_command
 from tfrecord_tools import schema, show
 from tfrecord_tools.dedup.pairs import Pair
 from tfrecord_tools.html import page, stats
-from tfrecord_tools.records import shards as shards_module
 from tfrecord_tools.records import tfrecord
 from tfrecord_tools.records.manifest import Manifest
+from tfrecord_tools.records.shards import Quarantined
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://example.com/x.png>&'
@@ -287,7 +287,7 @@ def test_the_sample_depends_on_the_seed_and_on_nothing_else(shards, tmp_path):
 
 def test_memory_does_not_grow_with_the_images(shards, tmp_path):
     plain = next(records(shards))
-    noise = plain.image + b"\0" * 300_000  # behind the end marker, so that decoding is quick
+    noise = plain.image + b"\0" * 300_000  # after the end marker, so that decoding is quick
     peaks = []
     for count in (20, 200):
         chosen = [dataclasses.replace(plain, image=noise, image_name=f"N{i}") for i in range(count)]
@@ -321,7 +321,7 @@ def test_every_image_and_chart_has_a_text(parsed):
 
 
 def test_hostile_names_are_text(out):
-    change_manifest(out, [shards_module.Quarantined(HOSTILE, HOSTILE, HOSTILE)], settings={HOSTILE: HOSTILE})
+    change_manifest(out, [Quarantined(HOSTILE, HOSTILE, HOSTILE)], settings={HOSTILE: HOSTILE})
     parsed = Parsed(show.make_page(out, [Pair(HOSTILE, next(records(out)).image_name, 0.5)]))
     assert not [tag for tag, _ in parsed.elements if tag == "script"]
     assert all(a["src"].startswith("data:") for tag, a in parsed.elements if tag == "img")
@@ -329,7 +329,7 @@ def test_hostile_names_are_text(out):
     assert parsed.text.count(HOSTILE) >= 6  # three cells, two settings, one name of a pair
 
 
-def test_only_what_was_asked_and_what_was_recognised_is_told_of_the_settings(parsed):
+def test_only_settings_that_were_given_or_recognised_are_shown(parsed):
     rows = parsed.table("Files", "How it was made")
     assert rows["train form"] == rows["train sources"] == ["isic2020"]
     assert "None" not in [cell for cells in rows.values() for cell in cells]
@@ -340,7 +340,7 @@ def test_an_empty_quarantine_says_so(parsed):
     assert "Empty: every image that the table names is in the shards." in parsed.text
 
 
-def test_what_was_left_out_is_told_beside_an_empty_quarantine(out):
+def test_images_left_out_are_counted_beside_an_empty_quarantine(out):
     change_manifest(out)
     manifest = Manifest.read(out)
     rows = {"train": {**manifest.inputs["train"], "rows": 95}}
@@ -394,8 +394,8 @@ def test_pairs_stand_side_by_side_with_what_differs(shards):
     assert "4 pairs given: 2 with both images in this build, 1 with one, 1 with none." in parsed.text
     assert "1 lies in two folds" in parsed.text
     # The leak first although it is the most similar, the incomplete one last although it is the least.
-    told = re.findall(r"similarity [0-9.]+", parsed.text)
-    assert told == ["similarity 0.99", "similarity 0.9", "similarity 0.5"]
+    order = re.findall(r"similarity [0-9.]+", parsed.text)
+    assert order == ["similarity 0.99", "similarity 0.9", "similarity 0.5"]
     leak = parsed.text.split("similarity 0.99\n")[1].split("similarity")[0]
     assert leak.startswith(", \nin two folds\n, \ntwo labels\n")
     assert "not in this build\nELSEWHERE" in parsed.text
@@ -418,12 +418,11 @@ def test_the_command_writes_the_page(out, tmp_path):
     (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{names[0]},{names[1]}\n")
     where = tmp_path / "new" / "page.html"
     base = ("-m", "tfrecord_tools.show", str(out), f"--out={where}", f"--duplicates={tmp_path}/pairs.csv")
-    pairs = [Pair(names[0], names[1], None)]
-    for more, limit in ((), 40), (("--most_pairs=0",), 0):
-        done = run_command(*base, *more)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(f"{where}: 0.")
-        assert where.read_text(encoding="utf-8") == show.make_page(out, pairs, limit=limit)
+    done = run_command(*base, "--most_pairs=0", "--samples=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{where}: 0.")
+    expected = show.make_page(out, [Pair(names[0], names[1], None)], samples=3, limit=0)
+    assert where.read_text(encoding="utf-8") == expected
 
 
 def damage(folder):
@@ -438,10 +437,10 @@ def damage(folder):
     [
         (lambda out: (out / "manifest.json").unlink(), "manifest.json: No such file or directory; expected the folder"),
         (lambda out: sorted(out.glob("*.tfrec"))[1].unlink(), "missing; manifest.json lists it with"),
-        (damage, "record 0: the checksum of its data is wrong\nTo find all that is wrong: python -m tfrecord_tools."),
+        (damage, "record 0: the checksum of its data is wrong\nTo find every problem: python -m tfrecord_tools."),
     ],
 )
-def test_what_is_no_sound_build_is_told_in_one_message(out, tmp_path, change, message):
+def test_a_damaged_build_is_one_message(out, tmp_path, change, message):
     change(out)
     done = run_command("-m", "tfrecord_tools.show", str(out), f"--out={tmp_path}/page.html")
     assert done.returncode == 1
@@ -458,7 +457,7 @@ def test_what_is_no_sound_build_is_told_in_one_message(out, tmp_path, change, me
         (["somewhere", "--out=train.csv"], "error: --out train.csv; expected a name that ends in .html"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_message(args, message):
+def test_a_wrong_command_is_one_message(args, message):
     done = run_command("-m", "tfrecord_tools.show", *args)
     assert done.returncode == 2
     assert done.stderr.startswith(message)

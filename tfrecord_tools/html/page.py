@@ -1,8 +1,8 @@
-"""One HTML page that needs nothing but itself: elements that escape, tables with bars, histograms as inline SVG, style.
+"""Building blocks of a self-contained HTML page: escaped elements, tables with bars, histograms as inline SVG, style.
 
-Charts are tables with a drawing in one column, so that a screen reader, a narrow window and a printer get the numbers
-too; histograms have their table folded away below. No script, no network: the page's own Content-Security-Policy
-forbids both, whatever a file name may try.
+Charts are tables with a drawing in one column, so that screen readers, narrow windows and printers get the numbers too;
+histograms have a folded table below. The page's Content-Security-Policy forbids scripts and network access, whatever a
+file name contains.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from tfrecord_tools.metadata.vocabulary import CLASSES
 
-_EMPTY = frozenset({"meta", "img"})  # elements that have no end tag; SVG's have one
+_EMPTY = frozenset({"meta", "img"})  # elements without an end tag; all SVG elements have one
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Html(str):
-    """Text that is HTML already; any other text is escaped."""
+    """Text that is already HTML; any other text is escaped."""
 
     __slots__ = ()
 
@@ -30,9 +30,13 @@ Content = str | int | None | Iterable["Content"]
 
 
 def tag(name: str, /, *content: Content, **attributes: str | float | None) -> Html:
-    """An element. Strings and attributes are escaped, `Html` is not, None is left out, iterables are joined.
+    """Makes an element.
 
-    Attribute names: a trailing underscore is dropped (class_), others become hyphens (aria_label).
+    Args:
+      name: name of the tag.
+      content: strings are escaped, `Html` is not, None is skipped, iterables are joined.
+      attributes: values are escaped. In names a trailing underscore is dropped (class_), others become hyphens
+        (aria_label).
     """
     pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     opening = "".join([name, *(f' {key}="{html.escape(_number(value))}"' for key, value in pairs)])
@@ -40,7 +44,7 @@ def tag(name: str, /, *content: Content, **attributes: str | float | None) -> Ht
 
 
 def join(content: Content) -> Html:
-    """Content as HTML, escaped where it is not HTML yet."""
+    """Joins content to HTML, and escapes text that is not HTML yet."""
     if content is None:
         return Html()
     if isinstance(content, str | int):
@@ -53,7 +57,7 @@ def _number(value: str | float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share for people: two digits that count, so that 0.18% is not 0%; "–" of nothing."""
+    """Percentage with two significant digits, so that 0.18% is not 0%; "–" if `whole` is 0."""
     if not whole:
         return "–"
     value = 100 * part / whole
@@ -64,7 +68,7 @@ def percent(part: float, whole: float) -> str:
 
 
 class Bar(NamedTuple):
-    """A row of `bars`. counts: images by target."""
+    """A row of `bars`; counts: images by target."""
 
     label: str
     counts: dict[int, int]
@@ -76,7 +80,13 @@ class Bar(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A row of `rates`: so many melanomas of the labelled images, with the ends of the interval, 0..1."""
+    """A row of `rates`.
+
+    Attributes:
+      images: number of labelled images.
+      low: lower end of the interval, 0..1.
+      high: upper end of the interval, 0..1.
+    """
 
     label: str
     melanomas: int
@@ -86,14 +96,14 @@ class Rate(NamedTuple):
 
 
 def table(header: Sequence[Content], rows: Iterable[Sequence[Content]], class_: str | None = None) -> Html:
-    """A table; the first cell of a row is its heading."""
+    """Makes a table; the first cell of a row is its heading."""
     head = tag("tr", (tag("th", cell, scope="col") if cell else tag("td") for cell in header))
     body = (tag("tr", tag("th", first, scope="row"), (tag("td", cell) for cell in rest)) for first, *rest in rows)
     return tag("div", tag("table", tag("thead", head), tag("tbody", body), class_=class_), class_="scroll")
 
 
 def bars(what: str, rows: Sequence[Bar], classes: Sequence[int], unit: str = "images") -> Html:
-    """Images by class as stacked bars, melanoma first so that they share a baseline; counts beside them."""
+    """Table of images by class as stacked bars with counts; melanoma first, so that it has a common baseline."""
     longest = max((row.total for row in rows), default=0) or 1
     several = len(classes) > 1 and 1 in classes
     cells = []
@@ -101,14 +111,14 @@ def bars(what: str, rows: Sequence[Bar], classes: Sequence[int], unit: str = "im
         drawing, at = [], 0.0
         for target in classes:
             count = row.counts.get(target, 0)
-            drawing.append(_strip(at, 100 * count / longest, CLASSES[target], f"{count:,} {CLASSES[target]}"))
+            drawing.append(_segment(at, 100 * count / longest, CLASSES[target], f"{count:,} {CLASSES[target]}"))
             at += 100 * count / longest
         counted = [f"{row.total:,}", *([f"{row.counts.get(1, 0):,}"] if several else [])]
         cells.append([row.label, _cell(drawing), *counted])
     return table([what, "", unit, *(["melanoma"] if several else [])], cells, class_="chart")
 
 
-def _strip(at: float, width: float, class_: str, title: str) -> Html | None:
+def _segment(at: float, width: float, class_: str, title: str) -> Html | None:
     if not width:
         return None
     return tag("rect", tag("title", title), x=f"{at:.4g}%", width=f"{width:.4g}%", height="100%", class_=class_)
@@ -119,8 +129,8 @@ def _cell(drawing: Content) -> Html:
 
 
 def rates(what: str, rows: Sequence[Rate], overall: float) -> Html:
-    """Shares of melanoma as dots with their intervals; a dashed line at the overall share, 0..1."""
-    # Rows of a handful of images have intervals of nearly 0 to 1, which would squeeze all others together.
+    """Table of shares of melanoma as dots with intervals, and a dashed line at the overall share, 0..1."""
+    # Rows of a handful of images have intervals of nearly 0 to 1, which would compress all others.
     ends = [row.high for row in rows if row.images >= 30] + [row.melanomas / row.images for row in rows if row.images]
     top = _round_up(max([overall, *ends], default=1.0) or 1.0, limit=1.0)
     cells = []
@@ -144,7 +154,7 @@ def _line(at: float, class_: str) -> Html:
 
 
 def _round_up(value: float, limit: float = math.inf) -> float:
-    """The next of 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten."""
+    """Rounds up to 1, 1.5, 2, 2.5, 3, 4, 5, 6 or 8 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     steps = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
     return min(next(step * power for step in steps if step * power >= value * (1 - 1e-9)), limit)
@@ -154,8 +164,16 @@ def _round_up(value: float, limit: float = math.inf) -> float:
 
 
 def histogram(title: str, edges: Sequence[int], counts: Sequence[int], class_: str, unit: str) -> Html:
-    """Counts between edges, edges[i] <= value < edges[i + 1], whole numbers of `unit`; the table is folded below."""
-    width, height, left, bottom, above = 360, 130, 38, 20, 8  # about the pixels of a card, so text keeps its size
+    """Histogram with a folded table of its numbers.
+
+    Args:
+      title: caption.
+      edges: bins are edges[i] <= value < edges[i + 1], whole numbers of `unit`.
+      counts: one for each bin.
+      class_: CSS class of the bars.
+      unit: unit of the edges.
+    """
+    width, height, left, bottom, above = 360, 130, 38, 20, 8  # about the pixels of a card, so that text keeps its size
     top = _round_up(max(counts, default=0) or 1)
     step, floor = (width - left) / max(len(counts), 1), height - bottom
     drawing = []
@@ -186,29 +204,29 @@ def _short(value: float) -> str:
 
 
 def card(title: str, *content: Content, class_: str = "card") -> Html:
-    """A box with a heading."""
+    """Box with a heading."""
     return tag("section", tag("h3", title), content, class_=class_)
 
 
 def note(*content: Content) -> Html:
-    """A line of explanation."""
+    """Line of explanation."""
     return tag("p", content, class_="note")
 
 
 def legend(classes: Sequence[int]) -> Html:
-    """What the colours mean."""
+    """Legend of the colours of the classes."""
     swatches = (tag("span", CLASSES[target], class_=f"key {CLASSES[target]}") for target in classes)
     return tag("p", swatches, class_="legend")
 
 
 def image(jpeg: bytes, side: int, description: str) -> Html:
-    """A JPEG inside the page. side: its pixels, so that the page does not jump while it loads."""
+    """Inlines a square JPEG; side: its pixels, so that the layout does not move while the page loads."""
     source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     return tag("img", src=source, width=side, height=side, alt=description)
 
 
 def document(title: str, body: Content) -> Html:
-    """The whole page."""
+    """Makes the document."""
     head = (
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
@@ -221,7 +239,7 @@ def document(title: str, body: Content) -> Html:
     return Html(f"<!doctype html>\n{page}\n")
 
 
-# Orange and blue are told apart with any colour vision, and every figure stands in text beside its colour.
+# Orange and blue differ for any colour vision, and every number is in text beside its colour.
 _STYLE = """
 :root{--page:#fff;--card:#f6f7f9;--ink:#1c2127;--soft:#56606c;--line:#d8dde4;--melanoma:#c4511f;--other:#3f7fae;
 --unlabelled:#7d8794;--bad:#a5261b;--badpage:#fdecea}

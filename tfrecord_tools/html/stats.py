@@ -1,4 +1,4 @@
-"""What a build holds, counted in one pass: classes by fold, sex, site, age and size, and a few images."""
+"""Statistics of a build from one pass over its records, and thumbnails of a sample of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 MISSING_WORD = "(missing)"
-THUMBNAIL = 160  # pixels; twice what a phone shows, and some 5 kB each in the page
+THUMBNAIL = 160  # pixels; sharp at the 80 of a phone, about 5 kB each in the page
 _THUMBNAIL_QUALITY = 80
 _SIZES_SHOWN = 12  # groups of source sizes; ISIC 2020 has 89, of which 12 hold 97% of the images
 AGE_STEP = 5  # years; ISIC's age_approx comes in steps of 5
@@ -34,82 +34,103 @@ _PER_PATIENT = (1, 2, 3, 6, 11, 21, 51, 101)  # lower ends of the groups of imag
 COLUMNS = ("patient", "lesion", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
 
 
-class SurveyError(RuntimeError):
-    """A build cannot be read; the message says why and what to do."""
+class StatsError(RuntimeError):
+    """A build that cannot be read; the message says why and what to do."""
 
 
-class Shown(NamedTuple):
-    """What the page shows of one image: its record without the image, a thumbnail instead."""
+class Thumbnail(NamedTuple):
+    """An image of the page.
+
+    Attributes:
+      record: its record, with an empty `image`.
+      jpeg: a small JPEG of it.
+    """
 
     record: schema.Record
-    thumbnail: bytes
+    jpeg: bytes
 
 
-Place = tuple[str, int]  # (split, fold); test has fold -1
-Split = dict[int, int]  # images by target
-Chosen = list[tuple[int, str, schema.Record]]  # a heap: minus the hash, the name, the record
+FoldKey = tuple[str, int]  # (split, fold); test has fold -1
+ClassCounts = dict[int, int]  # images by target
+_Heap = list[tuple[int, str, schema.Record]]  # (minus the hash, name, record)
 
 
-def _groups() -> defaultdict[Any, Split]:
+def _groups() -> defaultdict[Any, ClassCounts]:
     return defaultdict(lambda: defaultdict(int))
 
 
 @dataclasses.dataclass
-class Survey:
-    """What one pass over the records counts and keeps. It grows with patients and pairs, not with images.
+class BuildStats:
+    """Counts and thumbnails of a build; grows with patients and pairs, not with images.
 
-    by_...: images by target of each value, codes as in the records. per_patient: images by target of each patient.
-    patients_in: patients of each place. sheets: a sample of each class, by target. imaged: by name.
+    Attributes:
+      by_fold: class counts of each fold; likewise the other `by_...`, with codes as in the records.
+      per_patient: class counts of each patient.
+      patients_in: patients of each fold.
+      lesions: all lesions.
+      missing: number of empty cells of each column.
+      samples: thumbnails of a sample of each class, by target.
+      thumbnails: thumbnails of the images asked for, by name.
     """
 
-    by_place: dict[Place, Split] = dataclasses.field(default_factory=_groups)
-    by_sex: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_site: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_diagnosis: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_age: dict[int, Split] = dataclasses.field(default_factory=_groups)
-    by_size: dict[tuple[int, int], Split] = dataclasses.field(default_factory=_groups)
-    by_source: dict[str, Split] = dataclasses.field(default_factory=_groups)
-    per_patient: dict[str, Split] = dataclasses.field(default_factory=_groups)
-    patients_in: dict[Place, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
+    by_fold: dict[FoldKey, ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_sex: dict[int, ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_site: dict[int, ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_diagnosis: dict[int, ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_age: dict[int, ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_size: dict[tuple[int, int], ClassCounts] = dataclasses.field(default_factory=_groups)
+    by_source: dict[str, ClassCounts] = dataclasses.field(default_factory=_groups)
+    per_patient: dict[str, ClassCounts] = dataclasses.field(default_factory=_groups)
+    patients_in: dict[FoldKey, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
     lesions: set[str] = dataclasses.field(default_factory=set)
     missing: Counter[str] = dataclasses.field(default_factory=Counter)
-    sheets: dict[int, list[Shown]] = dataclasses.field(default_factory=dict)
-    imaged: dict[str, Shown] = dataclasses.field(default_factory=dict)
+    samples: dict[int, list[Thumbnail]] = dataclasses.field(default_factory=dict)
+    thumbnails: dict[str, Thumbnail] = dataclasses.field(default_factory=dict)
 
     @property
-    def total(self) -> Split:
+    def total(self) -> ClassCounts:
         """Images by target."""
-        return _add(self.by_place.values())
+        return _add(self.by_fold.values())
 
     @property
     def classes(self) -> list[int]:
-        """The targets that occur, melanoma first."""
+        """Targets that occur, melanoma first."""
         return [target for target in CLASSES if self.total.get(target)]
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read(folder: AnyPath, manifest: Manifest, sample: int, seed: int, names: Iterable[str]) -> Survey:
+def read(folder: AnyPath, manifest: Manifest, sample: int, seed: int, names: Iterable[str]) -> BuildStats:
     """Reads every record of a build once.
 
-    sample: images of each class for the contact sheets, chosen by a hash of seed and name, so not by their order.
-    names: of the images to keep a thumbnail of. Raises SurveyError naming the shard that cannot be read.
+    Args:
+      folder: folder of the build.
+      manifest: its manifest.
+      sample: number of images of each class to sample. They are chosen by a hash of seed and name, so independently of
+        their order.
+      seed: seed of the sample.
+      names: names of further images to keep a thumbnail of.
+
+    Raises:
+      StatsError: a shard cannot be read.
     """
-    found, wanted = Survey(), frozenset(names)
-    chosen: dict[int, Chosen] = defaultdict(list)
+    build, wanted = BuildStats(), frozenset(names)
+    heaps: dict[int, _Heap] = defaultdict(list)
     progress, done = workers.Progress(sum(entry.records for entry in manifest.shards)), 0
     for entry in manifest.shards:
         for record in _records(folder, entry):
-            _count(found, record, entry.split)
+            _count(build, record, entry.split)
             if record.image_name in wanted:
-                found.imaged[record.image_name] = _shown(record)
-            _offer(chosen[record.target], sample, seed, record)
+                build.thumbnails[record.image_name] = _thumbnail(record)
+            _offer(heaps[record.target], sample, seed, record)
             done += 1
             progress.show(done)
     progress.end(done)
-    found.sheets = {target: [_shown(item[2]) for item in sorted(heap, reverse=True)] for target, heap in chosen.items()}
-    return found
+    build.samples = {
+        target: [_thumbnail(item[2]) for item in sorted(heap, reverse=True)] for target, heap in heaps.items()
+    }
+    return build
 
 
 def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Record]:
@@ -118,34 +139,34 @@ def _records(folder: AnyPath, entry: shards.ShardResult) -> Iterator[schema.Reco
         yield from map(schema.decode, tfrecord.read_records(path))
     except FileNotFoundError:
         held = counted(entry.records, "record")
-        raise SurveyError(f"{path}: missing; {MANIFEST} lists it with {held}") from None
+        raise StatsError(f"{path}: missing; {MANIFEST} lists it with {held}") from None
     except OSError as error:
-        raise SurveyError(f"{path}: cannot be read: {error.strerror}") from error
+        raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
     except (tfrecord.CorruptRecordError, schema.SchemaError) as error:
-        told = str(error) if isinstance(error, tfrecord.CorruptRecordError) else f"{path}: {error}"
-        raise SurveyError(f"{told}\nTo find all that is wrong: python -m tfrecord_tools.verify {folder}") from error
+        message = str(error) if isinstance(error, tfrecord.CorruptRecordError) else f"{path}: {error}"
+        raise StatsError(f"{message}\nTo find every problem: python -m tfrecord_tools.verify {folder}") from error
 
 
-def _count(found: Survey, record: schema.Record, split: str) -> None:
-    place, target = (split, record.fold), record.target
-    found.by_place[place][target] += 1
-    found.by_sex[record.sex][target] += 1
-    found.by_site[record.anatom_site_general_challenge][target] += 1
-    found.by_diagnosis[record.diagnosis][target] += 1
-    found.by_age[record.age_approx][target] += 1
-    found.by_size[record.width, record.height][target] += 1
-    found.by_source[record.source][target] += 1
+def _count(build: BuildStats, record: schema.Record, split: str) -> None:
+    fold, target = (split, record.fold), record.target
+    build.by_fold[fold][target] += 1
+    build.by_sex[record.sex][target] += 1
+    build.by_site[record.anatom_site_general_challenge][target] += 1
+    build.by_diagnosis[record.diagnosis][target] += 1
+    build.by_age[record.age_approx][target] += 1
+    build.by_size[record.width, record.height][target] += 1
+    build.by_source[record.source][target] += 1
     for column in COLUMNS:
-        found.missing[column] += getattr(record, column) in ("", schema.MISSING)
+        build.missing[column] += getattr(record, column) in ("", schema.MISSING)
     if record.patient:
-        found.per_patient[record.patient][target] += 1
-        found.patients_in[place].add(record.patient)
+        build.per_patient[record.patient][target] += 1
+        build.patients_in[fold].add(record.patient)
     if record.lesion:
-        found.lesions.add(record.lesion)
+        build.lesions.add(record.lesion)
 
 
-def _offer(heap: Chosen, size: int, seed: int, record: schema.Record) -> None:
-    """Keeps the records with the `size` smallest hashes."""
+def _offer(heap: _Heap, size: int, seed: int, record: schema.Record) -> None:
+    """Adds a record to a heap that keeps the `size` smallest hashes."""
     digest = hashlib.sha256(f"{seed}:{record.image_name}".encode()).digest()
     item = (-int.from_bytes(digest[:8], "big"), record.image_name, record)
     if len(heap) < size:
@@ -154,20 +175,20 @@ def _offer(heap: Chosen, size: int, seed: int, record: schema.Record) -> None:
         heapq.heapreplace(heap, item)
 
 
-def _shown(record: schema.Record) -> Shown:
+def _thumbnail(record: schema.Record) -> Thumbnail:
     try:
         image = convert.decode(record.image).convert("RGB")
     except convert.ImageRejectedError as error:
-        raise SurveyError(f"image {record.image_name}: {error}; see python -m tfrecord_tools.verify") from error
+        raise StatsError(f"image {record.image_name}: {error}; see python -m tfrecord_tools.verify") from error
     side = min(THUMBNAIL, *image.size)
     out = io.BytesIO()
     small = image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.save(out, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-    return Shown(dataclasses.replace(record, image=b""), out.getvalue())
+    return Thumbnail(dataclasses.replace(record, image=b""), out.getvalue())
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209); (0, 1) of no trials."""
+    """95% interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209); (0, 1) without trials."""
     if not trials:
         return 0.0, 1.0
     z, share = statistics.NormalDist().inv_cdf(0.975), successes / trials
@@ -176,7 +197,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _add(counts: Iterable[Split]) -> Split:
+def _add(counts: Iterable[ClassCounts]) -> ClassCounts:
     total: Counter[int] = Counter()
     for each in counts:
         total.update(each)
@@ -186,38 +207,38 @@ def _add(counts: Iterable[Split]) -> Split:
 # ---------------------------------------------------------------------------------------------- groups
 
 
-def words(found: Mapping[int, Split], vocabulary: Sequence[str]) -> dict[str, Split]:
-    """The words that occur, the commonest first, what is missing last."""
-    codes = sorted(found.keys() - {schema.MISSING}, key=lambda code: (-sum(found[code].values()), code))
-    named = {vocabulary[code]: found[code] for code in codes}
-    return named | ({MISSING_WORD: found[schema.MISSING]} if schema.MISSING in found else {})
+def by_word(groups: Mapping[int, ClassCounts], vocabulary: Sequence[str]) -> dict[str, ClassCounts]:
+    """Groups of codes under their words, the most common first, missing values last."""
+    codes = sorted(groups.keys() - {schema.MISSING}, key=lambda code: (-sum(groups[code].values()), code))
+    named = {vocabulary[code]: groups[code] for code in codes}
+    return named | ({MISSING_WORD: groups[schema.MISSING]} if schema.MISSING in groups else {})
 
 
-def age_bands(found: Mapping[int, Split]) -> dict[str, Split]:
-    """Bands of ten years, what is missing last."""
+def age_bands(groups: Mapping[int, ClassCounts]) -> dict[str, ClassCounts]:
+    """Groups of ages in bands of ten years, missing ages last."""
     named = {}
-    for low in sorted({age - age % _AGE_BAND for age in found if age != schema.MISSING}):
-        named[f"{low}–{low + _AGE_BAND - 1}"] = _add(found.get(age, {}) for age in range(low, low + _AGE_BAND))
-    return named | ({MISSING_WORD: found[schema.MISSING]} if schema.MISSING in found else {})
+    for low in sorted({age - age % _AGE_BAND for age in groups if age != schema.MISSING}):
+        named[f"{low}–{low + _AGE_BAND - 1}"] = _add(groups.get(age, {}) for age in range(low, low + _AGE_BAND))
+    return named | ({MISSING_WORD: groups[schema.MISSING]} if schema.MISSING in groups else {})
 
 
-def sizes(found: Mapping[tuple[int, int], Split]) -> dict[str, Split]:
-    """The commonest sizes, the others together."""
-    ordered = sorted(found.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+def sizes(groups: Mapping[tuple[int, int], ClassCounts]) -> dict[str, ClassCounts]:
+    """Groups of the most common source sizes, all others in one."""
+    ordered = sorted(groups.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     named = {f"{width} × {height}": counts for (width, height), counts in ordered[:_SIZES_SHOWN]}
     others = ordered[_SIZES_SHOWN:]
     return named | ({f"{len(others)} other sizes": _add(counts for _, counts in others)} if others else {})
 
 
-def images_per_patient(found: Mapping[str, Split]) -> dict[str, Split]:
-    """Patients by how many images they have; melanoma means at least one such image."""
+def images_per_patient(groups: Mapping[str, ClassCounts]) -> dict[str, ClassCounts]:
+    """Patients by their number of images; a patient with one image of melanoma counts as melanoma."""
     named = {}
     for low, high in itertools.pairwise([*_PER_PATIENT, math.inf]):
         label = str(low) if high - low == 1 else f"{low}–{high - 1}" if high < math.inf else f"over {low - 1}"
-        # CLASSES stands in the order that decides: one melanoma makes the patient so.
+        # The first of CLASSES decides: one melanoma makes the patient so.
         verdicts = (
             next(target for target in CLASSES if counts.get(target))
-            for counts in found.values()
+            for counts in groups.values()
             if low <= sum(counts.values()) < high
         )
         named[label] = dict(Counter(verdicts))
@@ -226,12 +247,12 @@ def images_per_patient(found: Mapping[str, Split]) -> dict[str, Split]:
     return named
 
 
-def medians(found: Mapping[int, Split]) -> dict[int, int]:
-    """Lower median of each class, of a value's images by target."""
+def medians(groups: Mapping[int, ClassCounts]) -> dict[int, int]:
+    """Lower median of each class, of values with their class counts."""
     return {
         target: statistics.median_low(
-            Counter({value: split.get(target, 0) for value, split in found.items()}).elements()
+            Counter({value: split.get(target, 0) for value, split in groups.items()}).elements()
         )
         for target in CLASSES
-        if any(split.get(target) for split in found.values())
+        if any(split.get(target) for split in groups.values())
     }
