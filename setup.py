@@ -18,18 +18,16 @@ setup(
     packages=[*find_packages(include=["tfrecord_tools*", "melanoma_tf*"]), "melanoma_tf.configs"],
     # configs/ lies at the top of the repository, where people look for it, and inside the package once installed.
     package_dir={"melanoma_tf.configs": "configs"},
-    # The converter's quick parts. Where no C compiler is, libjpeg-turbo and NumPy give the same bits more slowly.
+    # The converter's resampler. Without a C compiler NumPy computes the same bits more slowly.
     ext_modules=[
         Extension(
-            f"tfrecord_tools.imaging.{name}",
-            [f"tfrecord_tools/imaging/{name}.c"],
-            depends=[str(header) for header in sorted(Path("tfrecord_tools/imaging").glob("_*.h"))],
+            "tfrecord_tools.imaging._resample",
+            ["tfrecord_tools/imaging/_resample.c"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_jpeg", "_resample")
     ],
     install_requires=[
         f"tensorflow{TENSORFLOW}",
