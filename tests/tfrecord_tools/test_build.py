@@ -243,7 +243,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
     assert "error: 3 images could not be used, see" in done.stderr
     assert quarantined(tmp_path / "out") == {
         missing.stem: "file is missing",
-        cut.stem: "truncated: no end-of-image marker behind the last scan",
+        cut.stem: "truncated: no end-of-image marker after the last scan",
         page.stem: "not a JPEG: it begins with b'<html>'",
     }
     manifest = Manifest.read(tmp_path / "out")

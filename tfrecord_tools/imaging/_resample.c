@@ -1,7 +1,7 @@
-/* The two passes of tfrecord_tools/imaging/resample.py in C: the same bits as its NumPy, in a third of the time.
+/* The two passes of tfrecord_tools/imaging/resample.py: bit-identical to its NumPy code in a third of the time.
 
-   Everything is a loop over a fixed number of floats, which compilers turn into vector instructions. All sums are of
-   whole numbers (over a power of two) below 2**24, exact in float32, so neither their order nor fused operations matter. */
+   Every inner loop has a fixed number of floats, so that compilers vectorize it. All sums are of integers (divided by a
+   power of two) below 2**24, exact in float32: neither their order nor fused operations matter. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -9,29 +9,42 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "_processor.h"
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define INLINE static inline
+#define PREFETCH(address) ((void)(address))
+#endif
+
+/* Clones for AVX-512, AVX2 and other processors, selected when the module is loaded. */
+#if defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
 
 #if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__)
 #error "nearest() needs float arithmetic that rounds to float32; without this module NumPy does the work"
 #endif
 
 enum {
-    ROWS = 16,         /* output rows made together */
-    STRIP = 64,        /* values of a row that are summed in registers */
-    AHEAD = 3 * STRIP, /* values of a row that are fetched before they are needed */
+    ROWS = 16,         /* output rows computed together */
+    STRIP = 64,        /* values of a row summed in registers */
+    AHEAD = 3 * STRIP, /* prefetch distance in values */
 };
 
-/* The weights of each of `outputs` positions for `taps` input positions from first[output] on. */
+/* Weights of each output for `taps` inputs from first[output] on. */
 typedef struct {
     const int32_t *first;
     const float *weights;
     Py_ssize_t outputs, taps;
 } Band;
 
-/* To the nearest whole number, half to even, of |value| < 2**22: from 2**23 on floats have no fraction. */
+/* Rounds |value| < 2**22 half to even: floats from 2**23 on have no fraction. */
 INLINE float nearest(float value) { return (value + 12582912.0f) - 12582912.0f; }
 
-/* out[i] = nearest(sum over k < taps of weights[k] * in[k * count + i]); count: at most STRIP, known when compiled. */
+/* out[i] = nearest(sum over k < taps of weights[k] * in[k * count + i]); count: at most STRIP, a constant. */
 INLINE void weigh(const float *restrict in, const float *restrict weights, Py_ssize_t taps, int count,
                   float *restrict out) {
     float sums[STRIP] = {0};
@@ -53,9 +66,9 @@ INLINE void along_rows(const float *restrict turned, Band band, int count, uint8
     }
 }
 
-/* Down the columns of `values` bytes, ROWS output rows at a time, and then along those rows.
-   widened: room for the input rows that ROWS output rows come from, turned: for ROWS rows of all values, lying down,
-   finished: for ROWS rows of the result, lying down. */
+/* Resamples down the columns of `values` bytes, ROWS output rows at a time, and then along those rows.
+   Buffers: widened, the input rows of ROWS output rows; turned, ROWS transposed rows after the first pass; finished,
+   ROWS transposed rows of the result. */
 FOR_EACH_PROCESSOR
 static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize_t values, int channels, Band rows,
                      Band columns, float *restrict widened, float *restrict turned, uint8_t *restrict finished,
@@ -71,7 +84,7 @@ static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize
             const uint8_t *row = pixels + first[0] * stride + x;
             for (Py_ssize_t k = 0; k < taken; k++, row += stride)
                 if (wide == STRIP) {
-                    SOON(row + AHEAD); /* no processor foresees steps from row to row */
+                    PREFETCH(row + AHEAD); /* hardware prefetchers do not follow steps from row to row */
                     for (int i = 0; i < STRIP; i++) widened[k * STRIP + i] = row[i];
                 } else
                     for (int i = 0; i < wide; i++) widened[k * STRIP + i] = row[i];
@@ -91,7 +104,7 @@ static void resample(const uint8_t *restrict pixels, Py_ssize_t stride, Py_ssize
     }
 }
 
-/* Fills a Band from i32[outputs] and f32[outputs, taps]; 0 and an exception if they leave `length` positions. */
+/* Fills a Band from i32[outputs] and f32[outputs, taps]; returns 0 with an exception set if they leave the input. */
 static int read_band(const Py_buffer *first, const Py_buffer *weights, Py_ssize_t length, Band *band) {
     band->first = first->buf;
     band->weights = weights->buf;
@@ -100,7 +113,7 @@ static int read_band(const Py_buffer *first, const Py_buffer *weights, Py_ssize_
     int sound = band->taps > 0;
     for (Py_ssize_t i = 0; sound && i < band->outputs; i++)
         sound = band->first[i] >= (i ? band->first[i - 1] : 0) && band->first[i] + band->taps <= length;
-    if (!sound) PyErr_SetString(PyExc_ValueError, "the weights are for pixels outside the image");
+    if (!sound) PyErr_SetString(PyExc_ValueError, "weights address pixels outside the image");
     return sound;
 }
 
@@ -118,11 +131,11 @@ static PyObject *resample_into(PyObject *module, PyObject *arguments) {
     if (!read_band(&rows_first, &rows_weights, height, &rows) ||
         !read_band(&columns_first, &columns_weights, width, &columns))
         goto done;
-    /* Divided, because products may be too large. Neither length is zero: each has a weight. */
+    /* Divided, because products may overflow. Neither length is zero: each has a weight. */
     if ((channels != 1 && channels != 3 && channels != 4) || pixels.len % channels || pixels.len / channels % width ||
         pixels.len / channels / width != height ||
         out.len != rows.outputs * columns.outputs * channels) {
-        PyErr_SetString(PyExc_ValueError, "pixels and result must be bytes of [rows, columns, 1, 3 or 4 channels]");
+        PyErr_SetString(PyExc_ValueError, "expected pixels and result as bytes of [rows, columns, 1, 3 or 4 channels]");
         goto done;
     }
     Py_ssize_t most = 0;
@@ -133,7 +146,7 @@ static PyObject *resample_into(PyObject *module, PyObject *arguments) {
     }
     Py_ssize_t left = columns.first[0], right = columns.first[columns.outputs - 1] + columns.taps;
     Py_ssize_t values = (right - left) * channels;
-    /* Zeroed: the last strip of a row is calculated whole, but not read beyond `values`. */
+    /* Zeroed: the last strip of a row is summed in full, although only `values` are used. */
     widened = calloc((size_t)(most * STRIP), sizeof(float));
     turned = malloc((size_t)(values * ROWS) * sizeof(float));
     finished = malloc((size_t)(columns.outputs * channels * ROWS));

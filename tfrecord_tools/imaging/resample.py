@@ -1,9 +1,9 @@
-"""Antialiased Lanczos resampling of bytes, the same bits on every machine.
+"""Antialiased Lanczos resampling of bytes, bit-identical on every machine.
 
-Two passes, down the columns and then along the rows. Pixels and weights are whole numbers small enough that every sum
-stays below 2**24, where float32 is exact: so neither the order of the sums, nor fused multiply-adds, nor the number of
-threads can change a bit, and the work is done by the fastest kernels a machine has: `_resample.c` where a C compiler
-was there at installation, and a few dozen matrix products of the BLAS that NumPy brings elsewhere.
+Two passes, down the columns and then along the rows. Pixels and weights are integers small enough that every sum stays
+below 2**24, where float32 is exact: neither the order of the sums, nor fused multiply-adds, nor the number of threads
+changes a bit. The sums are computed by `_resample.c` if it was compiled at installation, otherwise by NumPy as a few
+dozen matrix products.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ import numpy.typing as npt
 
 try:
     from tfrecord_tools.imaging import _resample
-except ImportError:  # not compiled, for want of a C compiler at installation, or not for this machine
+except ImportError:  # no C compiler at installation
     _resample = None  # type: ignore[assignment]
 
-Pixels = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
-Bounds = tuple[int, int, int, int]  # the same, whole pixels; right and bottom exclusive
 
 LOBES = 3  # Lanczos3, as Pillow's LANCZOS
 # Bits of the weights of the first pass, of the fraction kept between the passes, and of the second pass's weights.
 # The absolute weights of an output pixel sum to less than 2 (1.6 at the edge of an enlarged image, 1.3 elsewhere),
 # so the sums stay below 255 * 2 * 2**15 and 255 * 2**2 * 2**(3 + 11), both below 2**24.
 _FIRST, _BETWEEN, _SECOND = 15, 3, 11
-_BLOCK = 8  # output rows or columns per product: less costs more calls, more costs more products with zero
+_BLOCK = 8  # output positions per matrix product: fewer make more calls, more multiply more zeros
 
 
 class _Band(NamedTuple):
-    """Output position i is the sum over k of weights[i, k] times input position first[i] + k.
+    """Sparse weights: output i is the sum over k of weights[i, k] * input[first[i] + k].
 
-    first: i32[outputs]. weights: f32[outputs, taps], whole numbers over a power of two.
+    Attributes:
+        first: i32[outputs].
+        weights: f32[outputs, taps], integers divided by a power of two.
     """
 
     first: npt.NDArray[np.int32]
@@ -42,7 +43,7 @@ class _Band(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Output positions first..last (exclusive) come from input positions start..stop: weights f32[inputs, outputs]."""
+    """Dense weights f32[stop - start, last - first]: inputs start..stop to outputs first..last, ends exclusive."""
 
     first: int
     last: int
@@ -51,13 +52,20 @@ class _Block(NamedTuple):
     weights: npt.NDArray[np.float32]
 
 
-def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
-    """Resamples the box of an image to width x height: u8[H,W,C] -> u8[height,width,C], C 1, 3 or 4.
+def resample(pixels: ImageArray, box: Box, width: int, height: int) -> ImageArray:
+    """Resamples a box of an image with Lanczos3, antialiased, within one level of the float result.
 
-    box: left, top, right, bottom, fractions of pixels allowed, within the image. Lanczos3, widened when shrinking, so
-    nothing above the new Nyquist frequency comes back as a pattern. Within one level of the float result.
+    Args:
+        pixels: u8[H,W,C], C 1, 3 or 4.
+        box: Left, top, right, bottom within the image; fractions of pixels allowed.
+        width: Columns of the result.
+        height: Rows of the result.
 
-    Raises ValueError for other pixels.
+    Returns:
+        u8[height,width,C].
+
+    Raises:
+        ValueError: `pixels` has another shape or dtype.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise ValueError(f"pixels must be u8[H,W,1, 3 or 4], got {pixels.dtype}{list(pixels.shape)}")
@@ -71,20 +79,12 @@ def resample(pixels: Pixels, box: Box, width: int, height: int) -> Pixels:
     return out
 
 
-def reach(width: int, height: int, box: Box, to_width: int, to_height: int) -> Bounds:
-    """(left, top, right, bottom) of the whole pixels of a width x height image that `resample` reads for this box."""
-    left, top, right, bottom = box
-    rows = _band(height, top, bottom, to_height, _FIRST, _BETWEEN - _FIRST)
-    columns = _band(width, left, right, to_width, _SECOND, -_BETWEEN - _SECOND)
-    ends = (int(band.first[-1]) + band.weights.shape[1] for band in (columns, rows))
-    return int(columns.first[0]), int(rows.first[0]), *ends
-
-
-def _in_numpy(pixels: Pixels, rows: tuple[_Block, ...], columns: tuple[_Block, ...], width: int, height: int) -> Pixels:
+def _in_numpy(
+    pixels: ImageArray, rows: tuple[_Block, ...], columns: tuple[_Block, ...], width: int, height: int
+) -> ImageArray:
     channels = pixels.shape[2]
-    # From here only the columns that count, so that cropped sides cost nothing.
-    x0, x1 = columns[0].start, columns[-1].stop
-    # The first pass writes its result turned over: then channels lie outside rows, and both passes are plain products.
+    x0, x1 = columns[0].start, columns[-1].stop  # cropped sides cost nothing
+    # Transposed between the passes: channels become the outer axis, and both passes plain products.
     turned = np.empty(((x1 - x0) * channels, height), np.float32)
     for block in rows:
         band = pixels[block.start : block.stop, x0:x1].astype(np.float32).reshape(block.stop - block.start, -1)
@@ -105,17 +105,17 @@ def _in_numpy(pixels: Pixels, rows: tuple[_Block, ...], columns: tuple[_Block, .
 
 
 def _round(values: npt.NDArray[np.float32]) -> None:
-    """In place, half to even; exact, because the values are whole numbers over a power of two."""
+    """Rounds half to even, in place."""
     np.rint(values, out=values)
 
 
-@functools.lru_cache(maxsize=512)  # two for each size of image in a data set, 30 KB each
+@functools.lru_cache(maxsize=512)  # two per image size in a data set, 30 KB each
 def _band(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> _Band:
-    """Weights times 2**(bits + exponent), whole before the second; none for positions outside the input."""
+    """Returns weights rounded to `bits` bits and scaled by 2**(bits + exponent), all inside the input."""
     first, weights = lanczos_weights(length, start, stop, outputs)
     taps = min(weights.shape[1], length)
     inside = np.minimum(first, length - taps)
-    # Those that would begin too far on begin earlier instead, with weights of 0 before their own.
+    # Taps that would reach past the end start earlier, with leading zero weights.
     own = np.arange(taps) - (first - inside)[:, None]
     moved = np.take_along_axis(_whole(weights, bits), np.maximum(own, 0), axis=1) * (own >= 0)
     return _Band(inside.astype(np.int32), (moved * 2.0**exponent).astype(np.float32))
@@ -123,7 +123,7 @@ def _band(length: int, start: float, stop: float, outputs: int, bits: int, expon
 
 @functools.lru_cache(maxsize=512)  # 100 KB each
 def _blocks(length: int, start: float, stop: float, outputs: int, bits: int, exponent: int) -> tuple[_Block, ...]:
-    """`_band` in blocks of outputs."""
+    """Returns `_band` as dense blocks of _BLOCK outputs."""
     first, weights = _band(length, start, stop, outputs, bits, exponent)
     taps = weights.shape[1]
     blocks = []
@@ -141,15 +141,22 @@ def _blocks(length: int, start: float, stop: float, outputs: int, bits: int, exp
 def lanczos_weights(
     length: int, start: float, stop: float, outputs: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """(first input position i64[outputs], weights f64[outputs, taps]); the weights of an output sum to 1.
+    """Computes Lanczos3 weights along one axis.
 
-    length: input positions. start..stop: the stretch of them that becomes `outputs` positions. Taps that would lie
-    outside the input have weight 0, and those inside are scaled up for them, as Pillow does.
+    Args:
+        length: Input positions.
+        start: Where the resampled interval begins, in input positions.
+        stop: Where it ends.
+        outputs: Output positions.
+
+    Returns:
+        First input position i64[outputs] and weights f64[outputs, taps], normalised to 1 over the taps inside the
+        input, as in Pillow; taps outside have weight 0.
     """
     scale = (stop - start) / outputs
     widening = max(scale, 1.0)  # enlarging needs no low-pass
     centres = start + (np.arange(outputs) + 0.5) * scale
-    taps = int(np.ceil(2 * LOBES * widening)) + 1
+    taps = int(np.ceil(2 * LOBES * widening))
     first = np.maximum(np.floor(centres - LOBES * widening + 0.5).astype(np.int64), 0)
     positions = first[:, None] + np.arange(taps)
     distance = (positions + 0.5 - centres[:, None]) / widening
@@ -158,7 +165,7 @@ def lanczos_weights(
 
 
 def _whole(weights: npt.NDArray[np.float64], bits: int) -> npt.NDArray[np.float64]:
-    """The weights as whole numbers that sum to 2**bits exactly, so that a plain colour stays what it is."""
+    """Rounds weights to integers that sum to exactly 2**bits, so that a flat colour is preserved."""
     whole = np.rint(weights * 2.0**bits)
     rows = np.arange(len(whole))
     whole[rows, weights.argmax(axis=1)] += 2.0**bits - whole.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Batches of JPEGs to pixels: TensorFlow's samples to the bit, in memory that is used again and never too early."""
+"""Decoding of batches: TensorFlow's samples to the bit, in memory that is reused only when it is free."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ def of_tensorflow(jpegs):
     return np.stack([tf.io.decode_jpeg(each, 3, dct_method="INTEGER_ACCURATE").numpy() for each in jpegs])
 
 
-@pytest.mark.parametrize("without", [(), ("_jpeg",), ("_jpeg", "simplejpeg")])
-def test_pixels_are_tensorflows(monkeypatch, without):
-    for codec in without:
-        monkeypatch.setattr(decoder, codec, None)
+def refuse(*_, **__):
+    raise ValueError("unsupported")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_pixels_are_tensorflows(monkeypatch, refused):
+    if refused:  # then TensorFlow decodes
+        monkeypatch.setattr(decoder.simplejpeg, "decode_jpeg", refuse)
     options: list[dict[str, Any]] = [
         {},
         {"subsampling": "4:4:4"},
@@ -42,12 +46,12 @@ def test_pixels_are_tensorflows(monkeypatch, without):
         {"progressive": True},
         {"mode": "L"},
     ]
-    jpegs = batch(*(jpeg(seed, **options[seed % 5]) for seed in range(21)))  # several shares, the last one not full
+    jpegs = batch(*(jpeg(seed, **options[seed % 5]) for seed in range(21)))  # several shares, the last one partial
     np.testing.assert_array_equal(decoder.Decoder(SIZE)(jpegs), of_tensorflow(jpegs))
 
 
-def test_no_images_are_none():
-    """As of a host whose share of the last batch is all filling."""
+def test_an_empty_batch_stays_empty():
+    """A host's share of the last batch can be all padding."""
     assert decoder.Decoder(SIZE)(batch()).shape == (0, SIZE, SIZE, 3)
 
 
@@ -60,20 +64,20 @@ def test_images_of_another_size_are_resampled():
 
 
 @pytest.mark.parametrize("broken", [b"", b"no image", jpeg(0)[:300]])
-def test_what_is_no_image_is_an_error(broken):
+def test_bytes_that_are_no_image_are_an_error(broken):
     jpegs = batch(jpeg(0), broken)
-    with pytest.raises(ValueError, match="not a image: "):
+    with pytest.raises(ValueError, match="not an image: "):
         decoder.Decoder(SIZE)(jpegs)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a image: "):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not an image: "):
         tf.function(decoder.Decoder(SIZE).graph)(tf.constant(jpegs))
 
 
-def test_memory_is_used_again_once_nothing_refers_to_it():
+def test_memory_is_reused_once_nothing_references_it():
     decode = decoder.Decoder(SIZE)
     first, second = (decode(batch(jpeg(seed))) for seed in (0, 1))
     part, place = first[0, :3], second.ctypes.data
     np.testing.assert_array_equal(first, of_tensorflow([jpeg(0)]))
-    del first, second  # of the first a part is left
+    del first, second  # a view of the first is left
     third = decode(batch(jpeg(2)))
     fourth = decode(batch(jpeg(3)))
     assert third.ctypes.data == place
@@ -82,7 +86,7 @@ def test_memory_is_used_again_once_nothing_refers_to_it():
     np.testing.assert_array_equal(fourth, of_tensorflow([jpeg(3)]))
 
 
-def test_tensorflow_takes_the_memory_as_it_is_and_keeps_it():
+def test_tensorflow_takes_the_memory_without_a_copy_and_keeps_it():
     decode = tf.function(decoder.Decoder(SIZE).graph)
 
     def place(tensor):
@@ -102,7 +106,7 @@ def test_tensorflow_takes_the_memory_as_it_is_and_keeps_it():
 
 def test_epochs_leave_neither_threads_nor_memory_behind(shards):
     dataset = pipeline.open_data(str(shards))
-    size = 24  # of no other test, whose pipelines would have a share in the decoder
+    size = 24  # unique, so that no other test shares the decoder
 
     def threads():
         return {thread for thread in threading.enumerate() if thread.name.startswith("decoder")}
@@ -117,7 +121,7 @@ def test_epochs_leave_neither_threads_nor_memory_behind(shards):
     train(0, 9)
     before = threads()
     for epoch in range(1, 5):
-        train(epoch, 9 if epoch % 2 else 3)  # every other one is given up
+        train(epoch, 9 if epoch % 2 else 3)  # every other one is abandoned
     assert threads() <= before
-    # What lies ready, what is being decoded, and as much of an iterator that was given up.
+    # Prefetched batches, batches being decoded, and as many of an abandoned iterator.
     assert 0 < len(decoder.of_size(size)._free) <= 2 * (pipeline.PREFETCHED + pipeline._BATCHERS + 2)
