@@ -1,12 +1,13 @@
-"""Does it learn real images? This pipeline beside the plain Keras recipe, on the same folds, epoch by epoch in turn.
+"""AUC and speed of this pipeline and of a plain Keras recipe, trained on the same real images.
 
-    python benchmarks/learning.py --ham10000 ../shared/data/ham10000_256 --out /tmp/learning
+    python benchmarks/learning.py --ham10000 DIR --out /tmp/learning
 
-HAM10000 in Kaggle's form (lesion_id as patient_id, target = melanoma), records of 96 px, EfficientNet-B0 from random
-weights, 10 epochs of batch 64, lesion-grouped fold 0 held out. The two recipes take turns, an epoch each, so that
-other load on the machine falls on both. Prints, per recipe, the exact AUC with its lesion-clustered interval, the
-difference of the two with a paired interval, and images/s of training (median over epochs but the first, which
-compiles). Both models are judged on the last epoch.
+Data: HAM10000 in Kaggle's format (lesion_id as patient_id, target = melanoma), images of 96 px, lesion-grouped fold 0
+held out. Model: EfficientNet-B0 from random weights, 10 epochs of batch 64. The two recipes alternate by epoch, so
+that other load on the machine affects both.
+
+Prints the AUC of the last epoch with its lesion-clustered interval, the difference of the two with a paired interval,
+and the median training speed in images/s, without the first epoch, which compiles.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
-flags.DEFINE_string("out", None, "Folder for the records and the results.", required=True)
+flags.DEFINE_string("out", None, "Output folder for records and results.", required=True)
 flags.DEFINE_integer("epochs", 10, "Epochs of each recipe.")
 flags.DEFINE_integer("fold", 0, "Fold to hold out, of 5.")
 
@@ -43,6 +44,7 @@ SITES = {
 
 
 def main(argv: list[str]) -> None:
+    """Trains both recipes and prints the summary."""
     del argv
     out = Path(FLAGS.out)
     records = build_records(Path(FLAGS.ham10000), out)
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> None:
     from melanoma_tf.evaluation import metrics
 
     dataset = pipeline.open_data(str(records))
-    table = pipeline.read_table(dataset.fold(FLAGS.fold))
+    table = pipeline.read_metadata(dataset.fold(FLAGS.fold))
     recipes: list[Any] = [Ours(dataset, devices), Plain(dataset)]
     rows = []
     for epoch in range(FLAGS.epochs):
@@ -75,27 +77,17 @@ def main(argv: list[str]) -> None:
 
 
 def build_records(ham: Path, out: Path) -> Path:
-    """HAM10000 as 96 px records with lesion-grouped folds; built once per --out."""
+    """Builds HAM10000 as 96 px records with lesion-grouped folds, once per --out."""
     out.mkdir(parents=True, exist_ok=True)
-    kaggle_form(pd.read_csv(ham / "HAM10000_metadata.csv")).to_csv(out / "train.csv", index=False)
-    where = ["--csv", str(out / "train.csv"), "--images", str(ham / "jpeg"), "--out", str(out / "records")]
-    command = [
-        sys.executable,
-        "-m",
-        "tfrecord_tools.build",
-        "--size",
-        str(SIZE),
-        *where,
-        "--source",
-        "ham10000",
-        "--resume",
-    ]
-    subprocess.run(command, check=True)
+    to_kaggle_format(pd.read_csv(ham / "HAM10000_metadata.csv")).to_csv(out / "train.csv", index=False)
+    folders = ["--csv", str(out / "train.csv"), "--images", str(ham / "jpeg"), "--out", str(out / "records")]
+    options = ["--size", str(SIZE), "--source", "ham10000", "--resume"]
+    subprocess.run([sys.executable, "-m", "tfrecord_tools.build", *folders, *options], check=True)
     return out / "records"
 
 
-def kaggle_form(ham: pd.DataFrame) -> pd.DataFrame:
-    """HAM10000's metadata under the column names and words of SIIM-ISIC 2020."""
+def to_kaggle_format(ham: pd.DataFrame) -> pd.DataFrame:
+    """Converts HAM10000's metadata to the columns and vocabulary of SIIM-ISIC 2020."""
     site = {word: kaggle for kaggle, words in SITES.items() for word in words}
     malignant = ham["dx"] == "mel"
     return pd.DataFrame(
@@ -116,17 +108,17 @@ def kaggle_form(ham: pd.DataFrame) -> pd.DataFrame:
 
 
 class Ours:
-    """This pipeline: configs/default.py at the size of this task, from random weights; judged with its eight views."""
+    """This pipeline: configs/default.py scaled to the task, random weights, eight views in evaluation."""
 
     name = "ours"
 
     def __init__(self, dataset: Any, devices: Any) -> None:
-        from melanoma_tf.core import config as configs
+        from melanoma_tf.core import config
         from melanoma_tf.data import pipeline
         from melanoma_tf.inference import predictor
         from melanoma_tf.training import build
 
-        c = configs.default()
+        c = config.default()
         c.update(model="efficientnet-b0", weights="none", image_size=SIZE, batch_size=BATCH, epochs=FLAGS.epochs)
         c.update(loss="bce", lr=2e-3, warmup_epochs=0.5, dropout=0.2, ema=0.99)
         self.config, self.shards, self.held_out = c, dataset.others(FLAGS.fold), dataset.fold(FLAGS.fold)
@@ -140,6 +132,7 @@ class Ours:
             self.eight_views = predictor.predictor(self.classifier, tta=True)
 
     def train(self, epoch: int) -> None:
+        """Trains one epoch. epoch: from 0."""
         from melanoma_tf.data import pipeline
 
         c = self.config
@@ -155,9 +148,11 @@ class Ours:
         self.trainer.fit(batches, shuffle=False, verbose=0)
 
     def logits(self) -> Any:
+        """Predicts the held-out fold from one view."""
         return self._logits(self.one_view, BATCH)
 
     def final_logits(self) -> Any:
+        """Predicts the held-out fold from eight views."""
         return self._logits(self.eight_views, BATCH // 8)
 
     def _logits(self, model: Any, batch_size: int) -> Any:
@@ -169,7 +164,7 @@ class Ours:
 
 
 class Plain:
-    """What a Keras user writes after the guides: preprocessing layers, Adam with cosine decay, BCE, `fit`."""
+    """Keras as in its guides: preprocessing layers, Adam with cosine decay, BCE, `fit`."""
 
     name = "plain"
 
@@ -211,30 +206,32 @@ class Plain:
         return tf.data.TFRecordDataset(paths, num_parallel_reads=4).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train(self, epoch: int) -> None:
+        """Trains one epoch. epoch: from 0."""
         self.model.fit(self.train_set, verbose=0, initial_epoch=epoch, epochs=epoch + 1)
 
     def logits(self) -> Any:
+        """Predicts the held-out fold."""
         return self.final_logits()
 
     def final_logits(self) -> Any:
-        # In the order of data.read_table: that of our reader, which interleaves the shards.
+        """Predicts the held-out fold, in the order of `pipeline.read_metadata`."""
         from melanoma_tf.data import pipeline
 
         images = pipeline.eval_batches(self.held_out, batch_size=BATCH, image_size=SIZE).map(lambda x: x["image"])
         return self.model.predict(images, verbose=0)[: pipeline.count(self.held_out), 0]
 
 
-# ----------------------------------------------------------------------------------------------------------- figures
+# ----------------------------------------------------------------------------------------------------------- results
 
 
 def summary(rows: list[dict[str, Any]], table: pd.DataFrame, logits: dict[str, Any], out: Path) -> str:
-    """The figures as text; also in results.json."""
-    from melanoma_tf.evaluation import metrics
+    """Writes results.json and returns the results as text."""
+    from melanoma_tf.evaluation import intervals
 
     results: dict[str, Any] = {"machine": machine(), "epochs": FLAGS.epochs, "held_out": len(table)}
     lines = [f"machine: {machine()}; {len(table)} images held out, {int(table['target'].sum())} malignant"]
     for name, values in logits.items():
-        interval = metrics.clustered_auc_interval(table["target"], values, table["patient_id"])
+        interval = intervals.clustered_auc_interval(table["target"], values, table["patient_id"])
         results[name] = {"auc": [interval.value, interval.low, interval.high]}
         lines.append(f"{name:15} AUC {interval}")
     speeds = {
@@ -250,7 +247,7 @@ def summary(rows: list[dict[str, Any]], table: pd.DataFrame, logits: dict[str, A
 
 
 def paired_interval(table: pd.DataFrame, ours: Any, plain: Any, replicates: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of AUC(ours) - AUC(plain) over resampled lesions."""
+    """Returns the 95 % percentile interval of AUC(ours) - AUC(plain) over resampled lesions."""
     from melanoma_tf.evaluation import metrics
 
     rng = np.random.default_rng(0)
@@ -265,7 +262,7 @@ def paired_interval(table: pd.DataFrame, ours: Any, plain: Any, replicates: int 
 
 
 def machine() -> str:
-    """Processor, cores and versions, for the table."""
+    """Describes the processor, its cores and the library versions."""
     import keras
     import tensorflow as tf
 

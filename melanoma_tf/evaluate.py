@@ -1,6 +1,8 @@
-"""Judge a run by its out-of-fold predictions:  python -m melanoma_tf.evaluate --workdir RUN
+"""Evaluate a run's out-of-fold predictions.
 
-AUC over the images held out, with an interval that resamples patients; written to RUN/metrics.json.
+    python -m melanoma_tf.evaluate --workdir RUN
+
+Writes the AUC of the held-out images, with an interval that resamples patients, to RUN/metrics.json.
 """
 
 from __future__ import annotations
@@ -14,57 +16,66 @@ import pandas as pd
 from absl import flags
 
 from melanoma_tf.core import cli, files
-from melanoma_tf.evaluation import metrics
+from melanoma_tf.evaluation import intervals, metrics
 from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of this command."""
-    flags.DEFINE_string("workdir", None, "Folder of the run, as given to melanoma_tf.train.", required=True)
+    """Defines the flags of this command."""
+    flags.DEFINE_string("workdir", None, "Run folder: the --workdir of melanoma_tf.train.", required=True)
 
 
 def main(argv: list[str]) -> None:
+    """Prints the metrics of --workdir."""
     cli.say(report(cli.local_folder("workdir", FLAGS.workdir)))
 
 
 def report(folder: Path) -> str:
-    """Writes metrics.json beside a run's oof.csv and returns the figures as text.
+    """Writes metrics.json of a run and returns the metrics as text.
 
     Raises:
-      RunDirError: no finished fold yet.
+      RunDirError: no fold is finished.
+      metrics.UndefinedMetricError: a fold has only one class.
     """
     if not (folder / OOF).is_file():
-        raise RunDirError(f"{folder / OOF} is not there; it is written when melanoma_tf.train has finished a fold")
+        raise RunDirError(f"{folder / OOF} does not exist; melanoma_tf.train writes it when it finishes a fold")
     table = read_predictions(folder / OOF)
-    figures = judge(table)
-    files.write_text(folder / METRICS, json.dumps(figures, indent=1) + "\n")
+    results = compute_metrics(table)
+    files.write_text(folder / METRICS, json.dumps(results, indent=1) + "\n")
     lines = [
-        f"held out: {figures['images']} images of {figures['patients']} patients, {figures['positives']} malignant"
+        f"held out: {results['images']} images of {results['patients']} patients, {results['positives']} malignant"
     ]
-    lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in figures["auc_per_fold"].items()]
-    if len(figures["auc_per_source"]) > 1:
-        lines += [f"{source}: AUC {value:.4f}" for source, value in figures["auc_per_source"].items()]
-    if "no_interval" in figures:
-        lines += [f"AUC {figures['auc']['value']:.4f}, without an interval: {figures['no_interval']}"]
+    lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in results["auc_per_fold"].items()]
+    if len(results["auc_per_source"]) > 1:
+        lines += [f"{source}: AUC {value:.4f}" for source, value in results["auc_per_source"].items()]
+    if "no_interval" in results:
+        lines += [f"AUC {results['auc']['value']:.4f}, without an interval: {results['no_interval']}"]
     else:
-        lines += [f"AUC {metrics.Interval(**figures['auc'])}, patients resampled"]
-    lines += [f"predictions: {folder / OOF}", f"figures: {folder / METRICS}"]
+        lines += [f"AUC {intervals.Interval(**results['auc'])}, patients resampled"]
+    lines += [f"predictions: {folder / OOF}", f"metrics: {folder / METRICS}"]
     return "\n".join(lines)
 
 
-def judge(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures of predictions with columns patient_id, source, fold, target, logit.
+def compute_metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """Computes the metrics of out-of-fold predictions.
 
-    Raises metrics.UndefinedMetricError if a fold holds one class only. `no_interval` says why where there is none.
+    The AUC of several folds pools their logits, although models of different folds need not share a scale; the AUC of
+    each fold is free of that.
 
-    The AUC of several folds together is taken over their pooled logits; see also those of each fold, because models
-    of different folds need not be on the same scale.
+    Args:
+      table: image_name, patient_id, source, fold, target and logit of each image.
+
+    Returns:
+      The contents of metrics.json; `no_interval` is the reason where an interval does not exist.
+
+    Raises:
+      metrics.UndefinedMetricError: a fold has only one class.
     """
-    # A image without a patient is a cluster of its own.
+    # An image of an unknown patient is a cluster of its own.
     patients = table["patient_id"].fillna("image " + table["image_name"])
-    figures: dict[str, Any] = {
+    results: dict[str, Any] = {
         "images": len(table),
         "patients": int(patients.nunique()),
         "positives": int(table["target"].sum()),
@@ -77,15 +88,15 @@ def judge(table: pd.DataFrame) -> dict[str, Any]:
         },
     }
     try:
-        interval = metrics.clustered_auc_interval(table["target"], table["logit"], patients)
-        figures["auc"] = dataclasses.asdict(interval)
-    except metrics.UndefinedMetricError as error:  # a few patients only: the AUC stands, but alone
-        figures["no_interval"] = str(error)
-    return figures
+        interval = intervals.clustered_auc_interval(table["target"], table["logit"], patients)
+        results["auc"] = dataclasses.asdict(interval)
+    except metrics.UndefinedMetricError as error:  # too few patients for an interval
+        results["no_interval"] = str(error)
+    return results
 
 
 def run() -> None:
-    """Console entry point."""
+    """Runs the command; console entry point."""
     cli.run(main, define_flags, __doc__)
 
 

@@ -1,6 +1,6 @@
-"""Shards to tf.data: what a model sees, in an order that is a pure function of (seed, epoch, step).
+"""Input pipeline from shards to batches, in an order that is a pure function of (seed, epoch, step).
 
-Records are shuffled as encoded bytes, decoded once, and leave the host as u8; augmentation is the device's work.
+Records are shuffled while encoded, decoded once and transferred as u8; augmentation runs on the device.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
 
-_BATCHERS = 2  # batches decoded at the same time, so that no core waits for the last image of one
-PREFETCHED = 4  # batches ready for the device; at 384 px and 64 a batch 28 MB each
+_BATCHERS = 2  # batches decoded in parallel, so that no core waits for the last image of one
+PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 images
 _GLOBAL_SEED = 0
-READERS = 8  # shards read at the same time; more only costs memory on a disk, fewer starves a network file system
-_READ_AHEAD = 16  # encoded records of each reader
+READERS = 8  # shards read in parallel; more cost memory, fewer starve on a network file system
+_READ_AHEAD = 16  # encoded records per reader
 
 
 class DataError(ValueError):
-    """The data set cannot be used; the message names the file."""
+    """A data set is missing, damaged or unsuitable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """One TFRecord file of a build.
 
-    fold: -1 if it is never held out. positives: -1 where there are no labels. size: pixels of its square images.
+    Attributes:
+      path: file or URL.
+      fold: fold of all its records; -1 if it is never held out.
+      records: number of records.
+      positives: number of malignant records; -1 without labels.
+      size: side of its square images, pixels.
     """
 
     path: str
@@ -49,7 +54,15 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A finished build of `tfrecord_tools`, or several. size: pixels of the square images."""
+    """One or more finished builds of `tfrecord_tools`.
+
+    Attributes:
+      path: folder or URL of the main build.
+      size: side of its square images, pixels.
+      folds: number of folds.
+      train: labelled shards.
+      test: unlabelled shards.
+    """
 
     path: str
     size: int
@@ -58,35 +71,38 @@ class DataSet:
     test: tuple[Shard, ...]
 
     def fold(self, fold: int) -> tuple[Shard, ...]:
-        """The held-out shards of a fold."""
+        """Returns the shards to hold out for a fold."""
         return tuple(shard for shard in self.train if shard.fold == fold)
 
     def others(self, fold: int) -> tuple[Shard, ...]:
-        """The shards that train the model which is judged on `fold`."""
+        """Returns the shards to train on when `fold` is held out."""
         return tuple(shard for shard in self.train if shard.fold != fold)
 
 
 def open_data(path: str) -> DataSet:
-    """Reads the manifest of a build. path: a folder, or any that TensorFlow's file systems know, such as gs://.
+    """Opens a build.
+
+    Args:
+      path: its folder, or a URL that TensorFlow can read, such as gs://.
 
     Raises:
-      DataError: no manifest, an unfinished build, another schema version, or a missing or resized shard.
+      DataError: no manifest, an unfinished build, another schema version, or a shard that is missing or truncated.
     """
     file = os.path.join(path, "manifest.json")
     try:
         if not tf.io.gfile.exists(file):
-            raise DataError(f"{path} holds no manifest.json; --data wants the folder that tfrecord_tools.build wrote")
+            raise DataError(f"{path} has no manifest.json; pass the output folder of tfrecord_tools.build")
         with tf.io.gfile.GFile(file) as opened:
             manifest = json.loads(opened.read())
     except tf.errors.OpError as error:
         raise DataError(f"{file} cannot be read: {error.message}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is damaged: {error}; see tfrecord_tools.verify {path}") from error
+        raise DataError(f"{file} is damaged: {error}; run tfrecord_tools.verify {path}") from error
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        raise DataError(f"{file} is not of tfrecord_tools.build; --data wants the folder that it wrote")
+        raise DataError(f"{file} was not written by tfrecord_tools.build; pass a build's output folder")
     if manifest["schema_version"] != schema.SCHEMA_VERSION:
         raise DataError(
-            f"{file} has schema version {manifest['schema_version']}, this code reads {schema.SCHEMA_VERSION}"
+            f"{file} has schema version {manifest['schema_version']}, expected {schema.SCHEMA_VERSION}; build it again"
         )
     if not manifest["complete"]:
         raise DataError(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
@@ -96,7 +112,7 @@ def open_data(path: str) -> DataSet:
         shard_path = os.path.join(path, entry["name"])
         if not tf.io.gfile.exists(shard_path) or tf.io.gfile.stat(shard_path).length != entry["bytes"]:
             raise DataError(
-                f"{shard_path} is missing or not of {entry['bytes']} bytes; see tfrecord_tools.verify {path}"
+                f"{shard_path} is missing or not {entry['bytes']} bytes long; run tfrecord_tools.verify {path}"
             )
         positives = -1 if entry["positives"] is None else entry["positives"]
         shard = Shard(shard_path, entry["fold"], entry["records"], positives, settings["size"])
@@ -105,50 +121,54 @@ def open_data(path: str) -> DataSet:
 
 
 def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
-    """`dataset` with the labelled records of further builds, each of which only trains, whatever fold is held out.
+    """Adds the labelled records of further builds to a data set.
 
-    held_out: they are held out and judged on too, fold by fold as they were built.
+    Args:
+      dataset: the main build.
+      folders: further builds.
+      held_out: whether their folds are held out and evaluated too; otherwise they train every fold.
 
     Raises:
-      DataError: as `open_data`; no labelled records; other folds (held_out); or a image, source file, patient or lesion
-        that a model would train on and be judged by.
+      DataError: a build cannot be opened, has no labels or (held_out) another number of folds, or shares an image,
+        source file, patient or lesion with another fold or the test set.
     """
     added: list[Shard] = []
     for folder in folders:
         build = open_data(folder)
         if not build.train:
-            raise DataError(f"{folder} has no labelled records; external data trains, so it needs them")
+            raise DataError(f"{folder} has no labelled records; external data needs labels")
         if held_out and build.folds != dataset.folds:
-            raise DataError(f"{folder} has {build.folds} folds, {dataset.path} {dataset.folds}; build it with as many")
+            raise DataError(f"{folder} has {build.folds} folds, expected {dataset.folds} as in {dataset.path}")
         added += build.train if held_out else [dataclasses.replace(shard, fold=-1) for shard in build.train]
-    _check_apart(dataset, added)
+    _check_leaks(dataset, added)
     return dataclasses.replace(dataset, train=(*dataset.train, *added))
 
 
-def _check_apart(dataset: DataSet, external: Sequence[Shard]) -> None:
-    met: dict[tuple[str, bytes], tuple[str, Shard]] = {}
+def _check_leaks(dataset: DataSet, external: Sequence[Shard]) -> None:
+    """Checks that no identity of an external record is in two folds, or in training and the test set."""
+    first_seen: dict[tuple[str, bytes], tuple[str, Shard]] = {}
     leaks = []
     for shard in (*dataset.train, *dataset.test, *external):
         home = "the test set" if shard in dataset.test else "training" if shard.fold < 0 else f"fold {shard.fold}"
         for identities in _identities(shard):
             for key, value in identities.items():
-                if value and (there := met.setdefault((key, value), (home, shard)))[0] != home:
+                if value and (other := first_seen.setdefault((key, value), (home, shard)))[0] != home:
                     if shard not in external:
-                        continue  # of a build itself; tfrecord_tools.verify tells
+                        continue  # a leak within one build is reported by tfrecord_tools.verify
                     shown = value.hex() if key == "sha256" else value.decode()
                     name = identities["image_name"].decode()
-                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {there[0]} of {there[1].path} too")
+                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
                     break
     if leaks:
         raise DataError(
-            f"{len(leaks)} external images would be trained on and judged by, the first: {leaks[0]}. Build the "
-            "external data with tfrecord_tools.build --against the other build; files under another name are found by "
-            "tfrecord_tools.verify --pairs and left out by build --duplicates"
+            f"{len(leaks)} external images would be both training and evaluation data, the first: {leaks[0]}. Build "
+            "the external data with tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs "
+            "finds files under another name and build --duplicates leaves them out"
         )
 
 
 def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
-    """Of each record, what must not be in two folds; b"" where it is not known."""
+    """Yields the identifiers of each record that must not be in two folds; b"" where unknown."""
 
     def keys(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         return schema.parse(serialized, ("image_name", "sha256", "patient", "lesion"))
@@ -157,12 +177,12 @@ def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
 
 
 def count(shards: Sequence[Shard]) -> int:
-    """Number of records in `shards`."""
+    """Returns the number of records in `shards`."""
     return sum(shard.records for shard in shards)
 
 
 def streams(hosts: Hosts) -> int:
-    """How many streams an epoch is read in, on which the order within it depends: READERS, if the hosts divide it."""
+    """Returns the number of parallel streams of an epoch, on which its order depends: READERS if hosts divide it."""
     return math.lcm(READERS, hosts.count)
 
 
@@ -177,14 +197,23 @@ def train_batches(
     buffer: int,
     hosts: Hosts = ALONE,
 ) -> tf.data.Dataset:
-    """One epoch of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]), without its first `skip_steps` batches.
+    """Returns one epoch of full training batches.
 
-    All batches are full: the rest of an epoch that does not fill one is left out, others in each epoch. Up to READERS
-    hosts that divide READERS make the same batches together that one host makes alone.
+    An incomplete last batch is dropped; it holds other records in each epoch. The union of all hosts' batches is the
+    same for every host count that divides READERS.
 
     Args:
-      batch_size: of all hosts together; B is this host's share.
-      buffer: records (encoded) among which the next one is drawn; shards are shuffled already when they are written.
+      shards: shards to read.
+      batch_size: images per step over all hosts; B is this host's share.
+      image_size: S in pixels.
+      seed: seed of the run.
+      epoch: from 0.
+      skip_steps: batches to skip at the start of the epoch.
+      buffer: size of the shuffle buffer in encoded records; builds are shuffled when they are written.
+      hosts: this host and how many there are.
+
+    Returns:
+      Batches of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]).
     """
     _fix_global_seed()
     parts = _streams(shards, streams(hosts), hosts, seed=seed, epoch=epoch, buffer=buffer)
@@ -201,7 +230,7 @@ def train_batches(
         }
         return features, tf.cast(record["target"], tf.float32)
 
-    # Skipping encoded records costs a read, not a decode.
+    # Records are skipped before they are decoded.
     share = batch_size // hosts.count
     batches = records.skip(skip_steps * share).batch(share, drop_remainder=True)
     return _decoded(batches, examples, count(shards) // batch_size - skip_steps)
@@ -210,10 +239,10 @@ def train_batches(
 def _streams(
     shards: Sequence[Shard], number: int, hosts: Hosts, *, seed: int, epoch: int, buffer: int
 ) -> list[tf.data.Dataset]:
-    """One epoch's records in `number` equally long streams, each shuffled; those of them that this host reads.
+    """Returns this host's share of `number` shuffled streams of equal length.
 
-    The epoch takes one record of each stream in turn. A stream is a row of shards, at whose ends one may be shared with
-    its neighbour.
+    An epoch takes one record of each stream in turn. A stream is a sequence of shards; neighbours may share the shard
+    at their boundary.
     """
     shuffled = [shards[i] for i in np.random.default_rng([seed, epoch]).permutation(len(shards))]
     starts = np.cumsum([0, *(shard.records for shard in shuffled)])
@@ -236,30 +265,38 @@ def _streams(
 
 
 def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, hosts: Hosts = ALONE) -> tf.data.Dataset:
-    """Every record once, in the order of `read_table`: {"image": u8[B,S,S,3]}.
+    """Returns every record once, in the order of `read_metadata`.
 
-    The last batch is filled up with black images, so that all batches have one shape (TPUs, replicas) and nothing is
-    dropped; cut the predictions to `count(shards)`. batch_size: of all hosts together; B is this host's share, the
-    rows host * B to (host + 1) * B of each batch.
+    The last batch is padded with black images, because TPUs and replicas need equal shapes; cut the predictions to
+    `count(shards)`.
+
+    Args:
+      shards: shards to read.
+      batch_size: images per step over all hosts. B is this host's share, rows host * B to (host + 1) * B.
+      image_size: S in pixels.
+      hosts: this host and how many there are.
+
+    Returns:
+      Batches of {"image": u8[B,S,S,3]}.
     """
     share = batch_size // hosts.count
-    filling = b""  # no record is empty
+    padding = b""  # no record is empty
 
     def examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        records = tf.boolean_mask(serialized, tf.not_equal(serialized, filling))
+        records = tf.boolean_mask(serialized, tf.not_equal(serialized, padding))
         images = decoder.of_size(image_size).graph(schema.parse(records, ["image"])["image"])
         missing = share - tf.shape(records)[0]
         images = tf.cond(missing > 0, lambda: tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), lambda: images)
         return {"image": tf.ensure_shape(images, [share, image_size, image_size, 3])}
 
     records = _read([shard.path for shard in shards])
-    records = records.concatenate(tf.data.Dataset.from_tensors(filling).repeat(-count(shards) % batch_size))
+    records = records.concatenate(tf.data.Dataset.from_tensors(padding).repeat(-count(shards) % batch_size))
     batches = records.batch(share).shard(hosts.count, hosts.index)
     return _decoded(batches, examples, -(-count(shards) // batch_size))
 
 
-def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
-    """image_name, patient_id, source, fold, target of every record, in the order of `eval_batches`."""
+def read_metadata(shards: Sequence[Shard]) -> pd.DataFrame:
+    """Returns image_name, patient_id, source, fold and target of every record, in the order of `eval_batches`."""
 
     def row(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         keys = ("image_name", "patient", "source", "fold", "target")
@@ -274,8 +311,8 @@ def read_table(shards: Sequence[Shard]) -> pd.DataFrame:
 
 
 @contextlib.contextmanager
-def naming_the_shard(shards: Sequence[Shard]) -> Iterator[None]:
-    """Turns what tf.data raises inside on a damaged record into a DataError that names it: TensorFlow does not."""
+def name_damaged_shard(shards: Sequence[Shard]) -> Iterator[None]:
+    """Raises a DataError that names the damaged record, where TensorFlow's own error does not."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
@@ -283,14 +320,14 @@ def naming_the_shard(shards: Sequence[Shard]) -> Iterator[None]:
             damage = _damage(shard.path)
             if damage:
                 raise DataError(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
-        raise  # not the shards' fault
+        raise  # all shards are intact
 
 
 def _damage(path: str) -> str:
-    """The first record of a shard that cannot be read, and why; "" if all can."""
+    """Returns the first unreadable record of a shard with the reason; "" if all are readable."""
     index = 0
     try:
-        for index, record in enumerate(tfrecord.read_records(path)):  # noqa: B007  the error names it
+        for index, record in enumerate(tfrecord.read_records(path)):  # noqa: B007  used in the message
             tf.io.decode_jpeg(schema.parse(record)["image"], channels=3)
     except tfrecord.CorruptRecordError as corrupt:
         return str(corrupt)
@@ -309,28 +346,28 @@ def _read(paths: Sequence[str]) -> tf.data.Dataset:
 
 def _options() -> tf.data.Options:
     options = tf.data.Options()
-    # At the end of each epoch its iterator waits for the tuner's thread, which sleeps for up to a minute.
+    # Autotuning delays the end of each epoch: the iterator waits for its thread, which sleeps for up to a minute.
     options.autotune.enabled = False
     return options
 
 
 def _fix_global_seed() -> None:
-    """Makes tf.data's orders depend on their own seeds only: it mixes the process's global seed into them.
+    """Fixes the process's global seed, which tf.data mixes into the seeds of its ops.
 
-    Only where it differs: setting it throws away every compiled function, which costs seconds at the next step.
+    Setting it discards every compiled function, which costs seconds, so it is set only where it differs.
     """
     if tf.compat.v1.get_seed(0)[0] != _GLOBAL_SEED:
         tf.random.set_seed(_GLOBAL_SEED)
 
 
 def _decoded(batches: tf.data.Dataset, examples: Callable[[tf.Tensor], Any], steps: int) -> tf.data.Dataset:
-    """`examples` of so many batches of serialized records."""
+    """Returns `steps` batches of serialized records, decoded by `examples`."""
     decoded = batches.take(steps).map(examples, num_parallel_calls=_BATCHERS, deterministic=True)
-    # Keras asks how many steps there are; tf.data cannot know it of files it has not read.
+    # Keras needs the number of steps, which tf.data cannot know before it reads the files.
     return decoded.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(PREFETCHED)
 
 
 def _seed(image_name: tf.Tensor, epoch_seed: int) -> tf.Tensor:
-    """The example's own seed in this epoch: it depends on its name, not on its place in a batch."""
+    """Returns each example's seed in this epoch, a function of its name and not of its place in a batch."""
     name_hash = tf.strings.to_hash_bucket_fast(image_name, 2**32)
     return tf.cast(tf.bitwise.bitwise_xor(name_hash, tf.constant(epoch_seed, tf.int64)), tf.uint32)

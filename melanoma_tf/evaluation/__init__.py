@@ -1,1 +1,1 @@
-"""Metrics and their intervals."""
+"""Metrics and their confidence intervals."""

@@ -1,1 +1,1 @@
-"""Trained models to predictions."""
+"""Predictions of trained models."""

@@ -1,1 +1,1 @@
-"""The training loop of one fold, its checkpoints and run folder."""
+"""Training of a fold: loop, step, checkpoints and the run's folder."""

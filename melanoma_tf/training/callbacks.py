@@ -1,4 +1,4 @@
-"""Periodic checkpoints within an epoch, and an end to runs whose steps are not finite."""
+"""Periodic checkpoints within an epoch, and the end of runs that diverged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from melanoma_tf.training import checkpoint
 
 
 class DivergedError(RuntimeError):
-    """Too many steps in a row had gradients that are not finite; the last good checkpoint is kept."""
+    """Too many consecutive steps had gradients that are not finite; the last good checkpoint is kept."""
 
 
 class TrainingGuard(keras.callbacks.Callback):
-    """Counts steps, writes a checkpoint every so many, and stops the run when none of the last ones succeeded."""
+    """Saves periodic checkpoints; aborts after `max_bad_steps` consecutive skipped steps.
+
+    Args:
+      config: `checkpoint_every` and `max_bad_steps` are read, both in steps.
+      last_step: last step of the epoch; the training loop saves it, together with the epoch's history.
+      checkpoints: folder to save to; None saves nothing.
+      classifier: model to save.
+      progress: counted up by one each step.
+      steps_before: steps of this epoch that an earlier process has made.
+    """
 
     def __init__(
         self,
@@ -24,52 +33,57 @@ class TrainingGuard(keras.callbacks.Callback):
         last_step: int,
         checkpoints: Path | None,
         classifier: keras.Model,
-        progress: Any,
-        skipped: int,
+        progress: checkpoint.Progress,
+        steps_before: int,
     ) -> None:
-        """last_step: of the epoch; it is saved by the loop, with the epoch's history. checkpoints: None writes none.
-
-        skipped: steps of the epoch that an earlier process made.
-        """
         super().__init__()
-        self.skipped, self.made = skipped, 0
-        self.loss_before = progress.loss if skipped else 0.0  # that of another epoch may not even be finite
+        self.steps_before, self.steps = steps_before, 0
+        self.loss_before = progress.loss if steps_before else 0.0  # that of another epoch may not even be finite
         self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        progress, every = self.progress, self.config.max_bad_steps
+        """Counts the step, checks for divergence and saves, each when it is due.
+
+        Raises:
+          DivergedError: none of the last `max_bad_steps` steps changed the weights.
+        """
+        progress = self.progress
         progress.step += 1
-        self.made += 1
-        saves = progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step
+        self.steps += 1
+        check_due = progress.step % self.config.max_bad_steps == 0
+        save_due = progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step
         # Reading a number from the device waits for it, so not at each step.
-        if progress.step % every == 0 or saves:
+        if check_due or save_due:
             sync_variables(self.model)
-        if progress.step % every == 0:
-            taken = steps_taken(self.model.optimizer)
-            if taken == progress.steps_taken:
-                kept = f"The last good checkpoint is in {self.checkpoints}. " if self.checkpoints else ""
-                raise DivergedError(
-                    f"{every} steps in a row, up to step {progress.step}, had gradients that are not finite. {kept}"
-                    "Try a lower --config.lr, or --config.precision=float32."
-                )
-            progress.steps_taken = taken
-        if saves:
+        if check_due:
+            self._check_steps_taken()
+        if save_due:
             progress.loss = self.mean_loss(float((logs or {})["loss"]))
             sync_batch_stats(self.classifier)
             if self.checkpoints:
                 checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
 
-    def mean_loss(self, since: float) -> float:
-        """Over the epoch so far. since: over the steps of this process."""
-        return (self.loss_before * self.skipped + since * self.made) / (self.skipped + self.made)
+    def _check_steps_taken(self) -> None:
+        taken = steps_taken(self.model.optimizer)
+        if taken == self.progress.steps_taken:
+            kept = f"The last good checkpoint is in {self.checkpoints}. " if self.checkpoints else ""
+            raise DivergedError(
+                f"{self.config.max_bad_steps} consecutive steps, up to step {self.progress.step}, had gradients that "
+                f"are not finite. {kept}Try a lower --config.lr, or --config.precision=float32."
+            )
+        self.progress.steps_taken = taken
+
+    def mean_loss(self, loss: float) -> float:
+        """Returns the mean loss of the epoch so far. loss: the mean over the steps of this process."""
+        return (self.loss_before * self.steps_before + loss * self.steps) / (self.steps_before + self.steps)
 
 
 def sync_batch_stats(classifier: keras.Model) -> None:
     """Gives every replica the mean of all replicas' batch norm statistics.
 
-    Under MirroredStrategy each has its own: predictions would depend on which replica made them, and a resumed run,
-    where all begin with the mean, would go on differently.
+    Each replica of a MirroredStrategy has its own. Predictions would depend on the replica that makes them, and a
+    resumed run, whose replicas all start from the mean, would continue differently.
     """
     for variable in classifier.non_trainable_variables:
         if keras.backend.is_float_dtype(variable.dtype):
@@ -77,10 +91,11 @@ def sync_batch_stats(classifier: keras.Model) -> None:
 
 
 def sync_variables(model: keras.Model) -> None:
-    """Gives the variables their values during a `fit`: under JAX it keeps them to itself."""
+    """Updates the model's variables during a `fit`; under JAX it holds their values in a state of its own."""
     if keras.backend.backend() == "jax":
         model.jax_statesync_variables()
 
 
 def steps_taken(optimizer: keras.optimizers.Optimizer) -> int:
+    """Number of steps that changed the weights."""
     return int(keras.ops.convert_to_numpy(optimizer.iterations))

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there: a new folder each, checksums, then an atomic `LAST` pointer.
+"""Atomic checkpoints: a new folder for each, with checksums, and a `LAST` file that names the newest complete one.
 
-checkpoints/step-00001234/  model.weights.h5   the weights being trained
-                            training.npz       optimizer (moments, moving averages, step), states of dropout
-                            state.json         step, history, sha256 of the two files
-checkpoints/LAST            the name of the newest whole folder
+checkpoints/step-00001234/  model.weights.h5   weights being trained
+                            training.npz       optimizer (moments, moving averages, step), dropout seeds
+                            state.json         step, history, SHA-256 of the other two files
+checkpoints/LAST            name of the newest complete folder
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ import numpy as np
 
 from melanoma_tf.core import files
 
-KEPT = 2  # the newest and the one before it, should the newest turn out unreadable
+KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read or must not be written; the message names the file and what is wrong."""
+    """A checkpoint cannot be read or must not be written."""
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
-    step: optimizer steps asked for so far, over all epochs, skipped ones included. steps_taken: those that changed the
-    weights, when last looked at; -1 before. history: one row per finished epoch. streams: on which the order within an
-    epoch depends, see `data.streams`; 0 before it is known. loss: mean over the steps of the epoch so far.
+    Attributes:
+      step: optimizer steps over all epochs, including skipped ones.
+      steps_taken: steps that had changed the weights at the last check; -1 before the first.
+      streams: parallel streams that make up an epoch's order, see `pipeline.streams`; 0 before training.
+      loss: mean over the steps of the epoch so far.
+      history: one row per finished epoch.
     """
 
     step: int = 0
@@ -47,7 +50,7 @@ class Progress:
 
 
 def newest(folder: Path) -> list[str]:
-    """The files in `folder` of the checkpoint that `restore` would load, none if there is no checkpoint."""
+    """Returns the paths, relative to `folder`, of the files that `restore` would load; empty without a checkpoint."""
     if not _exists(folder):
         return []
     last = _last(folder)
@@ -55,20 +58,23 @@ def newest(folder: Path) -> list[str]:
 
 
 def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress) -> Path:
-    """Writes a checkpoint of `model` and `optimizer`, points LAST at it and removes those older than the last KEPT.
+    """Writes a checkpoint, points LAST at it and removes all but the newest KEPT.
+
+    Returns:
+      The checkpoint's folder.
 
     Raises:
       CheckpointError: a weight is not finite; nothing is written.
-      OSError: e.g. no space left; LAST still names the checkpoint before.
+      OSError: e.g. no space left; LAST still names the previous checkpoint.
     """
     bad = [w.path for w in model.weights if not np.all(np.isfinite(keras.ops.convert_to_numpy(w)))]
     if bad:
         raise CheckpointError(
-            f"not saved at step {progress.step}: {len(bad)} weights are not finite, {bad[0]} the first"
+            f"no checkpoint saved at step {progress.step}: {len(bad)} weights are not finite, first {bad[0]}"
         )
     name = f"step-{progress.step:08d}"
     if _exists(folder) and _last(folder) == folder / name:
-        return folder / name  # the same step again; the folder that LAST names is never touched
+        return folder / name  # saved already; the folder that LAST names is never replaced
     temporary = folder / f".{name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -80,7 +86,7 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
         (temporary / STATE).write_text(json.dumps({**dataclasses.asdict(progress), "sha256": sums}, indent=1) + "\n")
         for file in (WEIGHTS, TRAINING, STATE):
             files.sync(temporary / file)
-        shutil.rmtree(folder / name, ignore_errors=True)  # left by a run that died before it moved LAST
+        shutil.rmtree(folder / name, ignore_errors=True)  # left by a run that was killed before it updated LAST
         os.replace(temporary, folder / name)
         files.sync(folder)
         files.write_text(folder / LAST, name + "\n")
@@ -91,15 +97,18 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
 
 
 def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Progress | None:
-    """Loads the newest checkpoint into `model` and `optimizer` (both built); None if there is none.
+    """Loads the newest checkpoint into a built model and optimizer.
+
+    Returns:
+      The progress of the run that was saved; None without a checkpoint.
 
     Raises:
-      CheckpointError: a file is missing, its checksum is wrong, or it belongs to another model or optimizer.
+      CheckpointError: a file is missing or damaged, or belongs to another model or optimizer.
     """
     if not _exists(folder):
         return None
     path = _last(folder)
-    remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start anew"
+    remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start again"
     for file in (WEIGHTS, TRAINING, STATE):
         if not (path / file).is_file():
             raise CheckpointError(f"{path / file} is missing; {remedy}")
@@ -109,13 +118,14 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
         raise CheckpointError(f"{path / STATE} is damaged: {error}; {remedy}") from error
     for file, expected in state.pop("sha256").items():
         if files.sha256(path / file) != expected:
-            raise CheckpointError(f"{path / file} is damaged: its SHA-256 is not the one in {STATE}; {remedy}")
+            raise CheckpointError(f"{path / file} is damaged: its SHA-256 differs from the one in {STATE}; {remedy}")
     variables = _training_state(model, optimizer)
     with np.load(path / TRAINING, allow_pickle=False) as stored:
         values = [stored[key] for key in sorted(stored.files)]
     if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
         raise CheckpointError(
-            f"{path / TRAINING} belongs to another model or optimizer ({len(values)} variables); {remedy}"
+            f"{path / TRAINING} belongs to another model or optimizer: got {len(values)} variables, "
+            f"expected {len(variables)} of the same shapes; {remedy}"
         )
     model.load_weights(path / WEIGHTS)
     for variable, value in zip(variables, values, strict=True):
@@ -124,16 +134,16 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
 
 
 def save_final(path: Path, model: keras.Model) -> None:
-    """Writes the weights of a finished model, whole or not at all. path: ends in .weights.h5."""
+    """Writes the weights of a finished model atomically. path: ends in .weights.h5."""
     with files.replacing(path) as temporary:
         model.save_weights(temporary)
 
 
 @contextlib.contextmanager
 def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Inside, `model` has the optimizer's moving averages for weights, if it keeps them; the same bits come back after.
+    """Swaps the optimizer's moving averages into `model` for the block, if it keeps any.
 
-    (keras.callbacks.SwapEMAWeights swaps by adding and subtracting, which rounds.)
+    Restores the trained weights bit for bit; keras.callbacks.SwapEMAWeights adds and subtracts, which rounds.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not inner.use_ema:
@@ -161,7 +171,7 @@ def _last(folder: Path) -> Path:
 
 
 def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """What a step reads besides the weights: the optimizer's variables and the seeds of dropout."""
+    """Returns the state of training besides the weights: optimizer variables and dropout seeds."""
     weights = {id(w) for w in model.weights}
     return [*optimizer.variables, *(v for v in model.variables if id(v) not in weights)]
 

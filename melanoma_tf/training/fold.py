@@ -1,10 +1,11 @@
-"""Training of one fold: the model, the optimizer and the loop over its epochs."""
+"""The training loop of one fold."""
 
 from __future__ import annotations
 
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import ml_collections
@@ -26,107 +27,166 @@ log = logging.getLogger("melanoma_tf")
 def train(
     config: ml_collections.ConfigDict, dataset: pipeline.DataSet, fold: int, folder: Path | None, runtime: Runtime
 ) -> pd.DataFrame:
-    """Trains on all folds but `fold` and predicts it.
+    """Trains on all folds but one and predicts the images of that fold.
 
-    Writes checkpoints, history.csv and the final weights into `folder`; goes on from the newest checkpoint there. None
-    on hosts other than the first, which alone reads and writes: they get from it what it has read.
+    Resumes from the newest checkpoint in `folder`. Writes checkpoints, history.csv and the final weights there.
+
+    Args:
+      config: see configs/default.py.
+      dataset: builds to train on and to hold out.
+      fold: fold to hold out.
+      folder: the fold's folder on the primary host; None on the other hosts, which receive what the primary reads.
+      runtime: devices to train on.
 
     Returns:
-      image_name, patient_id, fold, target, logit, probability of every held-out image.
+      image_name, patient_id, source, fold, target, logit and probability of every held-out image.
 
     Raises:
-      data.DataError: nothing to train on or to hold out, or a damaged shard.
-      callbacks.DivergedError, checkpoint.CheckpointError: see there.
+      pipeline.DataError: no images to train on or to hold out, only one class, or a damaged shard.
+      callbacks.DivergedError: too many consecutive steps without finite gradients.
+      checkpoint.CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    train_shards, held_out = dataset.others(fold), dataset.fold(fold)
-    images, positives = pipeline.count(train_shards), sum(shard.positives for shard in train_shards)
-    steps_per_epoch = images // config.batch_size
-    _check(dataset, fold, images, positives, config.batch_size)
-    log.info("fold %d: %d images, %d malignant, held out: %d", fold, images, positives, pipeline.count(held_out))
+    run = _FoldRun(config, dataset, fold, folder, runtime)
+    run.build_models()
+    run.restore()
+    for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
+        run.train_epoch(epoch)
+    return run.finish()
 
-    # -------------------------------------------------------------------- model
-    keras.utils.set_random_seed(config.seed + fold)
-    checkpoints = folder / "checkpoints" if folder else None
-    saved = runtime.hosts.broadcast(checkpoint.newest(checkpoints) if checkpoints else [])
-    with runtime.scope():
-        trainer, classifier = build.build_trainer(
-            config,
-            positives / images,
-            steps_per_epoch,
-            fresh=not saved,
-            resampling=runtime.resampling,
-            strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
-        )
-        quick, thorough = (predictor.predictor(classifier, tta=tta) for tta in (False, config.tta))
-    log.info("%s; %s", build.describe_xla(trainer), backbones.describe_strips(classifier))
-    with runtime.hosts.broadcast_folder(checkpoints, saved) as copy:
-        progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
-    _check_order(progress, steps_per_epoch, runtime.hosts)
-    if progress.step:
-        log.info("fold %d goes on at step %d of %d", fold, progress.step, steps_per_epoch * config.epochs)
 
-    # --------------------------------------------------------------- train loop
-    # One `fit` per epoch: the order within an epoch is a function of (seed, epoch), so a resumed run can skip into it.
-    table = pipeline.read_table(held_out)
-    sizes = {"batch_size": config.batch_size, "image_size": config.image_size, "hosts": runtime.hosts}
-    for epoch in range(progress.step // steps_per_epoch, config.epochs):
-        skip = progress.step - epoch * steps_per_epoch
+class _FoldRun:
+    """The data, models and progress of one fold; `train` calls the methods in the order in which they stand here."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        dataset: pipeline.DataSet,
+        fold: int,
+        folder: Path | None,
+        runtime: Runtime,
+    ) -> None:
+        self.config, self.fold, self.folder, self.runtime = config, fold, folder, runtime
+        self.checkpoints = folder / "checkpoints" if folder else None
+        self.train_shards, self.held_out = dataset.others(fold), dataset.fold(fold)
+        images, positives = pipeline.count(self.train_shards), sum(shard.positives for shard in self.train_shards)
+        _check_data(dataset, fold, images, positives, config.batch_size)
+        self.prior, self.steps_per_epoch = positives / images, images // config.batch_size
+        self.sizes: dict[str, Any] = {
+            "batch_size": config.batch_size,
+            "image_size": config.image_size,
+            "hosts": runtime.hosts,
+        }
+        self.metadata = pipeline.read_metadata(self.held_out)
+        log.info("fold %d: %d images, %d malignant, held out: %d", fold, images, positives, len(self.metadata))
+
+    def build_models(self) -> None:
+        """Builds the trained model and the predictors, with pretrained weights unless a checkpoint replaces them."""
+        config, runtime = self.config, self.runtime
+        keras.utils.set_random_seed(config.seed + self.fold)
+        self.saved = runtime.hosts.broadcast(checkpoint.newest(self.checkpoints) if self.checkpoints else [])
+        with runtime.scope():
+            self.trainer, self.classifier = build.build_trainer(
+                config,
+                self.prior,
+                self.steps_per_epoch,
+                fresh=not self.saved,
+                resampling=runtime.resampling,
+                strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
+            )
+            self.predictor = predictor.predictor(self.classifier, tta=False)
+            self.tta_predictor = predictor.predictor(self.classifier, tta=config.tta)
+        log.info("%s; %s", build.describe_xla(self.trainer), backbones.describe_strips(self.classifier))
+
+    def restore(self) -> None:
+        """Loads the newest checkpoint, if there is one."""
+        with self.runtime.hosts.broadcast_folder(self.checkpoints, self.saved) as folder:
+            restored = checkpoint.restore(folder, self.classifier, self.trainer.optimizer)
+        self.progress = restored or checkpoint.Progress()
+        _check_order(self.progress, self.steps_per_epoch, self.runtime.hosts)
+        if restored:
+            total = self.steps_per_epoch * self.config.epochs
+            log.info("fold %d resumes at step %d of %d", self.fold, self.progress.step, total)
+
+    def train_epoch(self, epoch: int) -> None:
+        """Trains an epoch, or the rest of it, evaluates the held-out fold and saves a checkpoint."""
+        progress, optimizer = self.progress, self.trainer.optimizer
+        # One `fit` per epoch: the order in it is a function of (seed, epoch), so a resumed run can skip into it.
+        steps_before = progress.step - epoch * self.steps_per_epoch
         batches = pipeline.train_batches(
-            train_shards, seed=config.seed, epoch=epoch, skip_steps=skip, buffer=config.shuffle_buffer, **sizes
+            self.train_shards,
+            seed=self.config.seed,
+            epoch=epoch,
+            skip_steps=steps_before,
+            buffer=self.config.shuffle_buffer,
+            **self.sizes,
         )
-        keeper = callbacks.TrainingGuard(config, steps_per_epoch * (epoch + 1), checkpoints, classifier, progress, skip)
-        trainer.optimizer.reset_scale()
+        last_step = self.steps_per_epoch * (epoch + 1)
+        guard = callbacks.TrainingGuard(
+            self.config, last_step, self.checkpoints, self.classifier, progress, steps_before
+        )
+        optimizer.reset_scale()
         started = time.perf_counter()
-        with pipeline.naming_the_shard(train_shards):
-            logs = trainer.fit(batches, callbacks=[keeper], shuffle=False, verbose=0).history
-        images_per_s = (steps_per_epoch - skip) * config.batch_size / (time.perf_counter() - started)
-        callbacks.sync_batch_stats(classifier)
-        with checkpoint.averaged(classifier, trainer.optimizer):
-            logits = predictor.predict_logits(quick, held_out, **sizes)
+        with pipeline.name_damaged_shard(self.train_shards):
+            logs = self.trainer.fit(batches, callbacks=[guard], shuffle=False, verbose=0).history
+        seconds = time.perf_counter() - started
+        callbacks.sync_batch_stats(self.classifier)
+        with checkpoint.averaged(self.classifier, optimizer):
+            logits = predictor.predict_logits(self.predictor, self.held_out, **self.sizes)
         row = {
             "epoch": epoch + 1,
             "step": progress.step,
-            "loss": keeper.mean_loss(logs["loss"][-1]),
-            "val_auc": metrics.auc(table["target"], logits),
-            "skipped_steps": progress.step - callbacks.steps_taken(trainer.optimizer),
-            "images_per_s": round(images_per_s, 1),
+            "loss": guard.mean_loss(logs["loss"][-1]),
+            "val_auc": metrics.auc(self.metadata["target"], logits),
+            "skipped_steps": progress.step - callbacks.steps_taken(optimizer),
+            "images_per_s": round((self.steps_per_epoch - steps_before) * self.config.batch_size / seconds, 1),
         }
-        progress.history.append(row)
-        if folder and checkpoints:
-            checkpoint.save(checkpoints, classifier, trainer.optimizer, progress)
-            files.write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
-        log.info("fold %d: %s", fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
+        self._save(row)
 
-    # ------------------------------------------------------------------- result
-    # The last epoch's weights, not the best one's: choosing the epoch by the held-out fold would flatter its AUC.
-    with checkpoint.averaged(classifier, trainer.optimizer):
-        if folder:
-            checkpoint.save_final(folder / WEIGHTS, classifier)
-        sizes["batch_size"] = predictor.batch_size(config.batch_size, config.tta, runtime.replicas)
-        logits = predictor.predict_logits(thorough, held_out, **sizes)
-    return table.assign(logit=logits, probability=predictor.sigmoid(logits))
+    def _save(self, row: dict[str, Any]) -> None:
+        """Appends an epoch to the history and saves both history and checkpoint."""
+        self.progress.history.append(row)
+        if self.folder and self.checkpoints:
+            checkpoint.save(self.checkpoints, self.classifier, self.trainer.optimizer, self.progress)
+            files.write_text(self.folder / HISTORY, pd.DataFrame(self.progress.history).to_csv(index=False))
+        log.info("fold %d: %s", self.fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
+
+    def finish(self) -> pd.DataFrame:
+        """Saves the weights of the last epoch and predicts the held-out fold with them.
+
+        Choosing the best epoch by the held-out fold would flatter its AUC.
+        """
+        with checkpoint.averaged(self.classifier, self.trainer.optimizer):
+            if self.folder:
+                checkpoint.save_final(self.folder / WEIGHTS, self.classifier)
+            batch_size = predictor.batch_size(self.config.batch_size, self.config.tta, self.runtime.replicas)
+            sizes = {**self.sizes, "batch_size": batch_size}
+            logits = predictor.predict_logits(self.tta_predictor, self.held_out, **sizes)
+        return self.metadata.assign(logit=logits, probability=predictor.sigmoid(logits))
 
 
 def _check_order(progress: checkpoint.Progress, steps_per_epoch: int, hosts: Hosts) -> None:
-    """That a run within an epoch goes on in that epoch's order; notes the order for what follows."""
+    """Checks that these hosts read an interrupted epoch in the order in which it began, and records that order."""
     if progress.step % steps_per_epoch and progress.streams != pipeline.streams(hosts):
         raise checkpoint.CheckpointError(
-            f"the run stopped within an epoch in an order that {hosts.count} host(s) do not make; use as many as before"
+            f"mid-epoch checkpoint was written with a different host count, got {hosts.count}; resume with that count"
         )
     progress.streams = pipeline.streams(hosts)
 
 
-def _check(dataset: pipeline.DataSet, fold: int, images: int, positives: int, batch_size: int) -> None:
+def _check_data(dataset: pipeline.DataSet, fold: int, images: int, positives: int, batch_size: int) -> None:
+    """Checks that both parts of a fold have images of both classes, and training at least one batch."""
     held_out = dataset.fold(fold)
     if not held_out:
-        raise pipeline.DataError(f"{dataset.path} has no fold {fold}; there are folds 0 to {dataset.folds - 1}")
+        raise pipeline.DataError(f"{dataset.path} has no fold {fold}; expected 0 to {dataset.folds - 1}")
     if images < batch_size:
-        raise pipeline.DataError(f"{images} images train fold {fold}, fewer than one batch of {batch_size}")
+        raise pipeline.DataError(
+            f"fold {fold} has {images} training images, fewer than one batch of {batch_size}; lower --config.batch_size"
+        )
     for name, found, total in (
         ("training", positives, images),
         ("held-out", sum(shard.positives for shard in held_out), pipeline.count(held_out)),
     ):
         if not 0 < found < total:
             raise pipeline.DataError(
-                f"the {name} images of fold {fold} are of one class: {found} of {total} are malignant"
+                f"the {name} images of fold {fold} are of one class: {found} of {total} are malignant; expected both"
             )

@@ -1,9 +1,9 @@
-"""The folder of a run: what lies where, and which run it belongs to.
+"""Layout and identity of a run's folder.
 
-RUN/run.json        config and data set of this run
-RUN/fold0/          history.csv, checkpoints/, model.weights.h5, oof.csv (these two once the fold is finished)
-RUN/oof.csv         the finished folds' out-of-fold predictions together
-RUN/metrics.json    written by evaluate
+RUN/run.json        config and hashes of the data
+RUN/fold0/          history.csv, checkpoints/; model.weights.h5 and oof.csv once the fold is finished
+RUN/oof.csv         out-of-fold predictions of all finished folds
+RUN/metrics.json    written by melanoma_tf.evaluate
 """
 
 from __future__ import annotations
@@ -20,39 +20,43 @@ from typing import Any
 import ml_collections
 import pandas as pd
 
-from melanoma_tf.core import config as configs
 from melanoma_tf.core import files
+from melanoma_tf.core.config import restore
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
 
 
 class RunDirError(ValueError):
-    """The folder cannot serve this run; the message says why and what to do."""
+    """A folder is no run, or belongs to another one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """A run's folder, its config and what identifies its data, see `data_sha256`.
+    """A run's folder, config and data.
 
-    judged: builds whose folds are held out in turn. trained: builds that only train.
+    Attributes:
+      path: the folder.
+      config: see configs/default.py.
+      evaluation_data: `data_sha256` of the builds whose folds are held out in turn.
+      training_data: `data_sha256` of the builds that only train.
     """
 
     path: Path
     config: ml_collections.ConfigDict
-    judged: tuple[str, ...]
-    trained: tuple[str, ...] = ()
+    evaluation_data: tuple[str, ...]
+    training_data: tuple[str, ...] = ()
 
     def fold(self, fold: int) -> Path:
-        """The folder of one fold."""
+        """Returns the folder of a fold."""
         return self.path / f"fold{fold}"
 
     def finished_folds(self) -> list[int]:
-        """Folds with final weights and predictions, ascending."""
+        """Returns the folds with final weights and predictions, ascending."""
         names = (path.parent.name.removeprefix("fold") for path in self.path.glob(f"fold*/{OOF}"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def finish(self, fold: int, predictions: pd.DataFrame) -> None:
-        """Writes a fold's predictions, which marks it as finished, and the run's together."""
+        """Marks a fold as finished by writing its predictions, and updates those of the run."""
         files.write_text(self.fold(fold) / OOF, predictions.to_csv(index=False))
         tables = [read_predictions(self.fold(f) / OOF) for f in self.finished_folds()]
         files.write_text(self.path / OOF, pd.concat(tables).to_csv(index=False))
@@ -61,77 +65,87 @@ class RunDir:
 def claim(
     path: Path,
     config: ml_collections.ConfigDict,
-    judged: Sequence[str],
-    trained: Sequence[str] = (),
+    evaluation_data: Sequence[str],
+    training_data: Sequence[str] = (),
     *,
     overwrite: bool,
 ) -> RunDir:
-    """The folder for a run: new, or that of the same run begun before. judged, trained: folders, see `RunDir`.
+    """Creates a run's folder, or opens it to resume the same run.
+
+    Args:
+      path: the folder.
+      config: see configs/default.py.
+      evaluation_data: folders of the builds whose folds are held out in turn.
+      training_data: folders of the builds that only train.
+      overwrite: whether to remove an earlier run.
 
     Raises:
-      RunDirError: it holds a run with another config or data set, or files that are no run's.
+      RunDirError: the folder holds a run with another config or other data, or files that belong to no run.
     """
-    workdir = RunDir(path, config, tuple(map(data_sha256, judged)), tuple(map(data_sha256, trained)))
+    workdir = RunDir(path, config, tuple(map(data_sha256, evaluation_data)), tuple(map(data_sha256, training_data)))
     if (path / RUN).is_file():
         if overwrite:
             _remove(path)
         elif any(path.glob("fold*/checkpoints/LAST")) or any(path.glob(f"fold*/{OOF}")):
             _check_same(open_workdir(path), workdir)
             return workdir
-        # else it never came to a first checkpoint, so there is nothing to go on with and nothing to lose
+        # A run without any checkpoint has nothing to resume and nothing to lose.
     elif path.exists() and any(path.iterdir()):
-        raise RunDirError(f"--workdir {path} is not empty and holds no run; name an empty or a new folder")
+        raise RunDirError(f"--workdir {path} is not empty and holds no run; pass an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    run = {"config": config.to_dict(), "data_sha256": workdir.judged, "external_sha256": workdir.trained}
+    run = {
+        "config": config.to_dict(),
+        "data_sha256": workdir.evaluation_data,
+        "external_sha256": workdir.training_data,
+    }
     files.write_text(path / RUN, json.dumps(run, indent=1, sort_keys=True) + "\n")
     return workdir
 
 
 def open_workdir(path: Path) -> RunDir:
-    """The folder of a run that exists.
+    """Opens the folder of an existing run.
 
     Raises:
-      RunDirError: there is no run.
+      RunDirError: the folder holds no run.
+      ValueError: its config has a setting that this version does not know.
     """
     if not (path / RUN).is_file():
-        raise RunDirError(f"{path} holds no {RUN}; --workdir wants the folder that melanoma_tf.train wrote")
+        raise RunDirError(f"{path} has no {RUN}; pass the --workdir of melanoma_tf.train")
     run = json.loads((path / RUN).read_text(encoding="utf-8"))
-    config = configs.restore(run["config"], path / RUN)
+    config = restore(run["config"], path / RUN)
     return RunDir(path, config, tuple(run["data_sha256"]), tuple(run["external_sha256"]))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """An oof.csv. Names stay as they are, 007 and NA too; a patient that is not known is NaN."""
+    """Reads an oof.csv. Names such as 007 and NA are kept as text; an unknown patient is NaN."""
     texts = dict.fromkeys(("image_name", "patient_id", "source"), str)
     missing = {column: [""] for column in ("patient_id", "logit", "probability")}
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
 
 
 def _remove(path: Path) -> None:
-    """What a run wrote; whatever else lies in the folder is the user's."""
+    """Removes the files that a run writes; all others in the folder are the user's."""
     for folder in path.glob("fold[0-9]*"):
         shutil.rmtree(folder)
-    for name in (OOF, METRICS, RUN):  # RUN last: a killed removal can be repeated
+    for name in (OOF, METRICS, RUN):  # RUN last, so that an interrupted removal can be repeated
         (path / name).unlink(missing_ok=True)
 
 
 def data_sha256(data_path: str) -> str:
-    """What identifies a build: the hash of its manifest."""
-    import tensorflow as tf  # which knows gs:// too
+    """Returns the SHA-256 of a build's manifest, which identifies the build. data_path: folder or URL such as gs://."""
+    import tensorflow as tf
 
     with tf.io.gfile.GFile(os.path.join(data_path, "manifest.json"), "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
 def _check_same(before: RunDir, now: RunDir) -> None:
-    then, asked = before.config.to_dict(), now.config.to_dict()
-    differing: list[Any] = [
-        f"{k}: {then.get(k)!r} then, {asked.get(k)!r} now" for k in asked if then.get(k) != asked[k]
-    ]
-    if (before.judged, before.trained) != (now.judged, now.trained):
+    old, new = before.config.to_dict(), now.config.to_dict()
+    differing: list[Any] = [f"{k}: {old.get(k)!r} then, {new[k]!r} now" for k in new if old.get(k) != new[k]]
+    if (before.evaluation_data, before.training_data) != (now.evaluation_data, now.training_data):
         differing.append("the data set")
     if differing:
         raise RunDirError(
             f"--workdir {now.path} holds a run that differs in {'; '.join(differing)}. "
-            "Use the same settings to go on with it, another --workdir, or --overwrite."
+            "Use the same settings to resume it, another --workdir, or --overwrite."
         )

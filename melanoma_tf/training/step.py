@@ -1,4 +1,4 @@
-"""The training step: Keras' own, where a step that is not finite leaves no trace."""
+"""Training step that discards updates which are not finite."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from melanoma_tf.devices.select import share_nan
 
 
 class Trainer(keras.Model):
-    """The model that is trained: Keras' own step, but statistics of batch norm that are not finite do not stay.
+    """Model whose training step discards batch norm statistics that are not finite.
 
-    A step with NaN in its activations is skipped by the optimizer; its moving statistics have to be undone too.
+    The optimizer skips a step with NaN in its activations; the moving statistics have to be restored as well.
     """
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Keras' loss, of the targets mixed as the images are."""
+        """Computes the loss against the labels, mixed in the same way as the images."""
         augment = self.get_layer("augment")
         if training and augment.mixes:
             y = augment.labels(y, x["seed"], *x["image"].shape[1:3])
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def train_step(self, *args: Any) -> Any:
+        """Runs Keras' step of the backend and keeps finite batch norm statistics."""
         if keras.backend.backend() == "jax":
             state, batch = args
             logs, (trainable, statistics, *others) = super().train_step(state, batch)
@@ -45,19 +46,19 @@ def _finite_or(new: Any, old: Any) -> Any:
 
 
 class SkippingOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Skips steps whose gradients are not finite, and leaves the weights being trained alone when a `fit` ends.
+    """Optimizer that skips steps whose gradients are not finite and keeps the trained weights at the end of a `fit`.
 
-    Keras would overwrite them with their moving averages there; `checkpoint.averaged` lends those where they are used.
+    Keras would overwrite them with their moving averages; `checkpoint.averaged` swaps those in where they are used.
     """
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """TensorFlow's way (JAX sums over devices before it asks the optimizer)."""
+        """Makes NaN on one replica visible to all. TensorFlow only: JAX sums gradients before the optimizer."""
         super().apply(share_nan(grads, self.check_finite(grads)), trainable_variables)
 
     def finalize_variable_values(self, var_list: list[Any]) -> None:
-        """Does nothing."""
+        """Does nothing; Keras would assign the moving averages."""
 
     def reset_scale(self) -> None:
-        """Undoes the halvings of skipped steps, which would add up to an underflow; float16 searches its own scale."""
+        """Resets a loss scale of 1, which skipped steps halve until it underflows; float16 adapts its own scale."""
         if self.initial_scale == 1.0:
             self.dynamic_scale.assign(1.0)

@@ -1,4 +1,4 @@
-"""The commands as users type them, one after the other, and what they say when something is wrong."""
+"""The commands as users run them, and their error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from melanoma_tf import evaluate, predict, train
-from melanoma_tf.core import config as configs
+from melanoma_tf.core import config
 from melanoma_tf.data import pipeline
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
@@ -26,7 +26,7 @@ from tests.support.tiny import SMOKE
 
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory):
-    """A finished run of two folds with the real EfficientNet-B0."""
+    """A finished run of two folds with the complete EfficientNet-B0."""
     folder = tmp_path_factory.mktemp("run") / "work"
     for fold in ("1", "0"):
         args = ["--data", str(shards), "--workdir", str(folder), "--fold", fold]
@@ -39,7 +39,9 @@ def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
     folder, done = run
     oof = pd.read_csv(folder / "oof.csv")
     dataset = pipeline.open_data(str(shards))
-    assert sorted(oof["image_name"]) == sorted(pipeline.read_table([*dataset.fold(0), *dataset.fold(1)])["image_name"])
+    assert sorted(oof["image_name"]) == sorted(
+        pipeline.read_metadata([*dataset.fold(0), *dataset.fold(1)])["image_name"]
+    )
     expected = roc_auc_score(oof["target"], oof["logit"])
     assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] == pytest.approx(expected, abs=1e-12)
     assert f"AUC {expected:.4f} (95% interval " in done.stdout
@@ -52,7 +54,7 @@ def test_all_folds_together_predict_every_image(shards, tmp_path):
     done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
     assert done.returncode == 0, done.stderr[-2000:]
     oof = pd.read_csv(tmp_path / "run/oof.csv")
-    everything = pipeline.read_table(pipeline.open_data(str(shards)).train)
+    everything = pipeline.read_metadata(pipeline.open_data(str(shards)).train)
     assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
         zip(everything["image_name"], everything["fold"], everything["target"], strict=True)
     )
@@ -64,7 +66,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run
     folder, _ = run
     args = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--workdir", str(folder)]
     done = run_command(*args)
-    assert "fold 0: finished already" in done.stdout
+    assert "fold 0: already finished" in done.stdout
     done = run_command(*args, "--config.lr=0.5")
     assert done.returncode == 1
     assert "holds a run that differs in lr: 0.002 then, 0.5 now" in done.stderr
@@ -86,11 +88,10 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path)
     assert before.finished_folds() == folds
 
 
-def test_evaluate_judges_a_run_again(run):
+def test_evaluate_repeats_the_metrics_of_training(run):
     folder, trained = run
     done = run_command("-m", "melanoma_tf.evaluate", "--workdir", str(folder))
     assert done.returncode == 0
-    # The figures are the last thing that training said.
     assert done.stdout.strip()
     assert trained.stdout.endswith(done.stdout)
 
@@ -146,18 +147,15 @@ def test_which_models_predict_a_shard():
     ("args", "message"),
     [
         (["--data", "nowhere"], "--data nowhere: no such folder; expected the output folder of tfrecord_tools.build"),
-        (["--fold", "9"], "--fold '9' is not among the folds of this data: 0 to 4, or all"),
+        (["--fold", "9"], "unknown --fold '9'; expected one of: 0 to 4, all"),
         (["--config.batch_size=9000"], "fewer than one batch of 9000"),
         (["--config.weights=no/such.h5"], "no/such.h5"),
         (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
-        (["--config.precision=float17"], "config.precision='float17' is unknown; there is: auto, float32"),
-        (["--config.optimizer=sgdx"], "config.optimizer='sgdx' is unknown; there is: adam, adamw"),
         (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
         (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: expected a folder of this machine"),
-        (["--fold", "²"], "--fold '²' is not among the folds of this data"),
     ],
 )
-def test_train_names_what_is_wrong(shards, tmp_path, args, message):
+def test_train_reports_bad_input(shards, tmp_path, args, message):
     where = ["--data", str(shards), "--workdir", str(tmp_path / "new")]
     done = run_command("-m", "melanoma_tf.train", *SMOKE, *where, *args)
     assert done.returncode == 1
@@ -174,39 +172,54 @@ def test_a_setting_that_does_not_exist_is_an_error(which):
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
-    config = configs.default()
-    run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
-    config.lr = 0.5
-    assert run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False).config.lr == 0.5
+    settings = config.default()
+    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
+    settings.lr = 0.5
+    assert run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False).config.lr == 0.5
     assert run_dir.open_workdir(tmp_path / "run").config.lr == 0.5
 
 
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
-    config = configs.default()
-    run = run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=False)
+    settings = config.default()
+    run = run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
     (run.fold(0) / "checkpoints").mkdir(parents=True)
     (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
     (run.path / "submission.csv").write_text("mine")
-    config.lr = 0.5
-    run_dir.claim(tmp_path / "run", config, [str(shards)], overwrite=True)
+    settings.lr = 0.5
+    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=True)
     assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
 
 
-@pytest.mark.parametrize("path", sorted(configs.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_each_config_can_be_used_and_says_how(path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "float17"}, "config.precision='float17'.* auto, float32, mixed_bfloat16, mixed_float16"),
+        ({"optimizer": "sgdx"}, "config.optimizer='sgdx'.* adam, adamw"),
+        ({"warmup_epochs": 12}, "config.warmup_epochs=12.* must be fewer than config.epochs=12"),
+    ],
+)
+def test_settings_out_of_range_are_reported(change, message):
+    settings = config.default()
+    settings.update(change)
+    with pytest.raises(ValueError, match=message):
+        config.check(settings)
+
+
+@pytest.mark.parametrize("path", sorted(config.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_each_config_is_valid_and_documented(path):
     module = runpy.run_path(str(path))
-    config = module["get_config"]()
-    configs.check(config)
-    backbones.backbone(config.model)
-    assert config.keys() == configs.default().keys()
+    settings = module["get_config"]()
+    config.check(settings)
+    backbones.backbone(settings.model)
+    assert settings.keys() == config.default().keys()
     for word in ("python -m melanoma_tf.train", "Hardware:", "Expected"):
         assert word in module["__doc__"]
-    changed = [key for key in config if config[key] != configs.default()[key]]
+    changed = [key for key in settings if settings[key] != config.default()[key]]
     assert bool(changed) == (path.stem != "default")
 
 
 def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):
-    folder = str(configs.CONFIGS.parent)
+    folder = str(config.CONFIGS.parent)
     args = ["-m", "melanoma_tf.train", "--config", "configs/smoke.py", "--data", "nowhere", "--strategy", "cpu"]
     done = subprocess.run(
         [sys.executable, *args],
@@ -226,7 +239,7 @@ def test_predict_looks_at_its_output_folder_first(tmp_path):
     assert f"there is no folder {tmp_path / 'no'}" in done.stderr
 
 
-def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):
+def test_a_damaged_shard_stops_training_and_is_named(shards, tmp_path):
     folder = shutil.copytree(shards, tmp_path / "damaged")
     victim = sorted(folder.glob("train03-*.tfrec"))[0]
     content = bytearray(victim.read_bytes())
@@ -240,14 +253,14 @@ def test_a_damaged_shard_stops_training_with_its_name(shards, tmp_path):
     assert not (tmp_path / "run/oof.csv").exists()
 
 
-def test_predict_and_evaluate_want_a_run(tmp_path, shards):
-    with pytest.raises(run_dir.RunDirError, match=r"holds no run.json; --workdir wants the folder"):
+def test_predict_and_evaluate_need_a_run(tmp_path, shards):
+    with pytest.raises(run_dir.RunDirError, match=r"has no run.json; pass the --workdir of melanoma_tf.train"):
         run_dir.open_workdir(tmp_path)
-    with pytest.raises(run_dir.RunDirError, match=r"oof.csv is not there; it is written when"):
+    with pytest.raises(run_dir.RunDirError, match=r"oof.csv does not exist; melanoma_tf.train writes it"):
         evaluate.report(tmp_path)
 
 
-def test_names_of_images_stay_as_they_are(tmp_path):
+def test_image_names_are_kept_as_text(tmp_path):
     run = run_dir.RunDir(tmp_path, tiny.config(), ())
     names = ["00022", "NA", "1e5", "7"]
     table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
@@ -271,29 +284,29 @@ def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
 def test_each_source_has_its_auc_where_there_are_several():
     table = {"image_name": list("abcdefg"), "patient_id": list("abcdefg"), "fold": 0, "target": [1, 1, 0, 0, 1, 0, 0]}
     table |= {"source": ["one"] * 4 + ["two"] * 2 + ["only benign"], "logit": [2.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0]}
-    assert evaluate.judge(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
+    assert evaluate.compute_metrics(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
 
 
-def test_a_device_without_enough_memory_is_told_with_what_to_try():
+def test_running_out_of_device_memory_gives_advice():
     import tensorflow as tf
 
     for error in (
         tf.errors.ResourceExhaustedError(None, None, "OOM"),
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
     ):
-        told = r"a batch of 64 needs more memory .* a lower --config.batch_size"
-        with pytest.raises(RuntimeError, match=told), train.naming_memory(64):
+        advice = r"out of device memory with a batch of 64; try a lower --config.batch_size"
+        with pytest.raises(RuntimeError, match=advice), train.explain_out_of_memory(64):
             raise error
-    with pytest.raises(KeyError), train.naming_memory(64):
+    with pytest.raises(KeyError), train.explain_out_of_memory(64):
         raise KeyError("x")
 
 
-def test_folds_asked_for():
-    assert train.chosen_folds("all", 3) == [0, 1, 2]
-    assert train.chosen_folds("2", 3) == [2]
-    for wrong in ("3", "-1", "first"):
-        with pytest.raises(ValueError, match="is not among the folds of this data: 0 to 2, or all"):
-            train.chosen_folds(wrong, 3)
+def test_the_fold_flag_is_a_fold_or_all():
+    assert train.parse_folds("all", 3) == [0, 1, 2]
+    assert train.parse_folds("2", 3) == [2]
+    for wrong in ("3", "-1", "²", "first"):
+        with pytest.raises(ValueError, match=f"unknown --fold '{wrong}'; expected one of: 0 to 2, all"):
+            train.parse_folds(wrong, 3)
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "evaluate"])

@@ -1,4 +1,4 @@
-"""Further data: built without what the first build holds, trained on and not judged on, refused where it leaks."""
+"""External builds: disjoint from the main build, trained on, evaluated only on request, refused where they leak."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def records_of(folder):
 
 
 def changed(other, tmp_path, change):
-    """`other` with a table that `change` has altered; the images keep their names."""
+    """Settings of a build of `other` whose table `change` has altered."""
     frame = pd.read_csv(other / "train.csv")
     change(frame)
     frame.to_csv(tmp_path / "train.csv", index=False)
@@ -72,8 +72,8 @@ def test_a_build_leaves_out_the_patients_of_another(other, shards, main_csv, tmp
     assert verify.verify([shards, tmp_path / "out"]).problems == []
 
 
-def test_a_image_that_is_there_takes_its_patient_along(other, shards, main_csv, tmp_path):
-    """By name, and by a list of pairs; the other images of its patient may show the same lesion."""
+def test_a_shared_image_excludes_its_whole_patient(other, shards, main_csv, tmp_path):
+    """Shared by name or by a list of pairs; other images of its patient may show the same lesion."""
     table = pd.read_csv(other / "train.csv")
     by_name, by_pair = table["patient_id"].unique()[:2]
     first = {each: table.index[table["patient_id"] == each][0] for each in (by_name, by_pair)}
@@ -98,7 +98,7 @@ def test_a_image_that_is_there_takes_its_patient_along(other, shards, main_csv, 
     assert found == set(table["patient_id"]) - {by_name, by_pair}
 
 
-def test_what_against_cannot_do_is_told(data, shards, external, tmp_path):
+def test_unusable_values_of_against_are_reported(data, shards, external, tmp_path):
     def given(against):
         return dataclasses.replace(settings(data, tmp_path / "out"), against=str(against))
 
@@ -113,7 +113,7 @@ def test_what_against_cannot_do_is_told(data, shards, external, tmp_path):
 
 
 def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
-    """The same images under other names and patients: one is the same file, all are the same to look at."""
+    """The same images under other names and patients."""
     (tmp_path / "jpeg").mkdir()
     for path in (other / "jpeg/train").iterdir():
         (tmp_path / "jpeg" / f"NEW_{path.name}").symlink_to(path)
@@ -145,7 +145,7 @@ def test_external_records_train_every_fold_and_are_held_out_in_none(shards, exte
         assert pipeline.count(both.others(fold)) == pipeline.count(alone.others(fold)) + 24
 
 
-def test_if_asked_they_are_held_out_fold_by_fold(shards, external):
+def test_they_are_held_out_fold_by_fold_on_request(shards, external):
     alone, further = pipeline.open_data(str(shards)), pipeline.open_data(str(external))
     both = pipeline.add_external(alone, [str(external)], held_out=True)
     for fold in range(alone.folds):
@@ -154,7 +154,7 @@ def test_if_asked_they_are_held_out_fold_by_fold(shards, external):
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
+def test_a_leak_is_reported(other, shards, main_csv, tmp_path, held_out):
     theirs = pd.read_csv(other / "train.csv")["patient_id"].iloc[0]
     home = {record.patient: record.fold for record in records_of(shards)}
 
@@ -166,7 +166,7 @@ def test_a_leak_is_named(other, shards, main_csv, tmp_path, held_out):
         (fold,) = {record.fold for record in records_of(tmp_path / "out") if record.patient == patient}
         return fold
 
-    # Held out fold by fold, a patient may be in both builds if it is in the same fold of both.
+    # With held_out a patient may be in both builds, provided that it is in the same fold of both.
     fold = build_sharing(main_csv["patient_id"][0])
     together = next(patient for patient in main_csv["patient_id"] if home[patient] == fold)
     assert build_sharing(together) == fold
@@ -213,7 +213,7 @@ def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
     with pytest.raises(pipeline.DataError, match="test has no labelled records"):
         pipeline.add_external(alone, [str(tmp_path / "test")], held_out=False)
     build.build(dataclasses.replace(settings(other, tmp_path / "two"), folds=2, shards=2))
-    with pytest.raises(pipeline.DataError, match="two has 2 folds, .* 5; build it with as many"):
+    with pytest.raises(pipeline.DataError, match="two has 2 folds, expected 5"):
         pipeline.add_external(alone, [str(tmp_path / "two")], held_out=True)
 
 
@@ -225,14 +225,14 @@ def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path
     alone = pipeline.open_data(str(shards))
     assert f"fold 0: {pipeline.count(alone.others(0)) + 24} images" in done.stdout + done.stderr
     oof = pd.read_csv(folder / "oof.csv")
-    assert sorted(oof["image_name"]) == sorted(pipeline.read_table(alone.fold(0))["image_name"])
+    assert sorted(oof["image_name"]) == sorted(pipeline.read_metadata(alone.fold(0))["image_name"])
     run = run_dir.open_workdir(folder)
-    assert run.trained == (run_dir.data_sha256(str(external)),)
+    assert run.training_data == (run_dir.data_sha256(str(external)),)
     predicting = tiny.TRAIN.replace("import train; train.run()", "import predict; predict.run()")
     where = ["--workdir", str(folder), "--data", str(external), "--out", str(tmp_path / "out.csv"), "--strategy=cpu"]
     done = run_command("-c", predicting, *where)
     assert "warning: 24 of 24 records were training data of every finished model" in done.stdout, done.stderr[-2000:]
-    # Without them, or with them judged on, it is another run.
+    # The same folder without external data, or with its folds held out, is another run.
     for other_args in (args[:2] + args[4:], [*args, "--validate_external"]):
         done = run_command("-c", tiny.TRAIN, *SMOKE, *other_args)
         assert done.returncode == 1

@@ -94,7 +94,7 @@ def test_a_host_that_dies_ends_the_others_and_a_restart_goes_on(settings, tmp_pa
     # The rest of so long a run would take minutes: that it goes on where it was is all there is to see.
     processes = start_hosts(workdirs, [long] * 2, logs)
     deadline = time.monotonic() + 120
-    while "goes on at step" not in (logs / "host-1").read_text():
+    while "resumes at step" not in (logs / "host-1").read_text():
         assert time.monotonic() < deadline, (logs / "host-1").read_text()[-3000:]
         time.sleep(0.1)
     for process in processes:

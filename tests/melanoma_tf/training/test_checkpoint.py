@@ -1,4 +1,4 @@
-"""Checkpoints: the same state comes back, damage is named, and a failed save leaves the one before."""
+"""Checkpoints: exact restore, reported damage, and failed saves that keep the previous checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(model, other):
 
 
 @pytest.mark.parametrize("use_ema", [False, True])
-def test_a_restored_run_goes_on_to_the_same_bits(tmp_path, use_ema):
+def test_a_restored_run_continues_to_the_same_bits(tmp_path, use_ema):
     straight, stopped, resumed = small(use_ema), small(use_ema), small(use_ema)
     fit(straight, 2)
     fit(stopped)
@@ -44,7 +44,7 @@ def test_a_restored_run_goes_on_to_the_same_bits(tmp_path, use_ema):
     checkpoint.save(tmp_path, stopped, stopped.optimizer, progress)
     assert checkpoint.restore(tmp_path, resumed, resumed.optimizer) == progress
     fit(resumed)
-    # Dropout's state is part of it: without it the second epoch would drop other units.
+    # Without the state of dropout the second epoch would drop other units.
     assert same(straight, resumed)
 
 
@@ -61,7 +61,7 @@ def test_only_the_last_two_are_kept(tmp_path):
     assert (tmp_path / "LAST").read_text() == "step-00000010\n"
 
 
-def test_a_flipped_byte_is_named_with_the_remedy(tmp_path):
+def test_a_flipped_byte_is_reported_with_the_remedy(tmp_path):
     model = small()
     folder = checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     content = bytearray((folder / "model.weights.h5").read_bytes())
@@ -71,7 +71,7 @@ def test_a_flipped_byte_is_named_with_the_remedy(tmp_path):
         checkpoint.restore(tmp_path, model, model.optimizer)
 
 
-def test_a_missing_file_and_another_model_are_named(tmp_path):
+def test_a_missing_file_and_another_model_are_reported(tmp_path):
     model = small()
     folder = checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     other = small(use_ema=True)
@@ -86,13 +86,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = small()
     checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     model.layers[0].kernel.assign(np.full((4, 3), np.nan))
-    with pytest.raises(checkpoint.CheckpointError, match=r"not saved at step 2: 1 weights are not finite, .*kernel"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint saved at step 2: 1 weights are not .*kernel"):
         checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(2))
     assert (tmp_path / "LAST").read_text() == "step-00000001\n"
 
 
 @pytest.mark.parametrize("culprit", ["savez", "replace"])
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, culprit):
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, culprit):
     model, before = small(), small()
     checkpoint.save(tmp_path, before, before.optimizer, checkpoint.Progress(1))
     fit(model)
@@ -109,13 +109,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, culprit
     assert same(model, before)
 
 
-def test_averaged_weights_are_lent_and_the_same_bits_come_back():
+def test_averaged_weights_are_swapped_in_and_the_same_bits_restored():
     model = small(use_ema=True)
     average = None
     for _ in range(3):
         model.fit(X, Y[:, :1], epochs=1, batch_size=8, shuffle=False, verbose=0)
         weights = [w.copy() for w in model.get_weights()]
-        # By hand: half the average, half the new weights; it starts at the weights after the first step.
+        # Momentum 0.5, starting from the weights after the first step.
         average = weights if average is None else [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
     before = model.get_weights()
     with checkpoint.averaged(model, model.optimizer):
@@ -124,7 +124,7 @@ def test_averaged_weights_are_lent_and_the_same_bits_come_back():
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
 
 
-def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_text_file_is_replaced_atomically(tmp_path, monkeypatch):
     files.write_text(tmp_path / "x", "old")
     monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"):

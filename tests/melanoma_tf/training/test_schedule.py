@@ -1,4 +1,4 @@
-"""The learning rate at points that can be worked out by hand."""
+"""Learning rates at points with a closed form."""
 
 from __future__ import annotations
 
