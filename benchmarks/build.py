@@ -1,14 +1,17 @@
-"""How fast, how small and how true is the converter? Beside the ways others do it, on the same files, in turn.
+"""Speed, memory and accuracy of the converter beside other tools, on the same files.
 
     python benchmarks/build.py --images ../shared/data/isic_archive_fullres/jpeg --size 384 --repeat 3
 
-All crop the centre square, resize it to --size and encode it as JPEG of quality 95. Each converter goes through all
-files --repeat times, the converters taking turns, so that other load on the machine falls on all. Images/s and MB/s
-(of source files) are per CPU second of one thread: median over the repeats. PSNR is of the pixels before encoding,
-against a full decode and Lanczos3 in floating point. The zone plate, rings that get ever finer outwards, has four times
---size: given is what each shows where they are too fine for the result, as a standard deviation in levels (the rings
-have 85). Memory is the peak above what the imports take, each in a process
-of its own. Then the real build command with one and two workers. What is not installed is named, not measured
+All converters crop the centre square, resize it to --size and encode it as JPEG of quality 95. They take turns going
+through all files, --repeat times, so that other load on the machine affects all of them. Columns:
+
+    images/s, MB/s  per CPU second of one thread, median over the repeats; MB of source files
+    PSNR            of the pixels before encoding, against a full decode and Lanczos3 in floating point
+    zone plate      rings of up to the Nyquist frequency at four times --size: standard deviation, in levels, where they
+                    are too fine for the result (85 in the source)
+    memory          peak above the imports, each converter in its own process
+
+The last tables are the build command with one and two workers. Converters that are not installed are listed as such
 (pip install '.[bench]').
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import os
 
-# ruff: noqa: E402 -- the environment is read when these are imported
+# ruff: noqa: E402 -- the libraries read the environment when imported
 for _name in (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -24,7 +27,7 @@ for _name in (
     "VIPS_CONCURRENCY",
     "TF_NUM_INTRAOP_THREADS",
 ):
-    os.environ[_name] = "1"  # read at import; images/s/core is of one thread
+    os.environ[_name] = "1"  # images/s/core of one thread
 os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -43,6 +46,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -54,22 +58,22 @@ from tfrecord_tools.imaging import convert, resample
 FLAGS = flags.FLAGS
 flags.DEFINE_string("images", None, "Folder with JPEG files.", required=True)
 flags.DEFINE_integer("size", 384, "Side of the square result, in pixels.", 32, 1024)
-flags.DEFINE_integer("repeat", 3, "Times that each converter goes through all files.", 1)
-flags.DEFINE_integer("limit", 0, "Take only every n-th file so that about this many are left; 0: all.", 0)
-flags.DEFINE_integer("copies", 4, "How often the build command is given each file, for a run that is long enough.", 1)
-flags.DEFINE_bool("workers", True, "Measure the build command with one and two workers as well.")
-flags.DEFINE_string("memory_of", None, "Used by this script itself: print this converter's peak memory.")
+flags.DEFINE_integer("repeat", 3, "Passes of each converter through all files.", 1)
+flags.DEFINE_integer("limit", 0, "Use about this many files, evenly spaced; 0: all.", 0)
+flags.DEFINE_integer("copies", 4, "Copies of each file in the runs of the build command.", 1)
+flags.DEFINE_bool("workers", True, "Also measure the build command with one and two workers.")
+flags.DEFINE_string("memory_of", None, "Internal: print the peak memory of this converter.")
 
 QUALITY = 95
-Pixels = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
 class Converter:
-    """convert: JPEG file -> JPEG. pixels: JPEG file -> u8[size,size,3], what would be encoded; None for the floor."""
+    """JPEG file to JPEG, and to the u8[size,size,3] that would be encoded (None for the floor)."""
 
     convert: Callable[[bytes], object]
-    pixels: Callable[[bytes], Pixels] | None
+    pixels: Callable[[bytes], ImageArray] | None
 
 
 # ---------------------------------------------------------------------------------------------- converters
@@ -88,20 +92,33 @@ def pillow_jpeg(image: Image.Image) -> bytes:
 
 
 def ours(size: int) -> Converter:
-    def pixels(data: bytes) -> Pixels:
-        opened = convert._open(data)
-        width, height = opened.size
+    def pixels(data: bytes) -> ImageArray:
+        image = convert._open(data)
+        width, height = image.size
         reduction = convert._reduction(width, height, size, "crop")
-        decoded = convert._decode_reduced(
-            data, opened, reduction, convert._needed(width, height, reduction, (size,), "crop")
-        )
+        decoded = convert.decode_reduced(data, image, reduction)
         return convert._fit(decoded, width, height, reduction, size, "crop")
 
     return Converter(lambda data: convert.convert(data, size, QUALITY).jpeg, pixels)
 
 
+def ours_in_numpy(size: int) -> Converter:
+    """This converter as installed without a C compiler."""
+
+    def without_c(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def call(data: bytes) -> Any:
+            with mock.patch.object(resample, "_resample", None):
+                return function(data)
+
+        return call
+
+    converter = ours(size)
+    assert converter.pixels is not None
+    return Converter(without_c(converter.convert), without_c(converter.pixels))
+
+
 def pillow(size: int, gap: float, filter_: Image.Resampling) -> Converter:
-    """gap: what Pillow's draft must leave of the target, 0 for a full decode."""
+    """Pillow; `gap` is how many times the target its draft mode must leave, 0 for a full decode."""
 
     def small(data: bytes) -> Image.Image:
         opened = Image.open(io.BytesIO(data))
@@ -124,7 +141,7 @@ def img2dataset(size: int) -> Converter:
 
     jpeg, png = resizer("jpg", QUALITY), resizer("png", 1)
 
-    def pixels(data: bytes) -> Pixels:
+    def pixels(data: bytes) -> ImageArray:
         return np.asarray(Image.open(io.BytesIO(png(io.BytesIO(data))[0])).convert("RGB"))
 
     return Converter(lambda data: jpeg(io.BytesIO(data))[0], pixels)
@@ -149,13 +166,13 @@ def opencv(size: int) -> Converter:
 def libvips(size: int) -> Converter:
     import pyvips
 
-    logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every step, which takes time
+    logging.getLogger("pyvips").setLevel(logging.WARNING)  # logging every step takes time
     pyvips.cache_set_max(0)
 
     def small(data: bytes) -> Any:
         return pyvips.Image.thumbnail_buffer(data, size, height=size, crop="centre")
 
-    def pixels(data: bytes) -> Pixels:
+    def pixels(data: bytes) -> ImageArray:
         return np.frombuffer(small(data).write_to_memory(), np.uint8).reshape(size, size, -1)
 
     return Converter(lambda data: small(data).jpegsave_buffer(Q=QUALITY), pixels)
@@ -176,7 +193,7 @@ def tensorflow(size: int) -> Converter:
 
 
 def floor(size: int) -> Converter:
-    """Entropy decoding and next to nothing else."""
+    """Decoding at 1/8: mostly entropy decoding."""
     del size
     import simplejpeg
 
@@ -189,6 +206,7 @@ def floor(size: int) -> Converter:
 
 CONVERTERS: dict[str, Callable[[int], Converter]] = {
     "this converter": ours,
+    "this converter without C": ours_in_numpy,
     "Pillow, plain bicubic": lambda size: pillow(size, 0, Image.Resampling.BICUBIC),
     "Pillow, draft 2x bicubic": lambda size: pillow(size, 2, Image.Resampling.BICUBIC),
     "img2dataset resizer": img2dataset,
@@ -209,7 +227,7 @@ def read_files() -> list[bytes]:
 
 
 def reference(data: bytes, size: int) -> npt.NDArray[np.float64]:
-    """Full decode, Lanczos3 in floating point, clipped as any image is: f64[size,size,3]."""
+    """Full decode and Lanczos3 in floating point, clipped to 0..255: f64[size,size,3]."""
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     left, top, right, bottom = square_box(full.shape[1], full.shape[0])
     result = full.astype(np.float64)
@@ -223,7 +241,7 @@ def reference(data: bytes, size: int) -> npt.NDArray[np.float64]:
 
 
 def quality(converters: dict[str, Converter], files: list[bytes]) -> dict[str, list[float]]:
-    """PSNR in dB of each converter on each of some files."""
+    """PSNR in dB of each converter on about 40 files."""
     found: dict[str, list[float]] = {name: [] for name in converters}
     for data in files[:: max(1, len(files) // 40)]:
         wanted = reference(data, FLAGS.size)
@@ -235,20 +253,20 @@ def quality(converters: dict[str, Converter], files: list[bytes]) -> dict[str, l
 
 
 def false_patterns(converters: dict[str, Converter]) -> dict[str, float]:
-    """Of each converter, where a zone plate's frequency is 0.7 of the result's pixels or more: levels of 255."""
+    """Standard deviation, in levels, of each converter's result where a zone plate is too fine for it."""
     source = 4 * FLAGS.size
     y, x = np.mgrid[:source, :source] - (source - 1) / 2
-    rings = 127.5 + 120 * np.cos(np.pi / source * (x * x + y * y))  # r / source cycles a pixel, 1/2 at the edge
+    rings = 127.5 + 120 * np.cos(np.pi / source * (x * x + y * y))  # r / source cycles per pixel, 1/2 at the edge
     out = io.BytesIO()
     Image.fromarray(rings.astype(np.uint8)).convert("RGB").save(out, "JPEG", quality=100, subsampling="4:4:4")
     radius = np.hypot(*(np.mgrid[: FLAGS.size, : FLAGS.size] - (FLAGS.size - 1) / 2)) / FLAGS.size
-    too_fine = (radius > 0.7 / 4) & (radius < 0.475)  # 1 / size of the result is 1 / 4 of the source's pixels
+    too_fine = (radius > 0.7 / 4) & (radius < 0.475)  # the result's Nyquist frequency is at 1/8
     made = {name: each.pixels(out.getvalue()) for name, each in converters.items() if each.pixels}
     return {name: float(pixels[..., 0][too_fine].astype(np.float64).std()) for name, pixels in made.items()}
 
 
 def speed(converters: dict[str, Converter], files: list[bytes]) -> dict[str, list[float]]:
-    """CPU seconds of each repeat of each converter."""
+    """CPU seconds of each pass of each converter."""
     for converter in converters.values():
         converter.convert(files[0])
     seconds: dict[str, list[float]] = {name: [] for name in converters}
@@ -263,13 +281,13 @@ def speed(converters: dict[str, Converter], files: list[bytes]) -> dict[str, lis
 
 
 def peak_mb() -> float:
-    """Not getrusage: its maximum is inherited from the process that started this one."""
+    """Peak memory of this process; getrusage would include the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def print_memory(name: str) -> None:
-    """In a process of its own: MB of peak memory above the imports and a first small image."""
+    """Prints the MB of peak memory above the imports and a first small image."""
     files, converter = read_files(), CONVERTERS[name](FLAGS.size)
     tiny = pillow_jpeg(Image.new("RGB", (64, 64)))
     if converter.pixels:
@@ -290,7 +308,7 @@ def memory(name: str) -> float:
 
 
 def build_table(folder: Path, copies: int) -> int:
-    """A CSV and a folder of links: `copies` names of each file. Returns the number of images."""
+    """Writes a CSV and a folder with `copies` links to each file; returns the number of images."""
     (folder / "jpeg").mkdir(parents=True)
     lines = ["image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target"]
     paths = sorted(Path(FLAGS.images).resolve().iterdir())
@@ -312,19 +330,19 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def run_build(folder: Path, workers: int) -> tuple[float, float]:
-    """(seconds, MB of peak memory of its largest worker) of the real command."""
+    """Runs the build command; returns seconds and the peak MB of its largest worker."""
     where = ["--csv", str(folder / "train.csv"), "--images", str(folder / "jpeg"), "--out", str(folder / "out")]
     command = [sys.executable, "-m", "tfrecord_tools.build", f"--size={FLAGS.size}", f"--workers={workers}", *where]
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen([*command, "--overwrite"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        with contextlib.suppress(OSError, IndexError, ValueError):  # a process that has just ended
+        with contextlib.suppress(OSError, IndexError, ValueError):  # the process has just ended
             for pid in descendants(process.pid):
                 status = Path(f"/proc/{pid}/status").read_text()
                 peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]))
         time.sleep(0.1)
     if process.returncode:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
+        raise RuntimeError(f"{command} exited with {process.returncode}")
     return time.perf_counter() - started, peak / 1024
 
 
@@ -370,11 +388,8 @@ def main(argv: list[str]) -> None:
         print(f"| {name} | {rates[name]:.1f} | {speed_mb:.1f} | {memory(name):.0f} | {true} |", flush=True)
     print("\n".join(absent))
     base = {name: rates[name] for name in ("img2dataset resizer", "floor: 1/8 decode alone") if name in rates}
-    print(
-        json.dumps(
-            {f"this converter / {name}": round(rates["this converter"] / rate, 2) for name, rate in base.items()}
-        )
-    )
+    ratios = {f"this converter / {name}": round(rates["this converter"] / rate, 2) for name, rate in base.items()}
+    print(json.dumps(ratios))
     if FLAGS.workers:
         report_workers()
 

@@ -1,10 +1,10 @@
-"""Are copies found, and only copies? Recall per kind of planted copy, false pairs, and seconds against the number.
+"""Duplicate search: recall per kind of planted copy, false pairs, and time against the number of images.
 
     python benchmarks/duplicates.py --ham10000 ../shared/data/ham10000_256 --sample 300
 
-Plants copies of --sample images of HAM10000 among all of its images, one kind at a time, and prints Markdown.
-A pair of different lesions is listed by name: look at it before calling it false. The times go on beyond the images
-there are, up to --up_to, with the four corners (60 % of each side) of each as further images.
+Plants copies of --sample images of HAM10000 among all of its images, one kind at a time, and prints Markdown. Pairs of
+different lesions are listed by name: look at them before calling them false. Timings beyond the size of HAM10000, up to
+--up_to images, add the four corners (60 % of each side) of each image.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from tfrecord_tools.dedup import fingerprint, search
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
-flags.DEFINE_integer("sample", 300, "Images of which copies are planted.", 1)
-flags.DEFINE_integer("up_to", 33_126, "Images in the last and largest timing; ISIC 2020 has so many.", 4)
+flags.DEFINE_integer("sample", 300, "Number of images to plant copies of.", 1)
+flags.DEFINE_integer("up_to", 33_126, "Images in the largest timing; the default is the size of ISIC 2020.", 4)
 flags.DEFINE_integer("workers", os.cpu_count() or 1, "Threads.", 1)
 
 
 def encode(image: Image.Image, quality: int) -> bytes:
-    """JPEG bytes."""
+    """Encodes an image as JPEG."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
 def crop(image: Image.Image, part: float, rng: np.random.Generator) -> Image.Image:
-    """Takes `part` of the width and height away at random sides, and stretches the rest to the old size."""
+    """Crops `part` of the width and height at random sides and stretches the rest to the old size."""
     width, height = image.size
     left, top = rng.uniform(0, part, 2) * image.size
     box = (left, top, left + (1 - part) * width, top + (1 - part) * height)
@@ -47,12 +47,12 @@ def crop(image: Image.Image, part: float, rng: np.random.Generator) -> Image.Ima
 
 
 def turn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """One of the seven mirrorings and turns."""
+    """Mirrors or rotates by one of the seven symmetries of a square."""
     return image.transpose(list(Image.Transpose)[rng.integers(7)])
 
 
 def kinds(rng: np.random.Generator) -> dict[str, Callable[[Image.Image], bytes]]:
-    """What is planted."""
+    """Returns how each kind of planted copy is made."""
     lanczos = Image.Resampling.LANCZOS
     return {
         "re-encoded, quality 30": lambda image: encode(image, 30),
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
 
 
 def timed(images: list[tuple[str, Path]]) -> search.Found:
-    """The pairs, and a line of the table."""
+    """Finds pairs and prints a row of the table."""
     start = time.monotonic()
     found = search.find(images, FLAGS.workers)
     print(f"| {len(images)} | {time.monotonic() - start:.1f} |", flush=True)
@@ -108,7 +108,7 @@ def timed(images: list[tuple[str, Path]]) -> search.Found:
 
 
 def corners(files: dict[str, Path], count: int, folder: Path) -> list[tuple[str, Path]]:
-    """Up to `count` further images: corners of those there are, 40 % of the width or height apart."""
+    """Writes up to `count` further images: corners of the given ones, 40 % of the width or height apart."""
     cut: list[tuple[str, Path]] = []
     for corner in range(4):
         for name, path in list(files.items())[: max(0, count - len(cut))]:
@@ -122,14 +122,14 @@ def corners(files: dict[str, Path], count: int, folder: Path) -> list[tuple[str,
 
 
 def recall(prints: list[fingerprint.Fingerprint], files: list[Path], chosen: np.ndarray, copies: list[bytes]) -> int:
-    """How many of the copies are paired with what they are copies of."""
+    """Counts the copies that are paired with their originals."""
 
     def read(index: int) -> bytes:
         return files[index].read_bytes() if index < len(files) else copies[index - len(files)]
 
     everything = prints + [fingerprint.fingerprint(copy) for copy in copies]
-    apart = [0] * len(prints) + [1] * len(copies)  # originals among themselves are counted above
-    pairs = {match[:2] for match in search.matches(everything, read, apart, FLAGS.workers)}
+    groups = [0] * len(prints) + [1] * len(copies)  # pairs of originals are counted above
+    pairs = {match[:2] for match in search.matches(everything, read, groups, FLAGS.workers)}
     return sum((int(index), len(files) + place) in pairs for place, index in enumerate(chosen))
 
 

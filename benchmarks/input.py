@@ -1,12 +1,16 @@
-"""How near is the host's input pipeline to the decoder's own speed? In one run, taking turns, on the same records.
+"""Speed of the host's input pipeline relative to decoding alone, on the same records.
 
     python benchmarks/input.py --data tfrecords/384 --repeat 5
 
-images/s of: the limit, simplejpeg decoding the same JPEGs in as many threads and nothing else, each image forgotten
-at once; the same into batches, as anything that trains needs them; this project's train_batches; and the pipeline that
-most notebooks have (shuffled files, parallel map, shuffle, batch, prefetch, tuned by tf.data). Batches stay on the
-host. Each is asked for --images images after one batch of warming up; medians. Then the memory of the process after
-one and after several epochs of ours.
+Measures images/s of four pipelines, which take turns; batches stay on the host:
+
+    limit              simplejpeg decodes the same JPEGs in as many threads and drops each image
+    into batches       the same, into the memory of batches, as training needs them
+    this project       train_batches
+    plain tf.data      the usual pipeline: shuffled files, parallel map, shuffle, batch, prefetch, autotuned
+
+Each makes --images images after one batch of warm-up; medians. Then the memory of the process after one and after
+several epochs of this project's pipeline.
 """
 
 from __future__ import annotations
@@ -34,20 +38,20 @@ from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
 
 FLAGS = flags.FLAGS
-SHARE = 16  # images that a thread of the limit is handed at a time
-flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
-flags.DEFINE_integer("batch_size", 64, "Images a batch.", 1)
-flags.DEFINE_integer("images", 4096, "Images that each turn is measured on.", 1)
+SHARE = 16  # images per task of a thread
+flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build.", required=True)
+flags.DEFINE_integer("batch_size", 64, "Images per batch.", 1)
+flags.DEFINE_integer("images", 4096, "Images measured per turn.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 
 
 def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
-    """Yields the number of images decoded; into so many batches in turn, or each to be forgotten."""
+    """Yields the number of images decoded into `batches` reused batches; 0: each image is dropped."""
     jpegs = [
         schema.parse(record)["image"].numpy() for shard in dataset.train for record in tfrecord.read_records(shard.path)
     ]
     room = np.empty((batches * FLAGS.batch_size, dataset.size, dataset.size, 3), np.uint8)
-    room[:] = 1  # memory that is there
+    room[:] = 1  # touches the memory
 
     def decode(start: int) -> int:
         few = jpegs[start : start + SHARE]
@@ -61,7 +65,7 @@ def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
 
 
 def ours(dataset: pipeline.DataSet) -> Iterator[int]:
-    """Yields the number of images of each batch, over one epoch after the other."""
+    """Yields the number of images of each batch, epoch after epoch."""
     for epoch in itertools.count():
         for features, _ in pipeline.train_batches(
             dataset.train,
@@ -76,7 +80,7 @@ def ours(dataset: pipeline.DataSet) -> Iterator[int]:
 
 
 def plain(dataset: pipeline.DataSet) -> Iterator[int]:
-    """As `ours`."""
+    """Yields the number of images of each batch of the usual pipeline."""
 
     def example(serialized: tf.Tensor) -> Any:
         keys = {"image": tf.io.FixedLenFeature([], tf.string), "target": tf.io.FixedLenFeature([], tf.int64)}
@@ -92,7 +96,7 @@ def plain(dataset: pipeline.DataSet) -> Iterator[int]:
 
 
 def rate(batches: Iterator[int]) -> float:
-    """images/s of the next --images images."""
+    """Returns images/s over the next --images images."""
     started, seen = time.perf_counter(), 0
     while seen < FLAGS.images:
         seen += next(batches)
@@ -100,7 +104,7 @@ def rate(batches: Iterator[int]) -> float:
 
 
 def resident_mb() -> float:
-    """Of this process, now."""
+    """Returns the resident memory of this process."""
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
 
@@ -126,7 +130,7 @@ def main(argv: list[str]) -> None:
             next(images)
             rates[name].append(rate(images))
             images.close()  # type: ignore[attr-defined]
-            time.sleep(2)  # what was read ahead is given up
+            time.sleep(2)  # until prefetching stops
     most = statistics.median(rates["limit: simplejpeg decodes, nothing else"])
     print("| pipeline | images/s, median (min to max) | of the limit |\n|---|---|---|")
     for name, found in rates.items():

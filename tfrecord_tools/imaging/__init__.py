@@ -1,1 +1,1 @@
-"""JPEG in, square JPEG out."""
+"""Conversion of JPEGs to square JPEGs."""

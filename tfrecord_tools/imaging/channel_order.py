@@ -1,7 +1,7 @@
-"""Whether red and blue are swapped in JPEGs.
+"""Detection of JPEGs whose red and blue are swapped.
 
-OpenCV holds images as BGR. A writer that turns them to RGB and then lets OpenCV encode them has swapped the
-channels in the file, for every reader but itself.
+OpenCV stores images as BGR. A writer that converts them to RGB before OpenCV encodes them swaps the channels in the
+file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ from PIL import Image, ImageStat
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.imaging.files import DECODE_ERRORS
 
-_PIXELS = 64  # side to which images are decoded for their means, at least
+_PIXELS = 64  # least side in pixels at which images are decoded for their means
 
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """red, green, blue: means over the images, 0..255. images: how many. bluer: share with more blue than red."""
+    """Mean channels of a set of images.
+
+    Attributes:
+        red: Mean over the images, 0..255.
+        green: Same for green.
+        blue: Same for blue.
+        images: Number of images.
+        bluer: Share of images with more blue than red.
+    """
 
     red: float
     green: float
@@ -30,10 +38,10 @@ class Channels:
 
     @property
     def swapped(self) -> bool:
-        """Whether most are bluer than red.
+        """Whether most images are bluer than red.
 
-        Measured: 1 of 456 images of ISIC 2020, 13 of 501 of HAM10000 and 6 of 131 of the ISIC Archive are; of a set
-        known to be swapped 82 of 82.
+        Measured: 1 of 456 images of ISIC 2020, 13 of 501 of HAM10000, 6 of 131 of the ISIC Archive; 82 of 82 in a set
+        known to be swapped.
         """
         return self.bluer > 0.5
 
@@ -46,9 +54,9 @@ class Channels:
 
 
 def channels_look_swapped(images: Iterable[bytes]) -> Channels:
-    """The mean channels of JPEGs, by which swapped ones are seen: skin is redder than blue, whatever its tone.
+    """Measures the mean channels of JPEGs: skin of any tone is redder than blue.
 
-    Images that cannot be decoded are passed over: converting them says why.
+    Images that cannot be decoded are skipped; the conversion reports them.
     """
     means = [mean for mean in map(_mean_rgb, images) if mean is not None]
     if not means:

@@ -1,19 +1,19 @@
-"""What the files of JPEGs are called, and what Pillow raises for bytes that are none."""
+"""File names of JPEGs, and the exceptions Pillow raises for invalid bytes."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Container
 
-EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")  # the first that is there counts
+EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")  # in order of preference
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 
 
 def file_of(name: str, files: Container[str]) -> str | None:
-    """The file of an image among the names of those that are there; None if it has none."""
+    """Returns the file name of an image among `files`, or None."""
     return next((name + extension for extension in EXTENSIONS if name + extension in files), None)
 
 
 def expected(name: str) -> str:
-    """How files are called, for messages: NAME{.jpg,.jpeg,...}."""
+    """Returns the accepted file names of an image for messages: NAME{.jpg,.jpeg,...}."""
     return f"{name}{{{','.join(EXTENSIONS)}}}"

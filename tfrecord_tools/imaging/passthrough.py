@@ -1,4 +1,4 @@
-"""JPEGs that already are what a record holds, so that they need not be encoded again, which costs quality each time."""
+"""Detection of JPEGs that can be stored unchanged, because encoding them again would cost quality."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import NamedTuple
 
 from PIL import Image
 
-SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (2, 1), "4:4:4": (1, 1)}  # luma samples for each of colour, across and down
+SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (2, 1), "4:4:4": (1, 1)}  # luma samples per chroma sample, across and down
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_JFIF, _TABLES, _FRAME, _HUFFMAN, _RESTART, _SCAN = 0xE0, 0xDB, 0xC0, 0xC4, 0xDD, 0xDA  # the second byte of markers
+_JFIF, _TABLES, _FRAME, _HUFFMAN, _RESTART, _SCAN = 0xE0, 0xDB, 0xC0, 0xC4, 0xDD, 0xDA  # second bytes of markers
 _ALLOWED = {_JFIF, _TABLES, _FRAME, _HUFFMAN, _RESTART, _SCAN}
-# In coded data 0xFF stands before 0 for itself, and before restart markers.
+# In coded data 0xFF is followed by 0 if it is data, or begins a restart marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 
 
 class Asked(NamedTuple):
-    """What a image has to have. quality: as Pillow counts it. subsampling: one of SUBSAMPLINGS. None: any."""
+    """Properties a stored JPEG must have.
+
+    Attributes:
+        quality: Quality on Pillow's scale; None for any.
+        subsampling: One of SUBSAMPLINGS; None for any.
+    """
 
     quality: int | None = None
     subsampling: str | None = None
@@ -29,13 +34,13 @@ class Asked(NamedTuple):
 
 
 def is_plain(jpeg: bytes, asked: Asked) -> bool:
-    """Whether it is baseline YCbCr in one scan, 8 bits, as asked, with nothing in the file but the image.
+    """Whether a file is a baseline 8-bit YCbCr JPEG in one scan, as asked, and contains nothing else.
 
-    So no metadata, profile, thumbnail or bytes behind the end. Whether the coded data are sound is not looked at.
+    No metadata, profile, thumbnail or trailing bytes. The coded data are not checked for damage.
     """
     try:
         return _is_plain(jpeg, asked)
-    except (IndexError, struct.error):  # it ends where a segment should go on
+    except (IndexError, struct.error):  # cut off within a segment
         return False
 
 
@@ -49,7 +54,7 @@ def _is_plain(jpeg: bytes, asked: Asked) -> bool:
         at += 2 + length
         if escape != 0xFF or marker not in _ALLOWED or len(body) != length - 2:
             return False
-        if marker == _JFIF and not (body.startswith(b"JFIF\0") and len(body) == 14):  # more is a thumbnail
+        if marker == _JFIF and not (body.startswith(b"JFIF\0") and len(body) == 14):  # longer ones have a thumbnail
             return False
         if marker == _TABLES:
             tables |= _read_tables(body)
@@ -67,7 +72,7 @@ def _is_plain(jpeg: bytes, asked: Asked) -> bool:
 
 
 def _sampling(frame: bytes) -> tuple[int, int]:
-    """Luma samples for each of colour, across and down; (0, 0) if the frame is not 8 bit YCbCr."""
+    """Returns luma samples per chroma sample, across and down; (0, 0) if the frame is not 8-bit YCbCr."""
     if frame[0] != 8 or frame[5] != 3 or frame[6::3] != b"\1\2\3":
         return 0, 0
     luma, blue, red = frame[7::3]
@@ -75,7 +80,7 @@ def _sampling(frame: bytes) -> tuple[int, int]:
 
 
 def _read_tables(body: bytes) -> dict[int, bytes]:
-    """The quantization tables of a DQT segment by their number; with 16 bits they are never equal to one of ours."""
+    """Returns the quantization tables of a DQT segment by number; 16-bit ones never equal those of `_tables_of`."""
     tables, at = {}, 0
     while at < len(body):
         size = 128 if body[at] >> 4 else 64
@@ -86,7 +91,7 @@ def _read_tables(body: bytes) -> dict[int, bytes]:
 
 @functools.lru_cache(maxsize=8)
 def _tables_of(quality: int) -> dict[int, bytes]:
-    """The tables with which Pillow, that is libjpeg, encodes at a quality."""
+    """Returns the quantization tables of Pillow (libjpeg) at a quality."""
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "JPEG", quality=quality)
     jpeg, tables = out.getvalue(), dict[int, bytes]()
