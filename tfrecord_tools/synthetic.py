@@ -1,10 +1,10 @@
-"""A small made-up data set in exactly the form of SIIM-ISIC 2020, to try and to test everything with.
+"""Generates a small synthetic data set in the form of SIIM-ISIC 2020, for trials and tests.
 
   python -m tfrecord_tools.synthetic --out data --images 900 --patients 150
 
-writes OUT/train.csv, OUT/jpeg/train/*.jpg and, about 15 % as much, OUT/test.csv, OUT/jpeg/test/*.jpg. The images look
-a little like dermoscopy; malignant ones tend to be irregular, many-coloured and lopsided, with overlap. They teach
-nothing about skin.
+Writes OUT/train.csv and OUT/jpeg/train/*.jpg, and a test set of about 15 % of that size: OUT/test.csv and
+OUT/jpeg/test/*.jpg. The images resemble dermoscopy; malignant lesions tend to be irregular, multicoloured and
+asymmetric, with overlap between the classes. They are of no use for real skin.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from PIL import Image
 from tfrecord_tools import schema
 from tfrecord_tools.core import cli
 
-MARKER = "synthetic.json"  # written last: its presence says that the folder is ours and whole
+MARKER = "synthetic.json"  # written last: the folder is a complete synthetic data set
 TEST_SHARE = 0.15  # test images per training image
 _TEST_COLUMNS = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge")
 _TRAIN_COLUMNS = (*_TEST_COLUMNS, "diagnosis", "benign_malignant", "target")
 _MISSING_SHARE = 0.02  # of the cells of a column; 0.2 to 1.6 % in the real train.csv
 _SITE_SHARES = (0.06, 0.15, 0.26, 0.51, 0.015, 0.005)  # of schema.SITE, about as in the real train.csv
 _BENIGN_SHARES = {"unknown": 0.80, "nevus": 0.17, "seborrheic keratosis": 0.02, "lentigo NOS": 0.01}
-# Widths to heights of real cameras; sizes go from --min_size (the shorter side) to twice that, rarely four times.
+# Aspect ratios of real cameras; the shorter side is --min_size to twice that, rarely four times.
 _ASPECTS = (4 / 3, 4 / 3, 3 / 2, 16 / 9, 1.0)
-_GRID = 192  # pixels of the longer side at which a image is made; noise is added at full size
-# Distance between the classes in standard deviations of each of three signs (border, colours, asymmetry), before the
-# dice that turn signs into pixels. Chosen by trial, so that configs/smoke.py learns the default data set in minutes:
-# AUC 0.97 on held-out fold 0 (one run; with 2.2 it had learnt next to nothing in that time).
+_GRID = 192  # pixels of the longer side at which an image is drawn; noise is added at full size
+# Distance between the classes in standard deviations of each of three signs (border, colours, asymmetry). Chosen by
+# trial, so that configs/smoke.py learns the default data set in minutes: AUC 0.97 on held-out fold 0 (one run; with 2.2
+# it learnt almost nothing in that time).
 _SEPARATION = 3.5
 
 _SHADES = ((0.16, 0.10, 0.10), (0.42, 0.16, 0.10), (0.36, 0.40, 0.48), (0.80, 0.62, 0.58))  # black, red, blue, white
@@ -45,12 +45,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SyntheticError(RuntimeError):
-    """The data set cannot be made as asked; the message says why and what to do."""
+    """A data set that cannot be generated as requested; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSettings:
-    """What the flags say. images, patients: of the training part. prevalence: share of malignant images."""
+    """Settings of a data set.
+
+    Attributes:
+      out: folder to write.
+      images: number of training images.
+      patients: number of their patients.
+      prevalence: share of malignant images.
+      seed: equal seeds give equal data sets.
+      min_size: shorter side of the smallest images, in pixels.
+    """
 
     out: str = "data"
     images: int = 900
@@ -61,9 +70,13 @@ class SyntheticSettings:
 
 
 def generate(settings: SyntheticSettings, overwrite: bool = False) -> bool:
-    """Makes the data set; False if the same one is there already.
+    """Generates the data set.
 
-    Raises SyntheticError if the folder holds anything else: real data are never overwritten.
+    Returns:
+      False if the same data set exists already.
+
+    Raises:
+      SyntheticError: the folder holds anything else; real data are never overwritten.
     """
     _check_settings(settings)
     folder = Path(settings.out)
@@ -108,14 +121,16 @@ def _check_settings(settings: SyntheticSettings) -> None:
 
 
 def _prepare_folder(folder: Path, described: dict[str, Any], overwrite: bool) -> bool:
-    """Whether there is anything to do; removes an old synthetic data set if asked."""
+    """Removes an old synthetic data set if requested; False if there is nothing to do."""
     marker = folder / MARKER
     if not folder.exists() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text("{}\n", encoding="utf-8")  # ours, but not whole
+        marker.write_text("{}\n", encoding="utf-8")  # incomplete
         return True
     if not marker.exists():
-        raise SyntheticError(f"{folder} is not empty and not ours; choose another --out, so that no real data are lost")
+        raise SyntheticError(
+            f"refusing to overwrite {folder}: not written by tfrecord_tools.synthetic; choose another --out"
+        )
     found = json.loads(marker.read_text(encoding="utf-8"))
     if found == described:
         return False
@@ -132,7 +147,7 @@ def _prepare_folder(folder: Path, described: dict[str, Any], overwrite: bool) ->
 
 
 def _rows(names: Array, patients: Array, settings: SyntheticSettings, part: int) -> list[dict[str, Any]]:
-    """The rows of one CSV; every patient has at least one image, some have many, as in the real data."""
+    """Rows of a CSV; every patient has at least one image, some have many, as in the real data."""
     random = np.random.default_rng([settings.seed, 2, part])
     count = len(names)
     weights = random.exponential(size=len(patients)) + 0.2
@@ -169,7 +184,7 @@ def _rows(names: Array, patients: Array, settings: SyntheticSettings, part: int)
 
 
 def _image(row: dict[str, Any], settings: SyntheticSettings) -> Array:
-    """u8[H,W,3] of one row, a function of the seed, its name, its patient (skin) and its target only."""
+    """Image u8[H,W,3] of a row; depends only on the seed, its name, its patient (skin) and its target."""
     random = np.random.default_rng([settings.seed, 3, int(row["image_name"][5:])])
     skin_random = np.random.default_rng([settings.seed, 4, int(row["patient_id"][3:])])
     signs = _sigmoid(random.normal(0, 1, 3) + _SEPARATION * (row["target"] - 0.5))
@@ -205,7 +220,7 @@ def _draw_lesion(
     colours: float,
     skew: float,
 ) -> None:
-    """Darkens a blob of `canvas` f32[H,W,3]; border, colours, skew in 0..1 make it look malignant."""
+    """Draws a lesion on `canvas` f32[H,W,3]; border, colours and skew, 0..1, make it look malignant."""
     turn = random.uniform(0, 2 * np.pi)
     dx, dy = x - random.normal(0, 0.12), y - random.normal(0, 0.10)
     u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
@@ -237,10 +252,10 @@ def _draw_hairs(canvas: Array, x: Array, y: Array, random: np.random.Generator) 
 
 
 def _field(random: np.random.Generator, shape: tuple[int, ...], detail: int) -> Array:
-    """f32[H,W]: smooth noise of variance about 1 with about `detail` bumps across."""
+    """Smooth noise f32[H,W] of variance about 1 with about `detail` bumps across."""
     coarse = random.normal(size=(detail, detail)).astype(np.float32)
     smooth = np.asarray(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-    return smooth / np.float32(0.75)  # interpolation takes about a quarter of the standard deviation
+    return smooth / np.float32(0.75)  # interpolation removes about a quarter of the standard deviation
 
 
 def _sigmoid(values: Any) -> Any:
@@ -251,13 +266,13 @@ def _sigmoid(values: Any) -> Any:
 
 
 def define_flags() -> None:
-    """Defines the flags."""
+    """Defines the flags of this command."""
     default = SyntheticSettings()
-    flags.DEFINE_string("out", default.out, "Where the data set goes.")
-    flags.DEFINE_integer("images", default.images, "Training images; 15 % as many test images come on top.", 1)
-    flags.DEFINE_integer("patients", default.patients, "Patients of the training images.", 1)
+    flags.DEFINE_string("out", default.out, "Folder to write the data set to.")
+    flags.DEFINE_integer("images", default.images, "Number of training images; 15 % as many test images are added.", 1)
+    flags.DEFINE_integer("patients", default.patients, "Number of patients of the training images.", 1)
     flags.DEFINE_float("prevalence", default.prevalence, "Share of malignant images.", 0, 1)
-    flags.DEFINE_integer("seed", default.seed, "The same seed gives the same data set.", 0)
+    flags.DEFINE_integer("seed", default.seed, "Random seed; equal seeds give equal data sets.", 0)
     flags.DEFINE_integer("min_size", default.min_size, "Shorter side of the smallest images, in pixels.", 32, 2000)
     flags.DEFINE_bool("overwrite", False, "Replace another synthetic data set in --out.")
 

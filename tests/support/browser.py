@@ -1,4 +1,4 @@
-"""A headless Chromium for tests that look at a page, spoken to over its debugging pipe: no package, no port."""
+"""A headless Chromium for tests that render a page, driven over its debugging pipe: no package, no port."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ QUIET = (
 
 
 def find() -> str | None:
-    """The program, or None if this machine has none."""
+    """Path of the program; None if this machine has none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Page:
-    """One open tab (Chrome DevTools Protocol). events: what the browser told meanwhile."""
+    """One open tab (Chrome DevTools Protocol); events: messages of the browser that are no answers."""
 
     def __init__(self, to: int, back: int) -> None:
         self._to, self._back, self._last, self._session = to, back, 0, {}
@@ -48,7 +48,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command and its answer; RuntimeError if the browser refuses it."""
+        """Sends a command and returns its answer; RuntimeError if the browser refuses it."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": params, **self._session}
         os.write(self._to, json.dumps(message).encode() + b"\0")
@@ -67,7 +67,7 @@ class Page:
         return json.loads(message)
 
     def open(self, path: Path, width: int, dark: bool = False, height: int = 900) -> None:
-        """Loads a file at a width in CSS pixels and waits until it has loaded."""
+        """Loads a file at a width in CSS pixels and waits for its load event."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -78,33 +78,33 @@ class Page:
             self.events.append(self._read())
 
     def evaluate(self, expression: str) -> Any:
-        """The JSON value of a JavaScript expression in the page."""
+        """JSON value of a JavaScript expression in the page."""
         done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in done:
             raise RuntimeError(done["exceptionDetails"])
         return done["result"].get("value")
 
     def complaints(self) -> list[str]:
-        """What the console shows: errors, warnings, exceptions."""
-        self.evaluate("new Promise(done => setTimeout(done, 50))")  # what is under way arrives
+        """Messages of the console: errors, warnings, exceptions."""
+        self.evaluate("new Promise(done => setTimeout(done, 50))")  # Chromium reports no end of its own requests
         wanted = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in wanted]
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for, without those that hold their content."""
+        """Addresses that the page requested, except data: URIs."""
         sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         addresses = [event["params"]["request"]["url"] for event in sent]
         return [address for address in addresses if not address.startswith("data:")]
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG, also what is below the window."""
+        """Writes the full page as PNG, including the part below the window."""
         done = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(done["data"]))
 
 
 @contextlib.contextmanager
 def page(program: str) -> Iterator[Page]:
-    """A fresh browser with one tab, ended afterwards."""
+    """Starts a browser with one tab, and ends it after the block."""
     read_here, write_there = os.pipe()
     read_there, write_here = os.pipe()
     # The browser reads file descriptor 3 and writes 4.
@@ -121,7 +121,7 @@ def page(program: str) -> Iterator[Page]:
         try:
             yield Page(write_here, read_here)
         finally:
-            os.close(write_here)  # its end of input: the browser goes
+            os.close(write_here)  # the browser exits at the end of its input
             try:
                 browser.wait(5)
             except subprocess.TimeoutExpired:

@@ -9,14 +9,14 @@ from PIL import Image, ImageFilter
 
 
 def waves(width=640, height=480):
-    """Smooth, colourful, and different in every corner."""
+    """Smooth colours, different in every corner."""
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     channels = [np.sin(5 * x + 2 * y), np.cos(7 * y - x), np.sin(9 * x * y + 1)]
     return Image.fromarray((127 + 100 * np.stack(channels, -1)).astype(np.uint8))
 
 
 def textured(seed, size=128):
-    """A image like no other: blurred noise of two scales."""
+    """Image unlike any other: blurred noise of two scales."""
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
     rough = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size))
@@ -38,7 +38,7 @@ def psnr(first, second):
 
 
 def flat_jpeg(red: int, green: int, blue: int, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options) -> bytes:
-    """A gradient around a colour."""
+    """JPEG of a gradient around a colour."""
     ramp = np.linspace(-20, 20, size[0])[None, :, None] + np.zeros((size[1], 1, 1))
     pixels = np.clip(np.array([red, green, blue]) + ramp, 0, 255).astype(np.uint8)
     out = io.BytesIO()
@@ -50,7 +50,7 @@ SKIN = flat_jpeg(200, 150, 130)
 
 
 def mutated(data, rng):
-    """Cut, flipped, overwritten, doubled, dropped or spliced bytes, one to four times."""
+    """Damages bytes one to four times: cut, flipped, overwritten, doubled, dropped or spliced."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(changed))

@@ -49,7 +49,7 @@ def test_the_columns_are_those_of_isic_2020(folder):
     assert len(row["patient_id"]) == len("IP_7279968")
 
 
-def test_every_row_has_a_image_of_one_of_several_shapes(folder):
+def test_every_row_has_an_image_of_one_of_several_shapes(folder):
     for split, count in (("train", 60), ("test", 9)):
         sizes = [Image.open(path).size for path in (folder / "jpeg" / split).iterdir()]
         assert len(sizes) == count
@@ -60,18 +60,19 @@ def test_every_row_has_a_image_of_one_of_several_shapes(folder):
 def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     synthetic.generate(synthetic.SyntheticSettings(str(again), **SETTINGS))
-    synthetic.generate(synthetic.SyntheticSettings(str(other), seed=1, **SETTINGS))
+    synthetic.generate(synthetic.SyntheticSettings(str(other), seed=1, images=1, patients=1, min_size=32))
     files = [path.relative_to(folder) for path in sorted(folder.rglob("*.*"))]
     assert len(files) == 60 + 9 + 3
     assert all((again / path).read_bytes() == (folder / path).read_bytes() for path in files)
-    assert (other / "train.csv").read_bytes() != (folder / "train.csv").read_bytes()
+    names = [(made / "train.csv").read_text().splitlines()[1].split(",")[0] for made in (folder, other)]
+    assert names[0] != names[1]
 
 
 def test_malignant_lesions_have_more_colours():
-    """What a network is to learn must be there: the spread of colour in the middle separates, but not perfectly."""
+    """The spread of colour in the middle, which a network can learn, separates the classes, but not perfectly."""
     settings = synthetic.SyntheticSettings(min_size=64)
     spread: dict[int, list[float]] = {0: [], 1: []}
-    for index in range(120):
+    for index in range(80):
         row = {"image_name": f"ISIC_{1000000 + index}", "patient_id": "IP_1000000", "target": index % 2}
         pixels = synthetic._image(row, settings).astype(float)
         height, width = pixels.shape[:2]
@@ -90,7 +91,7 @@ def test_a_second_call_with_the_same_settings_does_nothing(folder):
 def test_real_data_are_never_overwritten(tmp_path):
     (tmp_path / "train.csv").write_text("real")
     for overwrite in (False, True):
-        with pytest.raises(synthetic.SyntheticError, match="is not empty and not ours"):
+        with pytest.raises(synthetic.SyntheticError, match="refusing to overwrite .*: not written by"):
             synthetic.generate(synthetic.SyntheticSettings(str(tmp_path), **SETTINGS), overwrite)
     assert (tmp_path / "train.csv").read_text() == "real"
 

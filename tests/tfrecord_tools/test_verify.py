@@ -174,7 +174,7 @@ def test_no_list_is_written_over_the_manifest_or_where_there_is_no_folder(out):
     path = out / "manifest.json"
     done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(path))
     assert (done.returncode, done.stdout) == (1, "")
-    message = "not overwritten, for it is no list of pairs written here; choose another"
+    message = "refusing to overwrite it: not a list of pairs of this package; choose another"
     assert done.stderr == f"error: --pairs {path}: {message}\n"
     with pytest.raises(pairs.PairsError, match=f"no such folder {out / 'none'}; make it first"):
         pairs.check_output(out / "none" / "pairs.csv")

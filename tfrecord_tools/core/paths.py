@@ -1,10 +1,11 @@
-"""Paths on this machine and beyond it: `gs://bucket/folder` behaves like a `pathlib.Path`.
+"""Local and remote paths with one interface: `gs://bucket/folder` behaves like a `pathlib.Path`.
 
-Local paths are plain `pathlib.Path`: os calls, fsync, atomic rename. Anything with a scheme goes through
-`tf.io.gfile`, and TensorFlow is imported only then, so that local builds start fast and their workers stay small.
-`commit` is the only way a file gets its final name. On a disk it is os.replace and an fsync of the folder. An object
-store has neither, but an object there becomes visible only when it is whole, so a rename (a copy, then a delete)
-never shows half a file either.
+Local paths are plain `pathlib.Path`. Paths with a scheme go through `tf.io.gfile`; TensorFlow is imported only for
+them, so that local builds start fast and their workers stay small.
+
+Files get their final names by `commit` only. On a disk that is os.replace and an fsync of the folder. An object store
+has neither, but an object becomes visible only when it is complete, so that a rename (a copy, then a delete) never
+shows a partial file.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters or more: C:/ is a drive
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what `temporary` makes
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # names that `temporary` makes
 _BUFFER = 1 << 20  # bytes; each read of an object store is a request, and a JPEG is rarely larger
-# What tf.errors says when trying again may help, or nothing is known; a missing network is FAILED_PRECONDITION.
+# Errors of tf.errors after which a retry may succeed; a missing network is FAILED_PRECONDITION.
 _PASSING = (
     "UnavailableError",
     "DeadlineExceededError",
@@ -41,17 +42,17 @@ _PASSING = (
 
 
 class StorageUnavailableError(OSError):
-    """Remote storage did not answer: nothing is known about the file, trying again may help."""
+    """Remote storage that did not answer; the state of the file is unknown and a retry may succeed."""
 
 
 class Stat(NamedTuple):
-    """What we ask of `os.stat`. st_size: bytes."""
+    """The used part of `os.stat_result`; st_size: bytes."""
 
     st_size: int
 
 
 def path(text: str | os.PathLike[str]) -> AnyPath:
-    """The path that a string names: a `pathlib.Path` without a scheme or with file://, else a `RemotePath`."""
+    """Converts a string to a path: a `RemotePath` if it has a scheme other than file://, else a `pathlib.Path`."""
     if isinstance(text, RemotePath):
         return text
     text = os.fspath(text)
@@ -61,24 +62,24 @@ def path(text: str | os.PathLike[str]) -> AnyPath:
 
 
 def is_remote(text: str | os.PathLike[str]) -> bool:
-    """Whether the path has a scheme that TensorFlow must know."""
+    """Whether the path goes through TensorFlow."""
     return isinstance(path(text), RemotePath)
 
 
 def temporary(final: AnyPath) -> AnyPath:
-    """A name beside `final` that nobody else has: a process id would be shared by attempts on two machines."""
+    """Unique temporary name beside `final`; a process id would not be unique across machines."""
     return final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
 
 
 def sync(file: BinaryIO) -> None:
-    """Brings an open local file to the disk; a remote one is uploaded when it is closed."""
+    """Flushes an open file to the disk; a remote one is uploaded when it is closed."""
     file.flush()
-    with contextlib.suppress(io.UnsupportedOperation):  # raised by fileno() of a file that is not local
+    with contextlib.suppress(io.UnsupportedOperation):  # raised by fileno() of a remote file
         os.fsync(file.fileno())
 
 
 def commit(source: AnyPath, final: AnyPath) -> None:
-    """Gives a whole file its final name, replacing what was there. Both must be in the same folder."""
+    """Renames a complete file to its final name in the same folder, replacing any other."""
     if isinstance(source, RemotePath):
         source.replace(final)
         return
@@ -92,10 +93,11 @@ def commit(source: AnyPath, final: AnyPath) -> None:
 
 @contextlib.contextmanager
 def replacing(path: AnyPath) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
-    """A temp file that becomes `path` whole, or vanishes if the block raises.
+    """Opens a temporary file that becomes `path` at the end of the block, or is removed if the block raises.
 
-    Yields (file, rename): rename(other_path, check) chooses another final name in the same folder, and a check that
-    is called with the temp file's path once it is safe on disk, and may raise.
+    Yields:
+      (file, rename). rename(other_path, check) chooses another final name in the same folder, and a check that is
+      called with the temporary file's path once it is on the disk, and may raise.
     """
     written = temporary(path)
     final, checks = path, []
@@ -118,28 +120,28 @@ def replacing(path: AnyPath) -> Iterator[tuple[BinaryIO, Callable[..., None]]]:
 
 
 def write_whole(path: AnyPath, text: str) -> None:
-    """Replaces a text file whole, or leaves it as it was."""
+    """Replaces a text file atomically."""
     with replacing(path) as (file, _):
         file.write(text.encode())
 
 
 def temporary_files(folder: AnyPath) -> list[AnyPath]:
-    """What killed builds left half-written."""
+    """Temporary files that killed processes left in a folder."""
     return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
 
 
 def remove_tree(folder: AnyPath) -> None:
-    """Removes a folder with all that is in it; one that is not there is no error."""
+    """Removes a folder and its contents, if it exists."""
     if isinstance(folder, RemotePath):
         folder.remove_tree()
     elif folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # what vanishes or appears while it works is no error
+        shutil.rmtree(folder, ignore_errors=True)  # files that vanish or appear meanwhile are no error
         if folder.exists():
             shutil.rmtree(folder)
 
 
 def free_bytes(folder: AnyPath) -> int | None:
-    """Free space of the disk that holds a folder; None if that is not known."""
+    """Free space of the disk that holds a folder; None if unknown."""
     return shutil.disk_usage(folder).free if isinstance(folder, Path) and folder.is_dir() else None
 
 
@@ -149,7 +151,7 @@ def free_bytes(folder: AnyPath) -> int | None:
 class RemotePath:
     """The part of `pathlib.Path` that this package uses, on `tf.io.gfile`.
 
-    Errors are those of the operating system (FileNotFoundError, OSError, ...), or `StorageUnavailableError`.
+    Methods raise OSError and its subclasses as `pathlib.Path` does, or `StorageUnavailableError`.
     """
 
     def __init__(self, url: str) -> None:
@@ -182,7 +184,7 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Last part."""
         return self._url.rsplit("/", 1)[-1]
 
     @property
@@ -192,48 +194,48 @@ class RemotePath:
         return type(self)(f"{head}://{tail.rsplit('/', 1)[0]}")
 
     def with_name(self, name: str) -> Self:
-        """The same folder, another name."""
+        """Path with another last part."""
         return self.parent / name
 
     def exists(self) -> bool:
-        """Whether there is a file or a folder."""
+        """Whether it is a file or a folder."""
         with _as_os_errors(self._url) as gfile:
             return bool(gfile.exists(self._url))
 
     def is_dir(self) -> bool:
-        """Whether this is a folder; in an object store, whether any name begins with it."""
+        """Whether it is a folder; in an object store, a prefix of any name."""
         with _as_os_errors(self._url) as gfile:
             return bool(gfile.isdir(self._url))
 
     def is_file(self) -> bool:
-        """Whether there is a file of this name."""
+        """Whether it is a file."""
         return self.exists() and not self.is_dir()
 
     def stat(self) -> Stat:
-        """Its size."""
+        """Size of the file."""
         with _as_os_errors(self._url) as gfile:
             return Stat(int(gfile.stat(self._url).length))
 
     def iterdir(self) -> Iterator[Self]:
-        """What is in the folder, one level deep."""
+        """Contents of the folder, one level deep."""
         with _as_os_errors(self._url) as gfile:
             names = gfile.listdir(self._url)
-        # An object store ends folders with a slash, and may list an empty name for the folder's own marker.
+        # Object stores end folders with a slash, and may list an empty name for the folder itself.
         return (self / name for name in dict.fromkeys(name.strip("/") for name in names) if name)
 
     def glob(self, pattern: str) -> Iterator[Self]:
-        """What matches a pattern of the glob kind below this folder."""
+        """Paths below this folder that match a pattern."""
         with _as_os_errors(self._url) as gfile:
             found = gfile.glob(f"{self._url}/{pattern}")
         return (type(self)(each) for each in sorted(found))
 
     def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
-        """Makes the folder and those above it; object stores need none, so that one that exists is no error."""
+        """Makes the folder and its parents; one that exists is no error, as object stores have none."""
         with _as_os_errors(self._url) as gfile:
             gfile.makedirs(self._url)
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Removes a file."""
+        """Removes the file."""
         try:
             with _as_os_errors(self._url) as gfile:
                 gfile.remove(self._url)
@@ -242,12 +244,12 @@ class RemotePath:
                 raise
 
     def replace(self, target: AnyPath) -> None:
-        """Renames this file, over another if there is one."""
+        """Renames the file, replacing any other."""
         with _as_os_errors(self._url) as gfile:
             gfile.rename(self._url, os.fspath(target), overwrite=True)
 
     def remove_tree(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Removes the folder and its contents."""
         with contextlib.suppress(FileNotFoundError), _as_os_errors(self._url) as gfile:
             gfile.rmtree(self._url)
 
@@ -259,7 +261,7 @@ class RemotePath:
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        """A file for reading or writing, binary or text, as the built-in `open` gives it."""
+        """Opens the file for reading or writing, as the built-in `open` does."""
         if mode.replace("t", "") not in ("r", "w", "rb", "wb"):
             raise ValueError(f"mode {mode!r}; expected r, w, rb or wb")
         raw = _RemoteFile(self._url, "wb" if "w" in mode else "rb")
@@ -267,17 +269,17 @@ class RemotePath:
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
 
     def read_bytes(self) -> bytes:
-        """The whole file."""
+        """Reads the file."""
         with self.open("rb") as file:
             return cast(BinaryIO, file).read()
 
     def write_bytes(self, data: bytes) -> None:
-        """Writes a file; `commit` one that others may be reading."""
+        """Writes the file; use `commit` if others may read it meanwhile."""
         with self.open("wb") as file:
             file.write(data)
 
     def read_text(self, encoding: str | None = None) -> str:
-        """The whole file, decoded."""
+        """Reads the file as text."""
         with self.open("r", encoding=encoding) as file:
             return cast(TextIO, file).read()
 
@@ -286,14 +288,14 @@ AnyPath = Path | RemotePath
 
 
 class _RemoteFile(io.RawIOBase):
-    """A GFile with the interface and the errors of Python's own raw files."""
+    """GFile with the interface and errors of `io.FileIO`."""
 
     def __init__(self, url: str, mode: str) -> None:
         self._url, self._writing = url, mode == "wb"
         with _as_os_errors(url) as gfile:
             self._file = gfile.GFile(url, mode)
             if not self._writing:
-                self._file.size()  # opens it, so that a file that is not there is an error here, as with open()
+                self._file.size()  # opens it, so that a missing file raises here, as in open()
 
     def readable(self) -> bool:
         return not self._writing
@@ -330,14 +332,14 @@ class _RemoteFile(io.RawIOBase):
         if not self.closed:
             try:
                 with _as_os_errors(self._url):
-                    self._file.close()  # here an object store takes the file in
+                    self._file.close()  # uploads the file to an object store
             finally:
                 super().close()
 
 
 @contextlib.contextmanager
 def _as_os_errors(url: str) -> Iterator[Any]:
-    """Yields `tf.io.gfile`; what it raises becomes an OSError naming the path, as callers expect of a file."""
+    """Yields `tf.io.gfile`, and turns its errors into OSErrors that name the path."""
     try:
         import tensorflow as tf
     except ImportError as error:

@@ -1,13 +1,13 @@
-"""How numbers are told to users."""
+"""Numbers in messages."""
 
 from __future__ import annotations
 
 
 def verb(number: int, one: str, many: str) -> str:
-    """The form that goes with a number: verb(1, "is", "are") is "is"."""
+    """Form of a verb for a number: verb(1, "is", "are") is "is"."""
     return one if number == 1 else many
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """ "1 image", "2 images". plural: of the noun, if it does not end in s."""
+    """Number and noun, "1 image" or "2 images"; plural: needed only if it is not the noun and an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

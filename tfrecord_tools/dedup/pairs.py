@@ -1,4 +1,4 @@
-"""Lists of images that are the same under two names, and what becomes of them."""
+"""Lists of pairs of names of one image, and their resolution: group, drop or keep."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from tfrecord_tools.metadata import csv_rows
 
 Mode = Literal["group", "drop", "keep"]
 MODES: tuple[Mode, ...] = ("group", "drop", "keep")  # the default first
-COLUMNS = ("image_name_1", "image_name_2")  # of ISIC_2020_Training_Duplicates.csv
-
+COLUMNS = ("image_name_1", "image_name_2")  # as in ISIC_2020_Training_Duplicates.csv
 
 _WRITTEN = (*COLUMNS, "similarity", "symmetry")
 _HEADER = ",".join(_WRITTEN).encode() + b"\n"
 
 
 class PairsError(ValueError):
-    """A list cannot be used; the message names file, line, column and value."""
+    """A list that cannot be used; the message names file, line, column and value."""
 
 
 class Pair(NamedTuple):
-    """Two names of one image. similarity: None where nobody has measured it. symmetry: of fingerprint.SYMMETRIES."""
+    """Two names of one image.
+
+    Attributes:
+      similarity: None if not measured.
+      symmetry: one of fingerprint.SYMMETRIES; "" if unknown.
+    """
 
     first: str
     second: str
@@ -39,9 +43,10 @@ class Pair(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> list[Pair]:
-    """The pairs of a CSV with the columns image_name_1, image_name_2 and perhaps similarity; others are ignored.
+    """Reads a CSV with the columns image_name_1, image_name_2 and optionally similarity; others are ignored.
 
-    Raises PairsError naming path, line, column and value.
+    Raises:
+      PairsError: the file is no such list.
     """
     try:
         (_, header), *rows = csv_rows.read(path) or [(1, [])]
@@ -80,7 +85,7 @@ def _similarity(cell: str, where: str) -> float | None:
 
 
 def to_csv(pairs: Iterable[Pair]) -> str:
-    """The CSV that `read` reads."""
+    """Formats pairs as a CSV that `read` reads."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_WRITTEN)
@@ -91,15 +96,21 @@ def to_csv(pairs: Iterable[Pair]) -> str:
 
 
 def check_output(path: AnyPath) -> None:
-    """Raises PairsError if `write` would replace a file that it has not written, or cannot write: before the work."""
+    """Checks before the search that `write` can write, and replaces nothing but another list.
+
+    Raises:
+      PairsError: it cannot, or would.
+    """
     try:
         if path.exists() and not path.is_file():
-            raise PairsError(f"{path}: no file; expected the name of a new one, or of a list of pairs to replace")
+            raise PairsError(f"{path}: not a file; expected a new name, or a list of pairs to replace")
         if path.is_file():
             with path.open("rb") as file:
                 begin = file.read(len(_HEADER))
             if begin not in (_HEADER, b""):
-                raise PairsError(f"{path}: not overwritten, for it is no list of pairs written here; choose another")
+                raise PairsError(
+                    f"{path}: refusing to overwrite it: not a list of pairs of this package; choose another"
+                )
         elif not path.parent.is_dir() and not paths.is_remote(path):
             raise PairsError(f"{path}: no such folder {path.parent}; make it first")
         temporary = paths.temporary(path)
@@ -112,7 +123,11 @@ def check_output(path: AnyPath) -> None:
 
 
 def write(path: AnyPath, pairs: Iterable[Pair]) -> None:
-    """Writes the list whole, or leaves the file as it was. Raises PairsError."""
+    """Replaces a list atomically.
+
+    Raises:
+      PairsError: the file cannot be written.
+    """
     try:
         paths.write_whole(path, to_csv(pairs))
     except OSError as error:
@@ -120,7 +135,7 @@ def write(path: AnyPath, pairs: Iterable[Pair]) -> None:
 
 
 class Contradiction(NamedTuple):
-    """Names of one image that disagree in a column. values: as many as names."""
+    """Names of one image that disagree in a column; one value for each name."""
 
     column: str
     names: tuple[str, ...]
@@ -129,10 +144,13 @@ class Contradiction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """What becomes of the duplicates.
+    """Treatment of the duplicates of a table.
 
-    dropped: name -> the name that stays in its place. same: the pairs to give to `split.leak_groups`, called before any
-    is dropped: a image under two patients says that they are one. contradictions: what a person should look at.
+    Attributes:
+      dropped: name -> name that is kept instead.
+      same: pairs for `split.leak_groups`, to be called before any image is dropped: an image of two patients shows that
+        they are one.
+      contradictions: disagreements for a person to resolve.
     """
 
     dropped: dict[str, str]
@@ -149,10 +167,16 @@ def resolve(
 ) -> Resolution:
     """Applies --on_duplicates to a table.
 
-    columns: those to compare within a set, such as target and patient, one value per name; -1 and "" are missing.
-    pairs: of names; those with a name that is not in the table are passed over.
-    mode: "drop" keeps the alphabetically first name of each set, of those that are `usable` if there is one; "group"
-    keeps all for one fold, "keep" does nothing but report. Raises ValueError on another mode.
+    Args:
+      names: images of the table.
+      columns: columns to compare within a set of duplicates, such as target and patient, one value per name; -1 and ""
+        are missing.
+      pairs: pairs of names; those with a name that is not in the table are ignored.
+      mode: "drop" keeps the alphabetically first name of each set, "group" keeps all in one fold, "keep" only reports.
+      usable: names that "drop" prefers to keep.
+
+    Raises:
+      ValueError: unknown mode.
     """
     if mode not in MODES:
         raise ValueError(f"on_duplicates {mode!r}; expected one of {', '.join(MODES)}")
@@ -173,7 +197,7 @@ def resolve(
 
 
 def connected(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """The sets that pairs join, each sorted, in order."""
+    """Connected components of two or more names, each sorted, in order."""
     of: dict[str, set[str]] = {}
     for one, other in pairs:
         first, second = of.setdefault(one, {one}), of.setdefault(other, {other})

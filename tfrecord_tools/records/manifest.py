@@ -1,7 +1,7 @@
 """The manifest of a build: its settings, inputs, folds and shards.
 
-The parent process adds a shard once it is committed, and replaces the manifest whole each time; so every shard that it
-lists is complete and checked.
+The parent process replaces the manifest atomically each time a shard is committed, so that every listed shard is
+complete and checked.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Manifest:
         return [FoldTotals.of(results) for _, results in ordered]
 
     def write(self, folder: AnyPath) -> None:
-        """Replaces the folder's manifest whole."""
+        """Replaces the folder's manifest atomically."""
         fields = dataclasses.asdict(self)
         listed, complete = fields.pop("shards"), fields.pop("complete")
         content = {"schema_version": schema.SCHEMA_VERSION, **fields}

@@ -1,4 +1,4 @@
-"""Local paths and TensorFlow's in-memory file system `ram://`, which stands for every remote one."""
+"""Local paths, and TensorFlow's in-memory file system `ram://` in place of remote ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfrecord_tools.core import paths
 
 @pytest.fixture(params=["local", "ram"])
 def folder(request, tmp_path):
-    """An empty folder, here and in TensorFlow's memory."""
+    """An empty folder, on this machine or in TensorFlow's memory."""
     made = paths.path(tmp_path if request.param == "local" else f"ram://{uuid.uuid4().hex}") / "folder"
     made.mkdir(parents=True, exist_ok=True)
     return made
@@ -74,7 +74,7 @@ def test_two_attempts_never_share_a_temporary_name(folder):
     assert first.name.endswith(".tmp")
 
 
-def test_what_is_there_is_seen_and_what_is_not_is_no_error(folder):
+def test_existing_files_and_folders_are_listed(folder):
     assert not (folder / "a").exists()
     assert not (folder / "a").is_file()
     (folder / "a").write_bytes(b"x")
@@ -136,7 +136,7 @@ def test_a_scheme_that_tensorflow_does_not_know_is_named_with_those_it_knows():
         paths.path("nosuch://a/b").exists()
 
 
-def test_a_storage_that_does_not_answer_is_not_taken_for_a_missing_file(monkeypatch):
+def test_storage_that_does_not_answer_is_no_missing_file(monkeypatch):
     import tensorflow as tf
 
     def fail(*_: object) -> None:
@@ -157,7 +157,7 @@ def test_sync_flushes_what_has_no_file_descriptor():
 
 def test_local_paths_need_no_tensorflow(tmp_path):
     code = (
-        "import sys; from tfrecord_tools import paths; p = paths.path(sys.argv[1]) / 'a'; p.write_bytes(b'x'); "
+        "import sys; from tfrecord_tools.core import paths; p = paths.path(sys.argv[1]) / 'a'; p.write_bytes(b'x'); "
         "paths.commit(p, p.with_name('b')); print('tensorflow' in sys.modules, paths.free_bytes(p.parent) > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)

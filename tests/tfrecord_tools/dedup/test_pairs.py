@@ -54,7 +54,7 @@ def test_a_list_is_written_over_a_list_and_an_empty_file_only(tmp_path):
     for text in ("{}", "image_name,target\na,1\n", "image_name_1,image_name_2\na,b\n"):  # the last: not ours
         path.write_text(text)
         with pytest.raises(
-            pairs.PairsError, match=r"pairs\.csv: not overwritten, for it is no list of pairs written here"
+            pairs.PairsError, match=r"pairs\.csv: refusing to overwrite it: not a list of pairs of this package"
         ):
             pairs.check_output(path)
         assert path.read_text() == text
@@ -65,7 +65,7 @@ def test_a_list_that_could_not_be_written_is_told_before_the_work(tmp_path):
     for path, message in (
         (tmp_path / "nodir" / "x.csv", f"no such folder {tmp_path / 'nodir'}; make it first"),
         (tmp_path / "file" / "x.csv", f"no such folder {tmp_path / 'file'}; make it first"),
-        (tmp_path, "no file; expected the name of a new one, or of a list of pairs to replace"),
+        (tmp_path, "not a file; expected a new name, or a list of pairs to replace"),
         (tmp_path / ("x" * 255), "cannot be written: File name too long"),
     ):
         with pytest.raises(pairs.PairsError) as caught:
