@@ -21,7 +21,7 @@ def sound(tmp_path_factory):
     synthetic.generate(synthetic.SyntheticSettings(str(folder / "data"), 25, 10, min_size=40))
     for split in ("train", "test"):
         where = (str(folder / "data" / f"{split}.csv"), str(folder / "data" / "jpeg" / split), str(folder / split))
-        build.build(build.BuildSettings(32, *where, shards=5))
+        build.build(build.BuildSettings.of(32, *where, shards=5))
     return folder
 
 
@@ -178,13 +178,13 @@ def test_builds_are_verified_by_url(sound):
 
 def test_builds_of_one_table_at_two_sizes_do_not_leak_into_each_other(sound, tmp_path):
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
-    build.build(build.BuildSettings(48, *where, shards=5))
+    build.build(build.BuildSettings.of(48, *where, shards=5))
     assert verify.verify([sound / "train", tmp_path / "48"]).problems == []
 
 
 def test_a_copy_leaks_into_its_original_beside_another_size_too(sound, out, tmp_path):
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "48"))
-    build.build(build.BuildSettings(48, *where, shards=5))
+    build.build(build.BuildSettings.of(48, *where, shards=5))
     for folders in ([sound / "train", out], [sound / "train", tmp_path / "48", out]):
         problems = verify.verify(folders, near_duplicates=False).problems
         assert sum("leak: patient" in problem for problem in problems) == 10
@@ -202,7 +202,7 @@ def test_a_folder_that_is_given_twice_is_told(out, tmp_path, monkeypatch):
 
 def test_builds_of_one_table_with_other_folds_leak(sound, tmp_path):
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "other"))
-    build.build(build.BuildSettings(32, *where, shards=5, seed=1))
+    build.build(build.BuildSettings.of(32, *where, shards=5, seed=1))
     assert any("leak: patient" in problem for problem in verify.verify([sound / "train", tmp_path / "other"]).problems)
 
 

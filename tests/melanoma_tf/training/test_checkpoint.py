@@ -7,10 +7,10 @@ import errno
 import keras
 import numpy as np
 import pytest
+from melanoma_tf.training.step import SkippingOptimizer
 
 from melanoma_tf.core import files
 from melanoma_tf.training import checkpoint
-from melanoma_tf.training.step import SkippingOptimizer
 
 
 def small(use_ema=False):
