@@ -337,7 +337,7 @@ def test_a_level_that_tells_too_little_is_an_error_that_names_the_way_out(tmp_pa
     ):
         table.read_table(path, labelled=True)
     assert table.read_table(path, labelled=False)["target"].tolist() == [-1]
-    with pytest.raises(table.TableError, match="missing column.* For images without a target give --split test"):
+    with pytest.raises(table.TableError, match="missing column.* For images without a target pass --split test"):
         table.read_table(archive(tmp_path, "isic_id,sex", "ISIC_1,male"), labelled=True)
 
 
@@ -377,8 +377,8 @@ def test_without_a_target_the_diagnosis_tells(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"image_name": "file"}, "does not say which column is patient_id, so folds could share a patient"),
-        ({"patient_id": "patient"}, "does not say which column is image_name"),
+        ({"image_name": "file"}, "--columns has no patient_id, so folds could share a patient"),
+        ({"patient_id": "patient"}, "--columns has no image_name"),
         ({"image_name": "name", "patient_id": ""}, "image_name=name: no such column; found file, patient, truth"),
         ({"image_name": "file", "patient_id": "patient", "target": "truth"}, "line 3: column patient: empty"),
     ],
