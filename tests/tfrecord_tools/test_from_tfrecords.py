@@ -254,7 +254,7 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
             {"from_tfrecords": "tests/"},
             "'tests/' is a folder; expected a file or a pattern in quotes, e.g. 'tests/\\*.tfr",
         ),
-        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb are for --from_tfrecords"),
+        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb without --from_tfrecords"),
         ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
         ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
     ],

@@ -136,7 +136,7 @@ def test_any_keys_are_read_by_a_column_map(tmp_path):
     [
         ({"image": "image", "patient_id": ""}, "column map image=image: expected OURS=KEY with OURS one of image"),
         ({"image": "image"}, "column map image=image: expected OURS=KEY"),
-        ({"image": "image_raw"}, "does not say which key is patient_id, so folds could share a patient"),
+        ({"image": "image_raw"}, "the column map has no patient_id, so folds could share a patient"),
         ({"image": "image_raw", "patient_id": ""}, "dialect columns: missing key(s) image_name; found id, image_raw"),
     ],
 )
