@@ -1,4 +1,4 @@
-"""docs/data.md promises messages; they must be those of the code."""
+"""Messages and links of the data pages: messages are those of the code, and links have a target."""
 
 import re
 
@@ -6,13 +6,14 @@ import pytest
 
 from tests.support.process import REPOSITORY
 
-TABLES = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8").partition("<!-- bad input -->")[2]
-ROWS = [line for line in TABLES.partition("\n## ")[0].splitlines() if line.startswith("| ") and "---" not in line]
+PAGES = sorted((REPOSITORY / "docs" / "data").glob("*.md"))
+TABLES = (REPOSITORY / "docs" / "data" / "errors.md").read_text(encoding="utf-8").partition("<!-- bad input -->")[2]
+ROWS = [line for line in TABLES.splitlines() if line.startswith("| ") and "---" not in line]
 
 
 def source() -> str:
-    """All of tfrecord_tools, with strings that go on in the next line joined."""
-    modules = sorted((REPOSITORY / "tfrecord_tools").glob("*.py"))
+    """All of tfrecord_tools, with strings that continue on the next line joined."""
+    modules = sorted((REPOSITORY / "tfrecord_tools").rglob("*.py"))
     text = "\n".join(path.read_text(encoding="utf-8") for path in modules)
     return re.sub(r'"\n\s*f?"', "", text).replace('\\"', '"')
 
@@ -26,3 +27,10 @@ def test_every_message_of_the_table_of_bad_input_is_one_of_the_code(row):
         for part in re.split("…|[:;,] |expected ", message):  # clauses may come from several places
             words = part.strip(" :;,")
             assert words in SOURCE, f"{words!r} of {message!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_the_pages_have_a_target(page):
+    for target, _, anchor in re.findall(r"\]\(([^)#:]+\.md)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        titles = re.findall(r"^#+ (.*)$", (page.parent / target).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not anchor or anchor in {re.sub("[^a-z0-9-]", "", title.lower().replace(" ", "-")) for title in titles}

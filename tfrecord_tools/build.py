@@ -1,25 +1,25 @@
-"""Dermoscopy JPEGs and their CSV -> checked TFRecord shards, patients kept apart in folds.
+"""Builds checked TFRecord shards with patient-grouped folds from dermoscopy JPEGs and their CSV.
 
   python -m tfrecord_tools.build --size 384
   python -m tfrecord_tools.build --size 256 --csv train.csv --images jpeg/ --out tfrecords/256
   python -m tfrecord_tools.build --size 256,384,512
   python -m tfrecord_tools.build --size 384 --csv HAM10000_metadata.csv --images ham/ --out tfrecords/ham
   python -m tfrecord_tools.build --size 384 --duplicates ISIC_2020_Training_Duplicates.csv
-  python -m tfrecord_tools.build --size 256 --from_tfrecords 'others/train*.tfrec' --csv train.csv --out own
+  python -m tfrecord_tools.build --size 256 --from_tfrecords 'old/train*.tfrec' --csv train.csv --out own
 
-With several sizes each image is decoded once, and each size is a build of its own in OUT/SIZE. All are resampled
-from the decoding for the largest, so the smaller ones differ in a few bits from those of a --size of their own.
+Several sizes decode each image once; each size is a build of its own in OUT/SIZE. All are resampled from the decoding
+for the largest, so the smaller ones differ in a few bits from builds of their size alone.
 
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
 metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
 
-Further data for the same training leaves out what the first build holds: --against tfrecords/384.
+A build of further training data leaves out the images of the first build with --against tfrecords/384.
 
-TFRecords of others are taken with --from_tfrecords: checked, folded anew and converted. With --csv the shards give
-only the images; without it their whole-number codes are believed unless they contradict themselves.
+--from_tfrecords checks foreign TFRecords, folds them again and converts them. With --csv, the shards give only the
+images; without it, their integer codes are trusted unless they contradict each other.
 
-Without --csv and --images it looks where Kaggle puts the competition and in ./data. A build that was killed goes on
-with --resume and ends in the same bytes. Images that cannot be used are listed in quarantine.csv.
+Without --csv and --images, the data are looked for where Kaggle mounts the competition and in ./data. --resume
+completes a killed build, with the same bytes. Unusable images are listed in quarantine.csv.
 """
 
 from __future__ import annotations
@@ -36,11 +36,18 @@ from typing import Any
 from absl import flags
 
 import tfrecord_tools
-from tfrecord_tools.builder import beam, inputs, plan, report, split, workers
-from tfrecord_tools.builder import output_dir as folders
-from tfrecord_tools.builder import settings as asked
+from tfrecord_tools.builder import beam, inputs, output_dir, plan, report, split, workers
 from tfrecord_tools.builder.output_dir import QUARANTINE
-from tfrecord_tools.builder.settings import BuildError, BuildSettings
+from tfrecord_tools.builder.settings import (
+    DEFAULTS,
+    QUALITY,
+    SIZES,
+    SUBSAMPLING,
+    BuildError,
+    BuildSettings,
+    RunSpec,
+    check,
+)
 from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
@@ -65,37 +72,43 @@ _PRELOAD = tuple(module.__name__ for module in (convert, resample, shards, split
 
 
 def build(settings: BuildSettings) -> Manifest:
-    """As `build_sizes`; returns the manifest of the first size."""
+    """Returns the manifest of the first size of `build_sizes`."""
     return build_sizes(settings)[0]
 
 
 def build_sizes(settings: BuildSettings) -> list[Manifest]:
-    """Builds, or completes, shards and manifest of each size; nothing is written on bad metadata or settings.
+    """Builds, or completes, the shards and manifest of each size.
 
-    Raises one of USERS_ERRORS, each with a message for the user. Images that cannot
-    be used are in the results' shards as `quarantined`.
+    Nothing is written if the metadata or settings are bad.
+
+    Returns:
+      The manifest of each size; unusable images are in its shards' `quarantined`.
+
+    Raises:
+      One of USERS_ERRORS, each with a message for the user.
     """
     return [manifest for manifest, _ in _build(settings)]
 
 
 def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
-    """The manifest of each size, and how many images were made for it now, not in a build that was resumed."""
-    asked.check(settings)
-    read = inputs.read_by(settings)
+    """Builds each size; returns its manifest, and the number of images made in this run."""
+    check(settings)
+    read = inputs.paths_read(settings.inputs)
     for folder in settings.folders.values():
-        folders.check_apart(folder, read)
+        output_dir.check_apart(folder, read)
     planned = plan.make(settings)
     outputs = [
-        folders.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
+        output_dir.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
+    resume, overwrite = settings.output.resume, settings.output.overwrite
     with contextlib.ExitStack() as stack:
         for output in outputs:
-            stack.enter_context(folders.claimed(output.folder))
-        # All are looked at before the first is touched.
-        there = [folders.check(output, settings.resume, settings.overwrite) for output in outputs]
-        for output, before in zip(outputs, there, strict=True):
-            folders.prepare(output, before, settings.resume)
+            stack.enter_context(output_dir.claimed(output.folder))
+        # All are checked before the first is changed.
+        found = [output_dir.check(output, resume, overwrite) for output in outputs]
+        for output, before in zip(outputs, found, strict=True):
+            output_dir.prepare(output, before, resume)
         _write_shards(settings, planned.tasks, outputs)
         done = [(_finish(output), output.made) for output in outputs]
     if not any(result.records for manifest, _ in done for result in manifest.shards):
@@ -105,8 +118,10 @@ def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     return done
 
 
-def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], outputs: list[folders.Output]) -> None:
-    """Has the shards made that are not finished, and lists each in its manifest as it is."""
+def _write_shards(
+    settings: BuildSettings, tasks: Sequence[shards.ShardTask], outputs: Sequence[output_dir.Output]
+) -> None:
+    """Makes the unfinished shards, and lists each in its manifest once it is finished."""
     by_folder = {str(output.folder): output for output in outputs}
     pending: dict[str, shards.ShardTask] = {}
     for task in tasks:
@@ -123,31 +138,28 @@ def _write_shards(settings: BuildSettings, tasks: list[shards.ShardTask], output
     if not todo:
         return
     progress = workers.Progress(sum(len(task.sources) for task in todo))
-    # closing: on Ctrl-C the workers stop at once, wherever it strikes
-    with contextlib.closing(_run(settings, todo, progress)) as results:
+    # closing: Ctrl-C stops the workers at once, wherever it strikes
+    with contextlib.closing(_run(settings.run, todo, progress, str(outputs[0].folder))) as results:
         for written in results:
             for folder, result in zip(pending[written.prefix].folders, written.results, strict=True):
                 by_folder[folder].add(result)
 
 
 def _run(
-    settings: BuildSettings, tasks: Sequence[shards.ShardTask], progress: workers.Progress
+    spec: RunSpec, tasks: Sequence[shards.ShardTask], progress: workers.Progress, folder: str
 ) -> Generator[shards.WrittenShard, None, None]:
-    """Writes the shards here, or wherever Beam's runner has its workers."""
-    if settings.runner is None:
-        return workers.run(shards.write_shard, tasks, settings.workers, progress, _PRELOAD)
-    where = str(settings.folders[settings.sizes[0]])
-    decode = shards.WrittenShard.from_json
-    return beam.run(
-        shards.write_shard, tasks, settings.runner, settings.beam_options, progress, where, decode, convert.versions
-    )
+    """Writes the shards in local processes, or in the workers of a Beam runner."""
+    if spec.runner is None:
+        return workers.run(shards.write_shard, tasks, spec.workers, progress, _PRELOAD)
+    decode, options = shards.WrittenShard.from_json, spec.beam_options
+    return beam.run(shards.write_shard, tasks, spec.runner, options, progress, folder, decode, convert.versions)
 
 
-def _finish(output: folders.Output) -> Manifest:
+def _finish(output: output_dir.Output) -> Manifest:
     output.remove_strays()
-    for path in paths.temporary_files(output.folder):  # left by attempts that a runner gave up and made again
+    for path in paths.temporary_files(output.folder):  # left by attempts that a runner abandoned and repeated
         path.unlink(missing_ok=True)
-    # Without an image it is no build that anyone could use, but one to be resumed.
+    # A build without any image is of no use, so it stays open for --resume.
     manifest = output.manifest(complete=any(result.records for result in output.finished.values()))
     paths.write_whole(output.folder / QUARANTINE, report.quarantine_csv(manifest))
     manifest.write(output.folder)
@@ -159,14 +171,27 @@ def _finish(output: folders.Output) -> Manifest:
 
 def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
-    keys = ("fit", "max_pixels", "swap_rb", "folds", "shards", "seed", "columns", "codes")
-    plain = {key: getattr(settings, key) for key in keys}
-    plain |= {"quality": settings.quality or asked.QUALITY, "subsampling": settings.subsampling or asked.SUBSAMPLING}
-    plain["kept"] = settings.kept and str(settings.kept)
-    listed = shards.file_sha256(settings.duplicates) if settings.duplicates else None
-    plain |= {"duplicates": listed, "on_duplicates": settings.mode if listed else None}
-    plain["against"] = sorted(shards.file_sha256(folder / MANIFEST) for folder in settings.others) or None
-    return {"size": size, "decoded_for_size": max(settings.sizes), **plain}
+    given, spec, divided = settings.inputs, settings.convert, settings.split
+    listed = shards.file_sha256(given.duplicates) if given.duplicates else None
+    against = sorted(shards.file_sha256(folder / MANIFEST) for folder in given.excluded_builds)
+    return {
+        "size": size,
+        "decoded_for_size": max(spec.sizes),
+        "fit": spec.fit,
+        "max_pixels": spec.max_pixels,
+        "swap_rb": given.swap_rb,
+        "folds": divided.folds,
+        "shards": divided.shards,
+        "seed": divided.seed,
+        "columns": given.columns,
+        "codes": given.codes,
+        "quality": spec.quality or QUALITY,
+        "subsampling": spec.subsampling or SUBSAMPLING,
+        "kept": settings.kept and str(settings.kept),
+        "duplicates": listed,
+        "on_duplicates": divided.mode if listed else None,
+        "against": against or None,
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -178,65 +203,72 @@ def _versions() -> dict[str, str]:
 
 def define_flags() -> None:
     """Defines the flags."""
-    default = {field.name: field.default for field in dataclasses.fields(BuildSettings)}
-    low, high = asked.SIZES
-    text = f"Side of the square images, {low} to {high} pixels; several, as 256,384,512, go to OUT/256, OUT/384, ..."
-    flags.DEFINE_list("size", None, text, required=True)
-    flags.DEFINE_string(
-        "csv", None, "The metadata, in a known form or with --columns; several, as a.csv,b.csv, are joined."
-    )
-    flags.DEFINE_enum(
-        "form", None, [form.name for form in formats.FORMS], "Form of --csv; default: recognised by its header."
-    )
-    flags.DEFINE_string(
-        "columns",
-        None,
-        "For a CSV in no known form, or --from_tfrecords without --csv: patient_id=patient,image_name=file,...",
-    )
-    flags.DEFINE_string("from_tfrecords", None, "TFRecords of others to take the images from, e.g. 'old/*.tfrec'.")
-    flags.DEFINE_enum(
-        "dialect", None, [each.name for each in dialects.DIALECTS], "Of --from_tfrecords; default: recognised."
-    )
-    flags.DEFINE_string("codes", None, "Words behind their codes: sex=female|male,diagnosis= (nothing: not known).")
-    flags.DEFINE_bool("swap_rb", False, "Of --from_tfrecords: their writer exchanged red and blue; exchange them back.")
+    _define_input_flags()
+    _define_split_flags()
+    _define_image_flags()
+    _define_output_flags()
+
+
+def _define_input_flags() -> None:
+    names = [form.name for form in formats.FORMS]
+    flags.DEFINE_string("csv", None, "Metadata in a known form or with --columns; several, as a.csv,b.csv, are joined.")
+    flags.DEFINE_string("images", None, "Folder with NAME.jpg of each image_name.")
+    flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "Kind of --csv; auto: train if it has labels.")
+    flags.DEFINE_string("source", None, "Name of the data set, stored in each record; default: that of the CSV's form.")
+    flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
+    text = "Columns of an unknown CSV, or keys of --from_tfrecords without --csv: patient_id=patient,image_name=id,..."
+    flags.DEFINE_string("columns", None, text)
+    flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
+    names = [each.name for each in dialects.DIALECTS]
+    flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognised by its keys.")
+    text = "Words of the codes in --from_tfrecords, in order: sex=female|male,diagnosis= (no words: read as missing)."
+    flags.DEFINE_string("codes", None, text)
+    flags.DEFINE_bool("swap_rb", False, "Exchange red and blue of --from_tfrecords, which their writer had exchanged.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one image.")
-    flags.DEFINE_enum(
-        "on_duplicates",
-        None,
-        list(pairs.MODES),
-        "Of --duplicates: group them in one fold (default), drop all but one of each image, or keep them where they "
-        "fall and only warn where they disagree.",
+    text = "Finished builds, as A,B, whose images, patients and lesions are left out."
+    flags.DEFINE_string("against", None, text)
+
+
+def _define_split_flags() -> None:
+    flags.DEFINE_integer("folds", DEFAULTS["folds"], "Number of folds; each patient is in one of them.", 1)
+    flags.DEFINE_integer("shards", DEFAULTS["shards"], "Shards per split, a multiple of --folds.", 1)
+    flags.DEFINE_integer("seed", DEFAULTS["seed"], "Seed of the assignment to folds and the order within shards.")
+    text = (
+        "Treatment of --duplicates: group them in one fold (default), drop all but one of each image, or keep them in "
+        "any fold and only warn where they disagree."
     )
-    flags.DEFINE_string("against", None, "Finished builds, as A,B: leave out their images, patients and lesions.")
-    flags.DEFINE_string("images", None, "The folder that holds NAME.jpg of each image_name.")
-    flags.DEFINE_string("out", None, "Where the shards go; default tfrecords/SIZE, or tfrecords for several.")
-    flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "What --csv is; auto: train if it has labels.")
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Worker processes; the bytes do not depend on it.", 1)
-    flags.DEFINE_integer("folds", default["folds"], "Folds; no patient is in two of them.", 1)
-    flags.DEFINE_integer("shards", default["shards"], "Shards per split, a multiple of --folds.", 1)
-    flags.DEFINE_integer("seed", default["seed"], "Of the assignment to folds and the order within shards.")
-    flags.DEFINE_enum("fit", default["fit"], convert.FITS, "Crop to the shorter side, pad with black, or stretch.")
-    kept = "--from_tfrecords keeps images that have the size already, unless another {} is asked."
-    text = f"Of colour in the records' JPEGs; default {asked.SUBSAMPLING}. {kept.format('one')}"
-    flags.DEFINE_enum("subsampling", None, convert.SUBSAMPLINGS, text)
-    text = f"JPEG quality of the records; default {asked.QUALITY}. {kept.format('quality')}"
+    flags.DEFINE_enum("on_duplicates", None, list(pairs.MODES), text)
+
+
+def _define_image_flags() -> None:
+    text = f"Side of the square images, {SIZES[0]} to {SIZES[1]} pixels; several, as 256,384,512, go to OUT/256, ..."
+    flags.DEFINE_list("size", None, text, required=True)
+    flags.DEFINE_enum("fit", DEFAULTS["fit"], convert.FITS, "Crop to the shorter side, pad with black, or stretch.")
+    kept = "--from_tfrecords keeps images that already have the size, unless another {} is given."
+    text = f"JPEG quality of the records; default {QUALITY}. {kept.format('quality')}"
     flags.DEFINE_integer("quality", None, text, 1, 100)
-    flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are quarantined unread.", 1)
-    flags.DEFINE_string("source", None, "Name of the data set, kept in each record; default: that of the CSV's form.")
-    flags.DEFINE_string("runner", None, "Apache Beam runner, e.g. DirectRunner, DataflowRunner; none: --workers here.")
-    flags.DEFINE_list("beam_options", [], "Options of the runner, e.g. --direct_num_workers=2,--job_name=isic.")
-    flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if images could not be used.")
-    flags.DEFINE_bool(
-        "resume",
-        False,
-        "Complete the build in --out; its settings and CSV must be the same. Images "
-        "replaced since are not noticed: --overwrite takes them.",
+    text = f"Chroma subsampling of the records' JPEGs; default {SUBSAMPLING}. {kept.format('one')}"
+    flags.DEFINE_enum("subsampling", None, convert.SUBSAMPLINGS, text)
+    flags.DEFINE_integer("max_pixels", DEFAULTS["max_pixels"], "Larger images are quarantined undecoded.", 1)
+
+
+def _define_output_flags() -> None:
+    flags.DEFINE_string("out", None, "Output folder; default tfrecords/SIZE, or tfrecords for several sizes.")
+    text = (
+        "Complete the build in --out, with the same settings and CSV. Images replaced since are not noticed; use "
+        "--overwrite for those."
     )
-    flags.DEFINE_bool("overwrite", False, "Replace the build in --out: it is removed before the new one is made.")
+    flags.DEFINE_bool("resume", False, text)
+    flags.DEFINE_bool("overwrite", False, "Replace the build in --out, which is removed before the new one is made.")
+    flags.DEFINE_bool("allow_quarantine", False, "Exit with 0 even if some images are unusable.")
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Worker processes; the bytes do not depend on it.", 1)
+    text = "Apache Beam runner, e.g. DirectRunner, DataflowRunner; default: --workers on this machine."
+    flags.DEFINE_string("runner", None, text)
+    flags.DEFINE_list("beam_options", [], "Options of the runner, e.g. --direct_num_workers=2,--job_name=isic.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command; exits with 1 and one message on what a user can mend."""
+    """Runs the command; exits with 1 and one message on errors that a user can fix."""
     if len(argv) > 1:
         raise cli.UsageError(f"unexpected argument {argv[1]!r}; {_hint(argv[1])}")
     start = time.monotonic()
@@ -247,19 +279,19 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         where = error.filename or flags.FLAGS.out or "tfrecords"
-        sys.exit(f"error: {where}: {error.strerror or error}; what is finished is kept, go on with --resume")
+        sys.exit(f"error: {where}: {error.strerror or error}; the finished shards are kept, go on with --resume")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the finished shards are kept, go on with --resume")
     seconds = time.monotonic() - start
     for folder, (manifest, made) in zip(settings.folders.values(), built, strict=True):
         print(report.summary(folder, manifest, made, seconds))
     first, _ = built[0]
-    if first.quarantined and not settings.allow_quarantine:  # the same for every size
+    if first.quarantined and not settings.output.allow_quarantine:  # the same for every size
         sys.exit(f"error: {report.complaint(settings, first)}")
 
 
 def _hint(argument: str) -> str:
-    """What to do about an argument, which most often a shell made of a pattern."""
+    """Advice on a positional argument, most often a pattern that the shell expanded."""
     if argument.endswith(".csv"):
         return "several tables are --csv a.csv,b.csv"
     if argument.endswith((".tfrec", ".tfrecord", ".tfrecords")) or os.path.isfile(argument):
@@ -268,17 +300,18 @@ def _hint(argument: str) -> str:
 
 
 def _settings_from_flags() -> BuildSettings:
-    given = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(BuildSettings)}
+    given = flags.FLAGS.size
     try:
-        given["size"] = tuple(int(size) for size in given["size"])
+        sizes = tuple(int(size) for size in given)
     except ValueError:
-        sizes = ",".join(given["size"])
-        raise cli.UsageError(f"--size {sizes}; expected whole numbers, as 384 or 256,384,512; see --help") from None
-    return BuildSettings(**given)
+        raise cli.UsageError(
+            f"--size {','.join(given)}; expected whole numbers, as 384 or 256,384,512; see --help"
+        ) from None
+    return BuildSettings.of(sizes, **{name: getattr(flags.FLAGS, name) for name in DEFAULTS})
 
 
 def run() -> None:
-    """Console entry point."""
+    """Runs the console entry point."""
     cli.run(main, define_flags, __doc__, positional=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 from melanoma_tf.data import pipeline
 from melanoma_tf.training import run_dir
 from tests.support import tiny
-from tests.support.builds import settings
+from tests.support.builds import replaced, settings
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
 from tfrecord_tools import build, schema, synthetic, verify
@@ -47,7 +47,7 @@ def changed(other, tmp_path, change):
     frame = pd.read_csv(other / "train.csv")
     change(frame)
     frame.to_csv(tmp_path / "train.csv", index=False)
-    return dataclasses.replace(settings(other, tmp_path / "out"), csv=str(tmp_path / "train.csv"))
+    return replaced(settings(other, tmp_path / "out"), csv=str(tmp_path / "train.csv"))
 
 
 # ------------------------------------------------------------------------------------------------------- building
@@ -60,7 +60,7 @@ def test_a_build_leaves_out_the_patients_of_another(other, shards, main_csv, tmp
     def change(frame):
         frame.loc[frame["patient_id"] == theirs, "patient_id"] = shared
 
-    given = dataclasses.replace(changed(other, tmp_path, change), against=str(shards))
+    given = replaced(changed(other, tmp_path, change), against=str(shards))
     build.build(given)
     found = {record.image_name for record in records_of(tmp_path / "out")}
     table = pd.read_csv(tmp_path / "train.csv")
@@ -87,7 +87,7 @@ def test_a_shared_image_excludes_its_whole_patient(other, shards, main_csv, tmp_
     def change(frame):
         frame.loc[first[by_name], "image_name"] = there
 
-    given = dataclasses.replace(
+    given = replaced(
         changed(other, tmp_path, change),
         images=str(tmp_path / "jpeg"),
         against=str(shards),
@@ -100,7 +100,7 @@ def test_a_shared_image_excludes_its_whole_patient(other, shards, main_csv, tmp_
 
 def test_unusable_values_of_against_are_reported(data, shards, external, tmp_path):
     def given(against):
-        return dataclasses.replace(settings(data, tmp_path / "out"), against=str(against))
+        return replaced(settings(data, tmp_path / "out"), against=str(against))
 
     build.build(settings(data, tmp_path / "same"))
     with pytest.raises(BuildError, match="same: nothing is left to build"):
@@ -122,7 +122,7 @@ def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
         frame["image_name"] = "NEW_" + frame["image_name"]
         frame["patient_id"] = "NEW_" + frame["patient_id"]
 
-    given = dataclasses.replace(changed(other, tmp_path, change), images=str(tmp_path / "jpeg"))
+    given = replaced(changed(other, tmp_path, change), images=str(tmp_path / "jpeg"))
     build.build(given)
     listed = tmp_path / "pairs.csv"
     done = run_command(
@@ -131,7 +131,7 @@ def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
     assert done.returncode == 1
     assert len(pairs.read(listed)) == 24
     with pytest.raises(BuildError, match="nothing is left to build"):
-        build.build(dataclasses.replace(given, against=str(external), duplicates=str(listed), overwrite=True))
+        build.build(replaced(given, against=str(external), duplicates=str(listed), overwrite=True))
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -162,7 +162,7 @@ def test_a_leak_is_reported(other, shards, main_csv, tmp_path, held_out):
         def change(frame):
             frame.loc[frame["patient_id"] == theirs, "patient_id"] = patient
 
-        build.build(dataclasses.replace(changed(other, tmp_path, change), overwrite=True))
+        build.build(replaced(changed(other, tmp_path, change), overwrite=True))
         (fold,) = {record.fold for record in records_of(tmp_path / "out") if record.patient == patient}
         return fold
 
@@ -206,13 +206,11 @@ def test_each_identity_is_compared_with_training_and_test_set(shards, external, 
 
 def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
     alone = pipeline.open_data(str(shards))
-    test = dataclasses.replace(
-        settings(other, tmp_path / "test"), csv=str(other / "test.csv"), images=str(other / "jpeg/test")
-    )
+    test = replaced(settings(other, tmp_path / "test"), csv=str(other / "test.csv"), images=str(other / "jpeg/test"))
     build.build(test)
     with pytest.raises(pipeline.DataError, match="test has no labelled records"):
         pipeline.add_external(alone, [str(tmp_path / "test")], held_out=False)
-    build.build(dataclasses.replace(settings(other, tmp_path / "two"), folds=2, shards=2))
+    build.build(replaced(settings(other, tmp_path / "two"), folds=2, shards=2))
     with pytest.raises(pipeline.DataError, match="two has 2 folds, expected 5"):
         pipeline.add_external(alone, [str(tmp_path / "two")], held_out=True)
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import sys
 from pathlib import Path
 
-from tfrecord_tools import build, schema
+from tfrecord_tools import schema
+from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.records import tfrecord
 
 
 def settings(data, out, **changes):
-    plain = build.BuildSettings(32, str(data / "train.csv"), str(data / "jpeg" / "train"), str(out))
-    return dataclasses.replace(plain, **changes)
+    """Settings of a build of the training images; changes: flags by name."""
+    where = {"csv": str(data / "train.csv"), "images": str(data / "jpeg" / "train"), "out": str(out)}
+    return BuildSettings.of(**{"size": 32, **where, **changes})
+
+
+def replaced(given, **changes):
+    """Settings with other values of some flags, whichever part holds them."""
+    flags = {name: value for part in vars(given).values() for name, value in vars(part).items()}
+    return BuildSettings.of(**{"size": flags.pop("sizes"), **flags, **changes})
 
 
 def contents(folder):

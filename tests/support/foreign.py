@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.support.images import SKIN, flat_jpeg
-from tfrecord_tools import build
+from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.records import tfrecord
 
 
@@ -70,4 +69,5 @@ def patients(count, **changes):
 
 
 def foreign_settings(pattern, out, **changes):
-    return dataclasses.replace(build.BuildSettings(32, out=str(out), from_tfrecords=str(pattern)), **changes)
+    """Settings of a build of foreign TFRecords; changes: flags by name."""
+    return BuildSettings.of(**{"size": 32, "out": str(out), "from_tfrecords": str(pattern), **changes})

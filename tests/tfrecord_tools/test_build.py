@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import command, contents, copy_with_links, quarantined, records_of, settings
+from tests.support.process import descendants, is_running, wait_for
 from tfrecord_tools import build, schema
 from tfrecord_tools.builder import inputs, report
 from tfrecord_tools.core import paths
@@ -133,7 +134,7 @@ def test_an_existing_build_is_refused_and_overwritten_if_asked(data, tmp_path):
 def test_a_folder_with_something_else_is_never_touched(data, tmp_path, changes):
     (tmp_path / "train00-5.tfrec").write_text("not ours")
     (tmp_path / f".beam-{'0' * 32}").mkdir()  # of a build that runs there, for all that is known
-    with pytest.raises(build.BuildError, match="is not empty and holds no build of ours"):
+    with pytest.raises(build.BuildError, match="is not empty and was not written by tfrecord_tools.build"):
         build.build(settings(data, tmp_path, **changes))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".beam-{'0' * 32}", "train00-5.tfrec"]
 
@@ -203,7 +204,7 @@ def test_one_size_that_cannot_be_built_leaves_the_other_untouched(data, two_size
     (tmp_path / "32").mkdir()
     (tmp_path / "48").mkdir()
     (tmp_path / "48" / "notes.txt").write_text("mine")
-    with pytest.raises(build.BuildError, match="48 is not empty and holds no build of ours"):
+    with pytest.raises(build.BuildError, match="48 is not empty and was not written by tfrecord_tools.build"):
         build.build_sizes(settings(data, tmp_path, size=(32, 48)))
     assert tree(tmp_path) == {"48/notes.txt": b"mine"}
 
@@ -281,8 +282,8 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"size": 1025}, "--size 1025; expected 32 to 1024 pixels"),
         ({"size": (32, 64, 32)}, "--size 32,64,32; expected one or several different sizes"),
         ({"size": ()}, "expected one or several different sizes"),
-        ({"fit": "zoom"}, "--fit zoom; expected one of crop, pad, stretch"),
-        ({"subsampling": "4:1:1"}, "--subsampling 4:1:1; expected one of 4:2:0, 4:2:2, 4:4:4"),
+        ({"fit": "zoom"}, "--fit zoom; expected one of: crop, pad, stretch"),
+        ({"subsampling": "4:1:1"}, "--subsampling 4:1:1; expected one of: 4:2:0, 4:2:2, 4:4:4"),
         ({"quality": 0}, "--quality 0; expected 1 to 100"),
         ({"workers": 0}, "--workers 0; expected at least 1"),
         ({"source": "a\tb"}, "--source 'a\\tb'; expected a name without control characters"),
@@ -298,14 +299,14 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
-        ({"swap_rb": True}, "--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given"),
-        ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of the duplicates"),
-        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of group, drop, keep"),
+        ({"swap_rb": True}, "--dialect, --codes and --swap_rb without --from_tfrecords; expected"),
+        ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of duplicates"),
+        ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of: group, drop, keep"),
     ],
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):
     with pytest.raises(build.BuildError) as caught:
-        build.build(dataclasses.replace(settings(data, tmp_path / "out"), **changes))
+        build.build(settings(data, tmp_path / "out", **changes))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -353,15 +354,16 @@ def test_finding_nothing_says_what_was_looked_for_and_what_to_do(tmp_path):
 
 
 def interrupt(data, out, signal_number):
-    """Starts a build and signals it once the manifest lists a shard; returns its standard error."""
+    """Starts a build and signals it once it has a shard; returns its standard error when all its processes ended."""
     # Tests that run in the background of a shell ignore SIGINT, and so would what they start.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command(data, out), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
-    deadline = time.monotonic() + 30
-    while not list(out.glob("train*.tfrec")) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_for(lambda: list(out.glob("train*.tfrec")) or process.poll() is not None)
+    workers = descendants(process.pid)
     process.send_signal(signal_number)
-    return process.communicate()[1]
+    message = process.communicate()[1]
+    wait_for(lambda: not any(map(is_running, workers)))
+    return message
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -373,7 +375,6 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
             break
     assert "Traceback" not in message
     assert not Manifest.read(out).complete
-    time.sleep(0.5)  # a worker notices that its parent is gone
     for path in out.glob("*.tfrec"):
         assert path.read_bytes() == (finished / path.name).read_bytes()
     if signal_number != signal.SIGKILL:
@@ -386,6 +387,10 @@ def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_p
     assert all((out / name).stat().st_mtime_ns == kept[name] for name in listed)  # not built again
 
 
+def none_is_running(pids):
+    return not any(map(is_running, pids))
+
+
 def kill_and_resume(data, out, moments, whole):
     """Kills parent or worker with SIGKILL at each moment (a share of `whole` seconds), going on with --resume."""
     for index, moment in enumerate(moments):
@@ -393,12 +398,14 @@ def kill_and_resume(data, out, moments, whole):
             [*command(data, out, "--resume"), "--workers=2", "--size=32,48"], stderr=subprocess.PIPE, text=True
         )
         time.sleep(moment * whole)
+        processes = descendants(process.pid)
         victims = workers_of(process.pid) if index % 3 == 2 else []
         for pid in victims or [process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         message = process.communicate()[1]
         assert "Traceback" not in message
+        wait_for(functools.partial(none_is_running, processes))
         for path in out.rglob("*.tfrec"):  # whatever has a final name is whole
             assert sum(1 for _ in tfrecord.read_records(path)) == tfrecord.shard_count(path)
 
@@ -421,7 +428,6 @@ def check_kills(data, two_sizes, out, count, seed):
     whole = time.monotonic() - started + 1.0  # and a second to start the interpreter
     numbers = random.Random(seed)
     kill_and_resume(data, out, [numbers.random() for _ in range(count)], whole)
-    time.sleep(0.5)  # a worker notices that its parent is gone
     build.build_sizes(settings(data, out, size=(32, 48), workers=2, resume=True))
     assert tree(out) == tree(two_sizes)
 
@@ -486,11 +492,11 @@ def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, 
 
 
 def test_resume_of_another_build_names_what_differs(data, finished, tmp_path):
-    with pytest.raises(build.BuildError, match=r"what differs:\n  quality: 95 then, 90 now\n  seed: 0 then, 7 now"):
+    with pytest.raises(build.BuildError, match=r"differences:\n  quality: 95 then, 90 now\n  seed: 0 then, 7 now"):
         build.build(settings(data, finished, resume=True, seed=7, quality=90))
     changed = tmp_path / "train.csv"
     changed.write_text((data / "train.csv").read_text().replace("torso", "head/neck", 1))
-    with pytest.raises(build.BuildError, match=r"what differs:\n  train input sha256: '[0-9a-f]{64}' then"):
+    with pytest.raises(build.BuildError, match=r"differences:\n  train input sha256: '[0-9a-f]{64}' then"):
         build.build(settings(data, finished, resume=True, csv=str(changed)))
 
 

@@ -1,15 +1,14 @@
 """One image under two names, in the list of duplicates or in another build, through the whole build."""
 
-import dataclasses
 import subprocess
 
 import pytest
 
-from tests.support.builds import command, copy_with_links, quarantined, records_of, settings
+from tests.support.builds import command, copy_with_links, quarantined, records_of, replaced, settings
 from tfrecord_tools import build
 from tfrecord_tools.metadata import table
 
-WHICH = "what differs:\n  train: which image goes into which shard; images were added or removed\n"
+WHICH = "differences:\n  train: the assignment of images to shards; images were added or removed\n"
 
 
 def pairs_csv(folder, *pairs):
@@ -67,7 +66,7 @@ def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data
     advice = f"its duplicate {second} was dropped for it: fix it and --resume"
     assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
     broken.write_bytes((data / "jpeg" / "train" / f"{first}.jpg").read_bytes())
-    build.build(dataclasses.replace(given, resume=True))
+    build.build(replaced(given, resume=True))
     assert quarantined(tmp_path / "out") == {}
     assert {first, second} & records_of(tmp_path / "out").keys() == {first}
 
@@ -77,7 +76,7 @@ def test_training_images_that_are_in_the_test_set_are_left_out(data, tmp_path, m
     (tmp_path / "data").symlink_to(data)
     train, test = (table.read_table(data / f"{kind}.csv", kind == "train") for kind in ("train", "test"))
     listed = pairs_csv(tmp_path, (train.image_name[0], test.image_name[0]))
-    manifest = build.build(build.BuildSettings(32, out="out", duplicates=listed))
+    manifest = build.build(build.BuildSettings.of(32, out="out", duplicates=listed))
     left_out = (train["patient"] == train["patient"][0]).sum()
     assert f"lesion are in the test set: {left_out} of 48 training images" in capsys.readouterr().out
     built = {split: sum(e.records for e in manifest.shards if e.split == split) for split in ("train", "test")}

@@ -1,11 +1,10 @@
 """What a build reads is not what it replaces, and there is something to build."""
 
-import dataclasses
 import shutil
 
 import pytest
 
-from tests.support.builds import contents, copy_with_links, quarantined, records_of, settings
+from tests.support.builds import contents, copy_with_links, quarantined, records_of, replaced, settings
 from tests.support.foreign import foreign_settings
 from tfrecord_tools import build
 from tfrecord_tools.records.manifest import Manifest
@@ -91,7 +90,7 @@ def test_a_training_set_that_the_test_set_holds_leaves_nothing_to_build(data, tm
     (folder / "test.csv").write_text("".join(",".join(row[at] for at in keep) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(build.BuildError, match=r"train\.csv: nothing is left to build"):
-        build.build(build.BuildSettings(32, out="out"))
+        build.build(build.BuildSettings.of(32, out="out"))
 
 
 def test_images_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, finished, tmp_path):
@@ -106,5 +105,5 @@ def test_images_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, fini
         build.build(given)
     assert len(quarantined(tmp_path / "out")) == 48
     assert not Manifest.read(tmp_path / "out").complete
-    build.build(dataclasses.replace(given, images=str(data / "jpeg" / "train"), resume=True))
+    build.build(replaced(given, images=str(data / "jpeg" / "train"), resume=True))
     assert contents(tmp_path / "out") == contents(finished)

@@ -4,12 +4,12 @@ import errno
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.builds import command, contents, settings
+from tests.support.process import descendants, is_running, wait_for
 from tfrecord_tools import build
 from tfrecord_tools.records import tfrecord
 
@@ -75,7 +75,7 @@ def test_an_out_that_cannot_be_looked_at_is_named_and_no_resume_proposed(data, t
         return real(path, *args, **options)
 
     monkeypatch.setattr(module, function, denied)
-    with pytest.raises(build.BuildError, match="out: cannot be looked at: Permission denied; choose another --out"):
+    with pytest.raises(build.BuildError, match="out: cannot be read: Permission denied; choose another --out"):
         build.build(settings(data, out))
 
 
@@ -99,18 +99,18 @@ def test_a_url_that_cannot_be_reached_is_named_and_no_resume_proposed(data, tmp_
 def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen(command(data, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (out / "manifest.json").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
+    wait_for(lambda: (out / "manifest.json").exists() or process.poll() is not None)
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGSTOP)
     before = contents(out)
     for changes in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(build.BuildError, match="out: another build is at work here; wait for it, or choose"):
+        with pytest.raises(build.BuildError, match="out: another build is running here; wait for it, or choose"):
             build.build(settings(data, out, **changes))
     assert {name for name in contents(out) if not name.startswith(".")} >= {n for n in before if not n.startswith(".")}
+    workers = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    time.sleep(0.5)  # a worker notices that its parent is gone
+    wait_for(lambda: not any(map(is_running, workers)))
     build.build(settings(data, out, resume=True))
     assert contents(out) == contents(finished)  # and no lock is left
 
@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_told_and_overwritten_if_asked(data, finished, tmp
         with pytest.raises(build.BuildError, match=r"manifest\.json: .*; --overwrite replaces the build"):
             build.build(settings(data, out, **changes))
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(build.BuildError, match=r"not overwritten, for notes\.txt is of no build"):
+    with pytest.raises(build.BuildError, match=r"refusing to overwrite .*out: notes\.txt was not written"):
         build.build(settings(data, out, overwrite=True))
     (out / "notes.txt").unlink()
     assert contents(out) == before

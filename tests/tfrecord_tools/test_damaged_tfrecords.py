@@ -2,7 +2,6 @@
 
 # ruff: noqa: PT017 -- which inputs raise is not known beforehand
 import csv
-import dataclasses
 import gzip
 import hashlib
 import itertools
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.builds import contents, records_of
+from tests.support.builds import contents, records_of, replaced
 from tests.support.foreign import example, foreign_settings, patients, shard, values
 from tests.support.images import SKIN, flat_jpeg, mutated
 from tests.support.process import run_command
@@ -70,7 +69,7 @@ def flip(path: Path, at: int) -> None:
         ({"target": 2}, "key 'target': 2 is not allowed; expected 0 to 1"),
         ({"target": [0, 1]}, "key 'target': 2 values; expected one"),
         ({"image_name": b"../x"}, "key 'image_name': '../x' does not match"),
-        ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is no text"),
+        ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is not text"),
         ({"patient_id": b"IP\0"}, r"key 'patient_id': 'IP\x00' has a control character; expected none"),
         ({"lesion_id": b"a\nb"}, r"key 'lesion_id': 'a\nb' has a control character"),
         ({"image_name": ...}, "key image_name is missing; found age_approx"),
@@ -137,8 +136,8 @@ def test_a_flipped_byte_in_a_length_costs_the_rest_of_the_file(tmp_path):
     assert names == ["ISIC_0"]
     assert (lost.file, lost.lost) == ("train00-3.tfrec: record 1", 2)
     assert lost.reason == (
-        "the checksum of its length is wrong; where the next record begins is not known, so the rest of the file is "
-        f"lost: {2 * third} bytes, 2 of the 3 of its name"
+        "the checksum of its length is wrong; the start of the next record is unknown, so the rest of the file is "
+        f"lost: {2 * third} bytes, 2 of the 3 records in its name"
     )
 
 
@@ -273,7 +272,7 @@ def test_a_shard_that_is_cut_off_early_tells_how_many_records_are_gone(tmp_path)
     said = report.complaint(given, manifest)
     assert said.startswith("1 image or record could not be used, and 18 records are lost from damaged files, see ")
     next((tmp_path / "out").glob("*.tfrec")).unlink()
-    assert build.build(dataclasses.replace(given, resume=True)).lost == 18
+    assert build.build(replaced(given, resume=True)).lost == 18
 
 
 # ----------------------------------------------------------------------------------------------------- fuzz

@@ -162,7 +162,7 @@ def test_patients_that_are_numbers_of_the_writers_table_are_warned_of(tmp_path, 
     named = [{**each, "image_name": b"B_" + each["image_name"]} for each in patients(20)]
     build.build(foreign_settings(shard(tmp_path / "named", *named), tmp_path / "out", against=str(tmp_path / "first")))
     said = capsys.readouterr().out
-    assert f": whoever is in {tmp_path / 'first'} too is not recognised, so training and test may share a" in said
+    assert f": patients shared with {tmp_path / 'first'} are not recognised, so training and test may" in said
     assert f"--against {tmp_path / 'first'}: its patients are numbers of its writer's table (code:" in said
 
 
@@ -252,9 +252,9 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
         ({"from_tfrecords": ""}, "--from_tfrecords ''; expected a path"),
         (
             {"from_tfrecords": "tests/"},
-            "'tests/' is a folder; expected a file or a pattern in quotes, as 'tests/\\*.tfr",
+            "'tests/' is a folder; expected a file or a pattern in quotes, e.g. 'tests/\\*.tfr",
         ),
-        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb are for --from_tfrecords"),
+        ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb without --from_tfrecords"),
         ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
         ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
     ],

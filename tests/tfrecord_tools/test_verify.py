@@ -22,7 +22,7 @@ def sound(tmp_path_factory):
     synthetic.generate(synthetic.SyntheticSettings(str(folder / "data"), 25, 10, min_size=40))
     for split in ("train", "test"):
         where = (str(folder / "data" / f"{split}.csv"), str(folder / "data" / "jpeg" / split), str(folder / split))
-        build.build(build.BuildSettings(32, *where, shards=5))
+        build.build(build.BuildSettings.of(32, *where, shards=5))
     return folder
 
 
@@ -30,7 +30,7 @@ def sound(tmp_path_factory):
 def larger(sound):
     """The training build at 48 pixels."""
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(sound / "48"))
-    build.build(build.BuildSettings(48, *where, shards=5))
+    build.build(build.BuildSettings.of(48, *where, shards=5))
     return sound / "48"
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_is_given_twice_is_reported(out, tmp_path, monkeypatch):
 
 def test_builds_of_one_table_with_other_folds_leak(sound, tmp_path):
     where = (str(sound / "data/train.csv"), str(sound / "data/jpeg/train"), str(tmp_path / "other"))
-    build.build(build.BuildSettings(32, *where, shards=5, seed=1))
+    build.build(build.BuildSettings.of(32, *where, shards=5, seed=1))
     assert any("leak: patient" in problem for problem in verify.verify([sound / "train", tmp_path / "other"]).problems)
 
 

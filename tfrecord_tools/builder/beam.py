@@ -1,14 +1,13 @@
-"""The same build on many machines: `workers.run` for any Apache Beam runner.
+"""Apache Beam in place of `workers.run`: the same build on many machines.
 
-Tasks, results and messages go through files in a job folder beside the shards, which every worker can reach anyhow:
+Tasks, results and messages are files in a job folder beside the shards, which every worker can reach:
 
-    OUT/.beam-JOB/00003.task     what to do; a worker that finds it gone gives up, so that removing the folder stops all
-    OUT/.beam-JOB/00003.result   JSON: what was done, there only once it is done
-    OUT/.beam-JOB/00003.error    why the last attempt failed
+    OUT/.beam-JOB/00003.task     the task; a worker stops when it is gone, so removing the folder stops all workers
+    OUT/.beam-JOB/00003.result   JSON of the result, written when the task is done
+    OUT/.beam-JOB/00003.error    message of the last failed attempt
 
-So results arrive one by one while a runner is still at work, whatever the runner, and the size of the tasks (5 million
-images take 0.7 GB) never meets a runner's limit on the size of a job's description (10 MB on Dataflow).
-Apache Beam is an extra and is imported only when it is used.
+So results arrive one by one with any runner, and the size of the tasks (0.7 GB for 5 million images) does not count
+towards a runner's limit on job descriptions (10 MB on Dataflow). Apache Beam is an extra, imported only when used.
 """
 
 from __future__ import annotations
@@ -36,29 +35,29 @@ Result = TypeVar("Result")
 
 _JOB_NAME = re.compile(r"\.beam-[0-9a-f]{32}")
 _DIRECT = "directrunner"  # Beam compares in lower case
-_POLL = 0.25  # seconds between two looks at the results on a disk
-_POLL_REMOTE = 5.0  # the same for object stores, where each look is a request that is billed
-_STOPPING = 30.0  # seconds that workers get to notice that they should stop
-_GRACE = 5.0  # seconds from a stop to the end of worker processes on this machine, so that they can tidy up
-_WAITING_THREAD = "run_worker"  # Beam's name for its threads that each wait for the end of one worker process
+_POLL = 0.25  # seconds between checks for results on a disk
+_POLL_REMOTE = 5.0  # seconds, for object stores, which bill each check as a request
+_STOPPING = 30.0  # seconds that workers have to notice a stop
+_GRACE = 5.0  # seconds that local worker processes have to clean up after a stop
+_WAITING_THREAD = "run_worker"  # Beam's name of the threads that each wait for one worker process
 
 
 class BeamError(RuntimeError):
-    """The build cannot run on Beam as asked, or a shard failed there; the message says why and what to do."""
+    """A build that Beam cannot run, or a failed shard; the message gives the reason and what to do."""
 
 
 class StoppedError(RuntimeError):
-    """Raised inside a task when nobody waits for its result any more."""
+    """Raised inside a task when its build has ended."""
 
 
 class Progress(Protocol):
-    """What is told how far the build is; see `workers.Progress`."""
+    """Interface of `workers.Progress`."""
 
     def show(self, done: int) -> None:
         """Shows the count of images done."""
 
     def end(self, done: int) -> None:
-        """Leaves the last state."""
+        """Shows the final count."""
 
 
 def run(
@@ -73,12 +72,21 @@ def run(
 ) -> Generator[Result, None, None]:
     """Yields function(task, count) of each task as they finish, in any order.
 
-    function: at the top level of a module that workers can import; returns a dataclass, or a list of them.
-    runner, options: as Beam knows them, e.g. "DirectRunner", ["--direct_num_workers=2"]. folder: where the tasks
-    write, local or remote, within reach of all workers; nothing of ours stays in it. decode: from JSON to a result.
-    versions: of what the bytes depend on, by name; a worker where they differ from those here refuses to work.
-    A task may run twice, also at the same time: a runner tries again what failed or what seems lost.
-    Raises BeamError with the message of a task that failed in the end. Closing the generator stops the workers.
+    A task may run twice, even at the same time, because runners repeat failed and lost tasks. Closing the generator
+    stops the workers.
+
+    Args:
+      function: At the top level of a module that workers can import; returns a dataclass, or a list of them.
+      tasks: Its first arguments.
+      runner: Name of a Beam runner, e.g. "DirectRunner".
+      options: Options of the runner, e.g. ["--direct_num_workers=2"].
+      progress: Receives the count of images.
+      folder: Output folder of the tasks, local or remote, within reach of all workers; no job file stays in it.
+      decode: Converts JSON to a result.
+      versions: Returns the versions that the bytes depend on, by name; a worker with other ones refuses to work.
+
+    Raises:
+      BeamError: Beam cannot run the tasks, or a task failed for good; with its message.
     """
     pipeline_options = _options(runner, options)
     if not tasks:
@@ -112,7 +120,7 @@ def run(
 
 
 def check(runner: str, options: Sequence[str]) -> None:
-    """Raises BeamError if Beam is not installed, has no such runner or does not take these options; starts nothing."""
+    """Raises BeamError if Beam is not installed, or rejects the runner or its options; starts nothing."""
     _options(runner, options)
     from apache_beam.runners import create_runner
 
@@ -132,7 +140,7 @@ def remove_leftovers(folder: str) -> None:
 
 
 def job_folders(folder: paths.AnyPath) -> list[paths.AnyPath]:
-    """Those of builds that are running in this folder, or were killed there."""
+    """Returns the job folders of builds that are running in this folder, or were killed."""
     return [path for path in folder.iterdir() if _JOB_NAME.fullmatch(path.name)]
 
 
@@ -141,7 +149,7 @@ def job_folders(folder: paths.AnyPath) -> list[paths.AnyPath]:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """The files of one run. count: of tasks."""
+    """The job folder of one run. count: number of tasks."""
 
     folder: paths.AnyPath
     count: int
@@ -161,7 +169,7 @@ class _Job:
             raise StoppedError(f"task {index}: its build has ended") from error
 
     def write_json(self, index: int, kind: str, content: dict[str, Any]) -> None:
-        """Whole or not at all, and never into the folder of a job that has ended."""
+        """Writes a file atomically, unless the job has ended."""
         if not self.path(index, "task").exists():
             raise StoppedError(f"task {index}: its build has ended")
         temporary = paths.temporary(self.path(index, kind))
@@ -172,7 +180,7 @@ class _Job:
         try:
             names = {path.name for path in self.folder.iterdir()}
         except FileNotFoundError as error:
-            raise BeamError(f"{self.folder} is gone: another build was started in the same --out") from error
+            raise BeamError(f"{self.folder} was removed: another build was started in the same --out") from error
         indices = [index for index in sorted(waiting) if f"{index:05d}.result" in names]
         return [(index, json.loads(self.path(index, "result").read_bytes())) for index in indices]
 
@@ -188,7 +196,7 @@ def _attempt(
     versions: Callable[[], dict[str, str]],
     expected: dict[str, str],
 ) -> int:
-    """Runs in a worker: does one task and leaves its result, or its error, in the job folder."""
+    """Runs one task in a worker, and writes its result or error to the job folder."""
     task = job.read_task(index)
     watch = _Watch(job.path(index, "task"))
     try:
@@ -198,7 +206,7 @@ def _attempt(
         raise
     except Exception as error:
         job.write_json(index, "error", {"message": str(error) or type(error).__name__})
-        raise  # the runner decides whether to try again
+        raise  # the runner decides whether to repeat it
     job.write_json(index, "result", {"result": result, "images": watch.images})
     return index
 
@@ -214,28 +222,28 @@ def _check_versions(expected: dict[str, str], found: dict[str, str]) -> None:
 
 
 class _Watch:
-    """Counts images, and stops the task when its build has ended."""
+    """Counter of images that stops the task when its build has ended."""
 
     def __init__(self, path: paths.AnyPath) -> None:
         self.images = 0
         self._path = path
         self._interval = _POLL_REMOTE if paths.is_remote(path) else _POLL
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def count(self, images: int) -> None:
-        """Raises StoppedError if nobody waits any more."""
+        """Counts images; raises StoppedError if the build has ended."""
         self.images += images
-        if time.monotonic() - self._looked > self._interval:
+        if time.monotonic() - self._checked > self._interval:
             if not self._path.exists():
                 raise StoppedError(f"{self._path}: its build has ended")
-            self._looked = time.monotonic()
+            self._checked = time.monotonic()
 
 
 # ----------------------------------------------------------------------------------------------- the runner
 
 
 class _Execution:
-    """A pipeline at work in a thread, for some runners block until all is done."""
+    """A pipeline running in a thread, because some runners block until the end."""
 
     def __init__(self, job: _Job, attempt: Callable[[int], int], runner: str, options: Any) -> None:
         self.error: BaseException | None = None
@@ -250,23 +258,23 @@ class _Execution:
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, after at most that time."""
+        """Waits at most that time; returns whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def lost_worker(self) -> bool:
-        """Whether a worker process on this machine ended before its time; only where Beam waits for them itself."""
+        """Whether a local worker process ended early; known only where Beam waits for them itself."""
         threads = _waiting_threads() - self._foreign
-        self.lost = bool(self._waiting - threads) and not self.wait(_GRACE)  # at the end all of them go
+        self.lost = bool(self._waiting - threads) and not self.wait(_GRACE)  # at the end, all of them vanish
         self._waiting |= threads
         return self.lost
 
     def stop(self) -> None:
-        """Ends it; removing the job folder stops workers that the runner cannot reach."""
+        """Cancels the pipeline; removing the job folder stops workers that the runner cannot reach."""
         if self._result is not None and self._thread.is_alive():
-            with contextlib.suppress(NotImplementedError):  # some runners cannot
+            with contextlib.suppress(NotImplementedError):  # some runners cannot cancel
                 self._result.cancel()
-        # Beam never notices that a worker process is lost; its thread is a daemon and goes with this process.
+        # Beam does not notice a lost worker process; its daemon thread ends with this process.
         self._thread.join(0 if self.lost else _STOPPING)
 
     def _execute(self) -> None:
@@ -275,7 +283,7 @@ class _Execution:
             runner = _runner(self._runner, self._options, self._job)
             pipeline = beam.Pipeline(runner=runner, options=self._options)
             indices = pipeline | "Tasks" >> beam.Create(range(self._job.count), reshuffle=False)
-            # Without a shuffle between them one worker would be given all the tasks.
+            # Without a shuffle, one worker would get all tasks.
             spread = indices | "Spread" >> beam.Reshuffle()
             _ = spread | "Write" >> beam.Map(self._attempt)
             self._result = pipeline.run()
@@ -298,15 +306,15 @@ def _why(job: _Job, execution: _Execution, waiting: set[int]) -> str:
         return "a worker process died (out of memory?); try fewer --direct_num_workers, then --resume"
     if execution.error is not None:
         return f"{len(waiting)} of {job.count} shards are missing: {execution.error}"
-    return f"{len(waiting)} of {job.count} shards are missing, and the runner names no reason; go on with --resume"
+    return f"{len(waiting)} of {job.count} shards are missing, and the runner gives no reason; continue with --resume"
 
 
 def _runner(name: str, options: Any, job: _Job) -> Any:
-    """What to give to `beam.Pipeline`.
+    """The runner for `beam.Pipeline`.
 
-    Beam's own DirectRunner first tries Prism, a Go program that it downloads and that runs all Python in one process.
-    The FnApiRunner is what it falls back to, and what --direct_running_mode and --direct_num_workers are for. It would
-    wait for ever for a worker process that was killed, and its workers outlive a killed parent: hence our own ones.
+    Beam's DirectRunner prefers Prism, a Go program that it downloads, which runs all Python in one process and ignores
+    --direct_running_mode and --direct_num_workers. So this takes its fallback, the FnApiRunner, with worker processes
+    of our own: it would wait forever for a killed worker of its own, and those outlive a killed parent.
     """
     if name.lower() != _DIRECT:
         return name
@@ -318,16 +326,16 @@ def _runner(name: str, options: Any, job: _Job) -> Any:
     if direct.direct_running_mode != "multi_processing":
         return fn_api_runner.FnApiRunner()
     direct.direct_running_mode = "in_memory"  # or it would start its own worker processes
-    logging.getLogger("apache_beam.runners.portability").setLevel(logging.ERROR)  # it warns of just this
+    logging.getLogger("apache_beam.runners.portability").setLevel(logging.ERROR)  # it warns about this mode
     command = [sys.executable, "-m", __name__, str(job.folder), str(os.getpid())]
-    # exec: Beam starts it through a shell, which would stand between parent and worker
+    # exec replaces the shell that Beam starts, so that this process is the worker's parent
     environment = environments.SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(command)}")
     return fn_api_runner.FnApiRunner(environment)
 
 
 def _work(folder: str, parent: int) -> None:
-    """A worker process on this machine: `python -m tfrecord_tools.beam JOB_FOLDER PARENT`, started by Beam."""
-    # What goes wrong in a task reaches the user as one message, through the job folder; Beam prints it over and over.
+    """Runs a local worker process, started by Beam as `python -m tfrecord_tools.builder.beam JOB_FOLDER PARENT`."""
+    # A task's error reaches the user once, through the job folder; Beam would print it many times.
     logging.disable()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- open as long as the process lives
     threading.Thread(target=_end_with_job, args=(paths.path(folder), parent), daemon=True).start()
@@ -338,7 +346,7 @@ def _work(folder: str, parent: int) -> None:
 
 def _end_with_job(folder: paths.AnyPath, parent: int) -> None:
     while folder.exists():
-        if os.getppid() != parent:  # it was killed; a worker that writes on would disturb a resumed build
+        if os.getppid() != parent:  # killed; a surviving worker would disturb a resumed build
             os._exit(1)
         time.sleep(_POLL)
     time.sleep(_GRACE)
@@ -347,27 +355,27 @@ def _end_with_job(folder: paths.AnyPath, parent: int) -> None:
 
 def _import_beam() -> Any:
     before = logging.root.manager.disable
-    logging.disable()  # it warns of libraries for BigQuery
+    logging.disable()  # it warns about missing BigQuery libraries
     try:
         import apache_beam
     except ImportError as error:
         raise BeamError(f"Apache Beam is not installed ({error}); pip install 'melanoma-tf[beam]'") from error
     finally:
         logging.disable(before)
-    logging.getLogger("apache_beam.typehints").setLevel(logging.ERROR)  # it tells of every annotation of ours
+    logging.getLogger("apache_beam.typehints").setLevel(logging.ERROR)  # it logs every type annotation
     return apache_beam
 
 
 def _options(runner: str, options: Sequence[str]) -> Any:
-    """Beam's options; those that the DirectRunner would pass over in silence are an error."""
+    """Parses Beam's options; rejects those that the DirectRunner would ignore."""
     _import_beam()
     from apache_beam.options import pipeline_options
 
     parsed = pipeline_options.PipelineOptions(list(options))
     try:
         known, given = parsed.get_all_options(), parsed.get_all_options(retain_unknown_options=True)
-    except SystemExit as error:  # argparse has said on standard error what is wrong
-        raise BeamError(f"--beam_options {','.join(options)!r}: not what Apache Beam takes") from error
+    except SystemExit as error:  # argparse has written the reason to standard error
+        raise BeamError(f"--beam_options {','.join(options)!r}: rejected by Apache Beam") from error
     unknown = sorted(given.keys() - known.keys())
     if unknown and runner.lower() == _DIRECT:
         names = ", ".join(f"--{name}" for name in unknown)

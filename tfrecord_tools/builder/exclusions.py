@@ -1,4 +1,4 @@
-"""What finished builds hold, so that a build of further data for the same training leaves it out."""
+"""Images, patients and lesions that a build leaves out: those of other builds and of the test set."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tfrecord_tools.records.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """Names of the images, patients and lesions of some builds."""
+class Exclusions:
+    """Names of images, patients and lesions to leave out."""
 
     images: frozenset[str] = frozenset()
     patients: frozenset[str] = frozenset()
     lesions: frozenset[str] = frozenset()
 
 
-def read(folders: Sequence[AnyPath]) -> Held:
-    """Of all records of these builds; warns of patients who are numbers of a writer's table.
+def from_builds(folders: Sequence[AnyPath]) -> Exclusions:
+    """Reads the names in all records of finished builds; warns where patients are numbers of a writer's table.
 
     Raises:
-      BuildError: an unfinished or damaged build.
-      shards.ShardError: no build.
+      BuildError: a build is unfinished or damaged.
+      shards.ShardError: a folder holds no build.
     """
     images, patients, lesions = set(), set(), set()
     for folder in folders:
@@ -47,38 +47,46 @@ def read(folders: Sequence[AnyPath]) -> Held:
         except (OSError, schema.SchemaError, tfrecord.CorruptRecordError) as error:
             raise BuildError(f"--against {folder}: {error}; see tfrecord_tools.verify {folder}") from error
         if coded:
-            text = f"its patients are numbers of its writer's table ({coded}), comparable with no other file"
-            print(f"warning: --against {folder}: {text}; build it with --csv")
-    return Held(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
+            print(
+                f"warning: --against {folder}: its patients are numbers of its writer's table ({coded}), comparable "
+                "with no other file; build it with --csv"
+            )
+    return Exclusions(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
 
 
-def of(frames: Sequence[pd.DataFrame]) -> Held:
-    """Of tables of `table.read_table`."""
+def from_frames(frames: Sequence[pd.DataFrame]) -> Exclusions:
+    """Returns the names in tables of `table.read_table`."""
     images, patients, lesions = (
         frozenset(name for frame in frames for name in frame[column]) - {""}
         for column in ("image_name", "patient", "lesion")
     )
-    return Held(images, patients, lesions)
+    return Exclusions(images, patients, lesions)
 
 
-def groups_in(
-    held: Held,
+def excluded_groups(
+    exclusions: Exclusions,
     names: Sequence[str],
     patients: Sequence[str],
     lesions: Sequence[str],
     groups: Sequence[str],
     same: Iterable[tuple[str, str]],
 ) -> set[str]:
-    """The leak groups that have a image, patient or lesion in those builds.
+    """Returns the leak groups with an excluded image, patient or lesion.
 
-    The whole group: of two images of one lesion, one of which is there under its name, the other shows it too.
+    A group is excluded whole: if one of two images of a lesion is excluded by name, the other shows it too.
 
     Args:
-      names, patients, lesions, groups: of each row. same: pairs of names of one image, here or there.
+      exclusions: Names to leave out.
+      names: Image name of each row.
+      patients: Patient of each row.
+      lesions: Lesion of each row.
+      groups: Leak group of each row.
+      same: Pairs of names of one image, in these rows or among the exclusions.
     """
-    copies = {name for each in pairs.connected(same) if held.images.intersection(each) for name in each}
-    found = set()
-    for name, patient, lesion, group in zip(names, patients, lesions, groups, strict=True):
-        if name in held.images or name in copies or patient in held.patients or lesion in held.lesions:
-            found.add(group)
-    return found
+    copies = {name for each in pairs.connected(same) if exclusions.images.intersection(each) for name in each}
+    images = exclusions.images | copies
+    return {
+        group
+        for name, patient, lesion, group in zip(names, patients, lesions, groups, strict=True)
+        if name in images or patient in exclusions.patients or lesion in exclusions.lesions
+    }

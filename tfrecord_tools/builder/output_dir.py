@@ -1,4 +1,4 @@
-"""The output folder of a build: another build in it is refused, completed or replaced, anything else left alone."""
+"""Output folder of a build: an earlier build in it is refused, completed or replaced; other files are untouched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
 try:
     import fcntl
-except ModuleNotFoundError:  # not on every system, and then nothing keeps two builds apart
+except ModuleNotFoundError:  # some systems lack it; two builds in one folder then go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 QUARANTINE = "quarantine.csv"
@@ -27,10 +27,10 @@ QUARANTINE = "quarantine.csv"
 
 @dataclasses.dataclass
 class Output:
-    """One folder of a build.
+    """One output folder.
 
-    planned: its manifest without shards. finished: the shards that are done, by prefix. made: images in those of them
-    that this run made. before: the manifest of the build that was there.
+    planned: its manifest, without shards. finished: its finished shards, by prefix. made: number of images made in
+    this run. before: manifest of the earlier build in it.
     """
 
     folder: AnyPath
@@ -40,20 +40,20 @@ class Output:
     before: Manifest | None = None
 
     def add(self, result: shards.ShardResult) -> None:
-        """Lists a committed shard in the manifest."""
+        """Adds a committed shard to the manifest."""
         self.finished[result.prefix] = result
         self.made += result.records
         self.manifest(complete=False).write(self.folder)
 
     def manifest(self, complete: bool) -> Manifest:
-        """The manifest of what is finished."""
+        """Returns the manifest of the finished shards."""
         ordered = sorted(self.finished.values(), key=lambda result: (result.split != "train", result.prefix))
         return dataclasses.replace(self.planned, shards=tuple(ordered), complete=complete)
 
     def remove_strays(self) -> None:
-        """Removes our shards that are not in the manifest: with an old count, or made twice by a runner.
+        """Removes shards that are not in the manifest: with an old count, or made twice by a runner.
 
-        What lay beside a complete build may be anyone's, and stays.
+        Files beside a complete build may belong to someone else, and stay.
         """
         keep = {result.name for result in self.finished.values()}
         if self.before is None or not self.before.complete:
@@ -64,44 +64,50 @@ class Output:
 
 
 def check_apart(folder: AnyPath, read: Iterable[tuple[str, AnyPath]]) -> None:
-    """BuildError if the build reads what it would replace in its folder. read: (flag, file or folder) of all input.
+    """Raises BuildError if a build reads a file that it would replace.
 
-    That is the folder itself, or a file in it under a name that a build removes; links are followed.
+    That is the output folder itself, or a file in it under a name that a build removes; links are followed.
+
+    Args:
+      folder: Output folder.
+      read: (flag, file or folder) of all input.
     """
     for flag, path in read:
         inside = _same(path.parent, folder) or (isinstance(path, Path) and _same(path.resolve().parent, folder))
-        if _same(path, folder) or (inside and _is_of_a_build(path)):
+        if _same(path, folder) or (inside and _is_build_file(path)):
             raise BuildError(
                 f"--{flag} {path}: the build reads what it would replace in {folder}; choose another --out"
             )
 
 
 def _same(one: AnyPath, other: AnyPath) -> bool:
-    """Whether both are one file or folder that is there."""
+    """Whether both are one existing file or folder."""
     if not (isinstance(one, Path) and isinstance(other, Path)):
         return one == other
     try:
         return one.samefile(other)
-    except OSError:  # one of them is not there
+    except OSError:  # one of them does not exist
         return False
 
 
-def _is_of_a_build(path: AnyPath) -> bool:
+def _is_build_file(path: AnyPath) -> bool:
     names = {path.name, path.resolve().name if isinstance(path, Path) else path.name}
     return any(name in (MANIFEST, QUARANTINE) or shards.SHARD_NAME.fullmatch(name) for name in names)
 
 
 @contextlib.contextmanager
 def claimed(folder: AnyPath) -> Iterator[None]:
-    """Makes the folder, and keeps other builds out of it until the block or this process ends, however it does.
+    """Makes the folder, and locks it against other builds until the block or this process ends.
 
-    The lock is on the folder itself, so that it leaves no file. URLs and file systems without locks have none.
-    BuildError if the folder cannot be made or looked at, or another build is at work in it. If the block fails before
-    anything is in it, a folder that was made vanishes again.
+    The lock is on the folder itself, so it leaves no file. URLs and file systems without locks have none. If the block
+    fails while a new folder is empty, the folder is removed again.
+
+    Raises:
+      BuildError: the folder cannot be made or read, or another build is running in it.
     """
-    with _looking_at(folder):
-        there = folder.exists()
-        if there and not folder.is_dir():
+    with _reading(folder):
+        existed = folder.exists()
+        if existed and not folder.is_dir():
             raise BuildError(f"{folder} is a file; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,19 +117,19 @@ def claimed(folder: AnyPath) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not there and isinstance(folder, Path):
+            if not existed and isinstance(folder, Path):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             raise
 
 
 @contextlib.contextmanager
-def _looking_at(folder: AnyPath) -> Iterator[None]:
-    """Before a build has begun there is nothing to go on with, so an OSError becomes a BuildError."""
+def _reading(folder: AnyPath) -> Iterator[None]:
+    """Turns an OSError into a BuildError, because a build that has not begun has nothing to resume."""
     try:
         yield
     except OSError as error:
-        raise BuildError(f"{folder}: cannot be looked at: {error.strerror or error}; choose another --out") from error
+        raise BuildError(f"{folder}: cannot be read: {error.strerror or error}; choose another --out") from error
 
 
 @contextlib.contextmanager
@@ -131,14 +137,14 @@ def _locked(folder: AnyPath) -> Iterator[None]:
     if fcntl is None or not isinstance(folder, Path):
         yield
         return
-    with _looking_at(folder):
-        descriptor = os.open(folder, os.O_RDONLY)  # closed in what this process starts
+    with _reading(folder):
+        descriptor = os.open(folder, os.O_RDONLY)  # child processes do not inherit it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise BuildError(f"{folder}: another build is at work here; wait for it, or choose another --out") from None
-    except OSError:  # a network file system, say
+        raise BuildError(f"{folder}: another build is running here; wait for it, or choose another --out") from None
+    except OSError:  # e.g. a network file system
         pass
     try:
         yield
@@ -147,17 +153,18 @@ def _locked(folder: AnyPath) -> Iterator[None]:
 
 
 def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
-    """The manifest of the build that is there already, None if there is none; changes nothing.
+    """Returns the manifest of an earlier build in the folder, None without one; changes nothing.
 
-    Raises BuildError if the folder holds something else, or a build that is neither to be resumed nor overwritten,
-    or one that cannot be resumed because its settings differ or its manifest cannot be read.
+    Raises:
+      BuildError: the folder holds other files; a build, without resume or overwrite; or a build that cannot be
+        resumed, because its settings differ or its manifest is damaged.
     """
     folder = output.folder
-    with _looking_at(folder):
+    with _reading(folder):
         if not folder.exists() or set(folder.iterdir()) <= {*paths.temporary_files(folder), *beam.job_folders(folder)}:
             return None
         if not (folder / MANIFEST).exists():
-            raise BuildError(f"{folder} is not empty and holds no build of ours; choose another --out")
+            raise BuildError(f"{folder} is not empty and was not written by tfrecord_tools.build; choose another --out")
     try:
         before = Manifest.read(folder)
     except shards.ShardError as error:
@@ -175,7 +182,7 @@ def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
 
 
 def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Manifest:
-    """A manifest that stands for a damaged one, with whatever a build leaves; BuildError if it may not be replaced."""
+    """A substitute for a damaged manifest, listing the shards found; BuildError if they may not be replaced."""
     folder = output.folder
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(shards.SHARD_NAME.fullmatch, names) if match]
@@ -184,7 +191,8 @@ def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Ma
     if not overwrite:
         raise BuildError(f"{error}; --overwrite replaces the build, or choose another --out") from error
     if strange := [name for name in names if name not in known]:
-        raise BuildError(f"{error}; not overwritten, for {strange[0]} is of no build; choose another --out") from error
+        reason = f"refusing to overwrite {folder}: {strange[0]} was not written by tfrecord_tools.build"
+        raise BuildError(f"{error}; {reason}; choose another --out") from error
     found = [
         shards.ShardResult(match[0], match[1].rstrip("0123456789"), -1, 0, None, 0, 0, "", ()) for match in matches
     ]
@@ -192,19 +200,21 @@ def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Ma
 
 
 def prepare(output: Output, before: Manifest | None, resume: bool) -> None:
-    """Makes the folder ready: takes over what is finished if it is resumed, or else removes the old build.
+    """Takes over the finished shards of a build to resume, or removes the old build.
 
-    Leaves a manifest, so that a build that is killed before its first shard is known as ours. BuildError if the folder
-    cannot be written.
+    Writes a manifest, so that a build killed before its first shard is recognised.
+
+    Raises:
+      BuildError: the folder cannot be written.
     """
     try:
-        _make_ready(output, before, resume)
+        _clear(output, before, resume)
         output.manifest(complete=False).write(output.folder)
     except OSError as error:
         raise BuildError(f"{output.folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _make_ready(output: Output, before: Manifest | None, resume: bool) -> None:
+def _clear(output: Output, before: Manifest | None, resume: bool) -> None:
     folder = output.folder
     beam.remove_leftovers(str(folder))
     for path in paths.temporary_files(folder):
@@ -224,10 +234,10 @@ def _make_ready(output: Output, before: Manifest | None, resume: bool) -> None:
 
 
 def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
-    """Raises BuildError naming what differs, for then the shards would not fit together."""
+    """Raises BuildError naming the differences, with which the shards would not fit together."""
 
     def flat(manifest: Manifest) -> dict[str, Any]:
-        # What is quarantined of the input follows from the input, and is long.
+        # The quarantined records follow from the input, and are many.
         inputs = {
             f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
@@ -239,41 +249,41 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
 
     old, new = flat(before), flat(now)
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    # Where the table or a setting differs, the plan does too; alone, it has no other cause than the images.
+    # Another table or setting changes the plan too; a change of the plan alone comes from the images.
     alone = all(key.endswith(" input plan") for key in different)
     why = "; images were added or removed" if alone else ""
     differing = [
-        f"{key.removesuffix(' input plan')}: which image goes into which shard{why}"
+        f"{key.removesuffix(' input plan')}: the assignment of images to shards{why}"
         if key.endswith(" input plan")
         else f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in different
     ]
     if differing:
         raise BuildError(
-            f"{folder}: --resume of another build; what differs:\n  " + "\n  ".join(differing) + "\n"
-            "Give the settings it was begun with, --overwrite to replace it, or another --out"
+            f"{folder}: --resume of another build; differences:\n  " + "\n  ".join(differing) + "\n"
+            "Pass the settings it was started with, --overwrite to replace it, or another --out"
         )
 
 
 def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
-    """Whether a shard need not be built again: it is whole, and no image is missing from it.
+    """Whether a shard is intact and complete.
 
-    One with quarantined images is tried again, so that --resume takes in what the user has mended since.
+    A shard with quarantined images is built again, so that --resume includes images repaired since.
     """
     path = folder / result.name
     same = path.is_file() and path.stat().st_size == result.bytes and shards.file_sha256(path) == result.sha256
     if not same:
-        print(f"{path}: not as the manifest says; building it again")
+        print(f"{path}: does not match the manifest; building it again")
     return same and not result.quarantined
 
 
 def _prefixes(manifest: Manifest) -> set[str]:
-    """Of all shards that a build can make."""
+    """Prefixes of all shards that a build can make."""
     return {shards.prefix(split, number) for split in manifest.inputs for number in range(manifest.settings["shards"])}
 
 
 def _remove_strays(folder: AnyPath, keep: set[str], prefixes: set[str]) -> None:
-    """Removes a build's shards that are in no manifest: left by a kill between commit and manifest."""
+    """Removes shards that a kill between commit and manifest left unlisted."""
     for path in folder.iterdir():
         name = shards.SHARD_NAME.fullmatch(path.name)
         if name and name[1] in prefixes and path.name not in keep:

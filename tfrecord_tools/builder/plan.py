@@ -1,4 +1,4 @@
-"""Which image goes to which shard: what is left out, what must lie together, and the folds of the rest."""
+"""Assignment of images to shards: exclusions, leak groups and folds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfrecord_tools.builder import exclusions, inputs, split
-from tfrecord_tools.builder.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings
+from tfrecord_tools.builder.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings, InputSpec, SplitSpec
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert
@@ -19,140 +19,159 @@ from tfrecord_tools.records import shards
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """tasks: one for each shard that gets any image. inputs: by split, what they are made of, for the manifest."""
+    """The work of a build.
+
+    tasks: one for each shard with images. inputs: description of the input of each split, for the manifest.
+    """
 
     tasks: list[shards.ShardTask]
     inputs: dict[str, dict[str, Any]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rules:
+    """What decides which images stay, and which lie together. same: pairs of names of one image."""
+
+    inputs: InputSpec
+    split: SplitSpec
+    same: list[tuple[str, str]]
+    built: exclusions.Exclusions
+    test: exclusions.Exclusions
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """Whether each row stays, its leak group, and the name that stays for each dropped duplicate."""
+
+    stays: list[bool]
+    groups: list[str]
+    dropped: dict[str, str]
+
+
 def make(settings: BuildSettings) -> Plan:
-    """The plan of a build, a pure function of its settings and input. Raises one of `build.USERS_ERRORS`."""
-    found = inputs.find(settings)
-    same = [pair[:2] for pair in pairs.read(settings.duplicates)] if settings.duplicates else []
-    held = exclusions.read(settings.others)
-    _check_listed(settings, found, same, held)
-    test = exclusions.of([each.frame for each in found if each.split == "test"])
+    """Plans a build, as a pure function of its settings and input. Raises one of `build.USERS_ERRORS`."""
+    spec = settings.inputs
+    found = inputs.find(spec)
+    same = [pair[:2] for pair in pairs.read(spec.duplicates)] if spec.duplicates else []
+    built = exclusions.from_builds(spec.excluded_builds)
+    names = built.images.union(*(each.frame["image_name"] for each in found))
+    if same and not any(names.issuperset(pair) for pair in same):
+        print(f"warning: {spec.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
+    test = exclusions.from_frames([each.frame for each in found if each.split == "test"])
+    rules = _Rules(spec, settings.split, same, built, test)
     plan = Plan([], {})
     for each in found:
-        tasks = _tasks(settings, each, same, held, test if each.split == "train" else exclusions.Held())
+        members = _members(each, rules)
+        tasks = [_task(settings, each.split, shard, sources) for shard, sources in sorted(members.items())]
         plan.tasks.extend(tasks)
-        plan.inputs[each.split] = {
-            "name": each.name,
-            "sha256": each.sha256,
-            "rows": len(each.frame),
-            "form": each.form,
-            "sources": sorted(set(each.frame["source"])),
-            "plan": _digest(tasks),
-        }
-        if each.quarantined:
-            plan.inputs[each.split]["quarantined"] = list(map(dataclasses.asdict, each.quarantined))
-        if each.lost:
-            plan.inputs[each.split]["lost_records"] = each.lost
+        plan.inputs[each.split] = _described(each, tasks)
     return plan
 
 
 def convert_to(settings: BuildSettings, sizes: Sequence[int]) -> Callable[[bytes], convert.ConvertedSizes]:
-    """What makes images of these sizes, some of those of the settings."""
+    """Returns the converter of images to some of the sizes of a build."""
+    spec = settings.convert
     return functools.partial(
         convert.convert_sizes,
         sizes=tuple(sizes),
-        quality=settings.quality or QUALITY,
-        max_pixels=settings.max_pixels,
-        fit=settings.fit,
-        subsampling=settings.subsampling or SUBSAMPLING,
-        decode_for=max(settings.sizes),
-        swap_rb=settings.swap_rb,
+        quality=spec.quality or QUALITY,
+        max_pixels=spec.max_pixels,
+        fit=spec.fit,
+        subsampling=spec.subsampling or SUBSAMPLING,
+        decode_for=max(spec.sizes),
+        swap_rb=settings.inputs.swap_rb,
         keep=settings.kept,
     )
 
 
-def _check_listed(
-    settings: BuildSettings, found: Sequence[inputs.Input], same: list[tuple[str, str]], held: exclusions.Held
-) -> None:
-    """Warns of a list of duplicates that is of other images."""
-    names = held.images.union(*(each.frame["image_name"] for each in found))
-    if same and not any(names.issuperset(pair) for pair in same):
-        print(f"warning: {settings.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
+def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
+    """Applies duplicates and exclusions to the rows of a table.
 
-
-def _resolved(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: exclusions.Held,
-    test: exclusions.Held,
-) -> tuple[list[bool], list[str], dict[str, str]]:
-    """Whether each row stays, or is a duplicate, in another build or in the test set; the leak group of each; and
-    which name stays for each duplicate that is dropped.
-
-    Groups are made before anything is dropped: one image under two patients says that they are one.
+    Groups are made before anything is dropped: one image under two patients shows that they are one.
     """
     names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
     compared = {"target": given.frame["target"].tolist(), "patient": patients}
-    there = inputs.names_with_images(given) if same and settings.mode == "drop" else None
-    resolution = pairs.resolve(names, compared, same, settings.mode, there)
+    mode, same = rules.split.mode, rules.same
+    available = inputs.names_with_images(given) if same and mode == "drop" else None
+    resolution = pairs.resolve(names, compared, same, mode, available)
     for found in resolution.contradictions:
         values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
         print(f"warning: one image under several names disagrees in {found.column}: {values}")
     if resolution.dropped:
         print(f"left out, as duplicates of others: {len(resolution.dropped)} of {counted(len(names), 'image')}")
     groups = split.leak_groups(names, patients, lesions, [*resolution.same, *given.same])
-    listed = () if settings.mode == "keep" else same
-    in_test = exclusions.groups_in(test, names, patients, lesions, groups, listed)
+    listed = () if mode == "keep" else same
+    test = rules.test if given.split == "train" else exclusions.Exclusions()
+    in_test = exclusions.excluded_groups(test, names, patients, lesions, groups, listed)
     if in_test:
         left_out, total = sum(group in in_test for group in groups), counted(len(names), "training image")
         print(f"left out, as they, their patient or lesion are in the test set: {left_out} of {total}")
-    elsewhere = exclusions.groups_in(held, names, patients, lesions, groups, listed)
-    if settings.against:
-        left_out = sum(group in elsewhere for group in groups)
+    in_builds = exclusions.excluded_groups(rules.built, names, patients, lesions, groups, listed)
+    if against := rules.inputs.against:
+        left_out = sum(group in in_builds for group in groups)
         total = counted(len(names), "image")
-        print(f"left out, as they, their patient or lesion are in {settings.against}: {left_out} of {total}")
+        print(f"left out, as they, their patient or lesion are in {against}: {left_out} of {total}")
         if left_out == len(names):
-            raise BuildError(f"--against {settings.against}: nothing is left to build")
-    gone = elsewhere | in_test
-    stays = [name not in resolution.dropped and group not in gone for name, group in zip(names, groups, strict=True)]
-    return stays, groups, resolution.dropped
+            raise BuildError(f"--against {against}: nothing is left to build")
+    excluded = in_builds | in_test
+    stays = [
+        name not in resolution.dropped and group not in excluded for name, group in zip(names, groups, strict=True)
+    ]
+    return _Resolved(stays, groups, resolution.dropped)
 
 
-def _tasks(
-    settings: BuildSettings,
-    given: inputs.Input,
-    same: list[tuple[str, str]],
-    held: exclusions.Held,
-    test: exclusions.Held,
-) -> list[shards.ShardTask]:
-    """One task per shard that gets any image. same: pairs of image names that show one image."""
-    stays, leak_groups, dropped = _resolved(settings, given, same, held, test)
+def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source]]:
+    """The images of each shard, shuffled."""
+    resolved = _resolved(given, rules)
     copies: dict[str, list[str]] = {}
-    for name, stay in sorted(dropped.items()):
+    for name, stay in sorted(resolved.dropped.items()):
         copies.setdefault(stay, []).append(name)
     found = [
         dataclasses.replace(source, copies=tuple(copies.get(source.image_name, ())))
-        for source in itertools.compress(inputs.images_of(given, leak_groups), stays)
+        for source in itertools.compress(inputs.images_of(given, resolved.groups), resolved.stays)
     ]
     inputs.check_any(given, found)
-    groups = [source.group for source in found]
+    spec = rules.split
     # Test images have no folds, but a patient's still lie together.
-    folds = settings.folds if given.split == "train" else 1
-    assigned = split.assign_shards(groups, [source.target for source in found], folds, settings.shards, settings.seed)
+    folds = spec.folds if given.split == "train" else 1
+    groups, targets = [source.group for source in found], [source.target for source in found]
+    assigned = split.assign_shards(groups, targets, folds, spec.shards, spec.seed)
     members: dict[int, list[shards.Source]] = {}
-    for index in split.shuffled([source.image_name for source in found], settings.seed):
+    for index in split.shuffled([source.image_name for source in found], spec.seed):
         members.setdefault(assigned[index], []).append(found[index])
-    return [
-        shards.ShardTask(
-            prefix=shards.prefix(given.split, shard),
-            split=given.split,
-            fold=split.fold_of(shard, folds) if given.split == "train" else -1,
-            folders=tuple(map(str, settings.folders.values())),
-            convert=convert_to(settings, settings.sizes),
-            sources=tuple(chosen),
-        )
-        for shard, chosen in sorted(members.items())
-    ]
+    return members
+
+
+def _task(settings: BuildSettings, kind: str, shard: int, sources: Sequence[shards.Source]) -> shards.ShardTask:
+    return shards.ShardTask(
+        prefix=shards.prefix(kind, shard),
+        split=kind,
+        fold=split.fold_of(shard, settings.split.folds) if kind == "train" else -1,
+        folders=tuple(map(str, settings.folders.values())),
+        convert=convert_to(settings, settings.convert.sizes),
+        sources=tuple(sources),
+    )
+
+
+def _described(given: inputs.Input, tasks: Sequence[shards.ShardTask]) -> dict[str, Any]:
+    """The manifest's entry of an input."""
+    found: dict[str, Any] = {
+        "name": given.name,
+        "sha256": given.sha256,
+        "rows": len(given.frame),
+        "form": given.form,
+        "sources": sorted(set(given.frame["source"])),
+        "plan": _digest(tasks),
+    }
+    if given.quarantined:
+        found["quarantined"] = list(map(dataclasses.asdict, given.quarantined))
+    if given.lost:
+        found["lost_records"] = given.lost
+    return found
 
 
 def _digest(tasks: Sequence[shards.ShardTask]) -> str:
-    """SHA-256 of which image goes where: what makes shards of two runs fit together, whatever it came of."""
+    """SHA-256 of the assignment of images to shards; shards of two runs fit together if it is equal."""
     digest = hashlib.sha256()
     for task in tasks:
         digest.update("\n".join([task.prefix, *(source.image_name for source in task.sources), ""]).encode())

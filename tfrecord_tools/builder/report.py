@@ -1,4 +1,4 @@
-"""What a build says at its end, and its quarantine.csv."""
+"""Summary of a build, and its quarantine.csv."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfrecord_tools.records.manifest import FoldTotals, Manifest
 
 
 def quarantine_csv(manifest: Manifest) -> str:
-    """The images that could not be used, one line each."""
+    """Returns quarantine.csv: the unusable images, one a line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_name", "file", "reason"])
@@ -24,7 +24,14 @@ def quarantine_csv(manifest: Manifest) -> str:
 
 
 def summary(folder: paths.AnyPath, manifest: Manifest, made: int, seconds: float) -> str:
-    """What is in a folder that was built, fold by fold, and what to do next. made: how many images in these seconds."""
+    """Returns the content of a build, fold by fold, and the next commands.
+
+    Args:
+      folder: Output folder.
+      manifest: Its manifest.
+      made: Number of images made in this run.
+      seconds: Duration of this run.
+    """
     images, where = sum(fold.records for fold in manifest.folds), shlex.quote(str(folder))
     speed = f"{seconds:.1f} s, {made / max(seconds, 1e-9):.1f} images/s"
     if made < images:
@@ -52,16 +59,16 @@ def _fold(fold: FoldTotals) -> str:
 
 
 def complaint(settings: BuildSettings, manifest: Manifest) -> str:
-    """What to do about what is in quarantine."""
+    """Returns the error of a build with unusable images, and what to do."""
     listed = next(iter(settings.folders.values())) / QUARANTINE
-    dropped = settings.duplicates and settings.mode == "drop"
-    but = ", but for the duplicates that were dropped, also of these" if dropped else ""
-    # Shards made of other TFRecords are another build, which --resume does not take.
-    foreign = settings.from_tfrecords is not None
+    dropped = settings.inputs.duplicates and settings.split.mode == "drop"
+    but = " except dropped duplicates, also those of unusable images" if dropped else ""
+    # Repaired TFRecords are another input, which --resume refuses.
+    foreign = settings.inputs.from_tfrecords is not None
     number, again = len(manifest.quarantined), "--overwrite" if foreign else "--resume"
     what = counted(number, "image or record", "images or records") if foreign else counted(number, "image")
     lost = f", and {counted(manifest.lost, 'record')} {verb(manifest.lost, 'is', 'are')} lost from damaged files"
     return (
         f"{what} could not be used{lost if manifest.lost else ''}, see {listed}. The shards hold all the others{but}. "
-        f"Mend them and build again with {again}, or pass --allow_quarantine"
+        f"Repair them and build again with {again}, or pass --allow_quarantine"
     )

@@ -1,9 +1,10 @@
-"""What a build is asked for, and whether it can be done."""
+"""Settings of a build, in the parts that its steps take, and their checks."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Final
 
 from tfrecord_tools import schema
 from tfrecord_tools.builder import beam
@@ -11,35 +12,24 @@ from tfrecord_tools.core import paths
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert, passthrough
 
-QUALITY, SUBSAMPLING = 95, "4:2:0"  # of the records' JPEGs where nothing else is asked
-SIZES = (32, 1024)  # pixels; below, nothing is left to see; above, few sources have the pixels
+QUALITY, SUBSAMPLING = 95, "4:2:0"  # defaults of the records' JPEGs
+SIZES = (32, 1024)  # pixels; smaller images show nothing, and few sources have more pixels
 
 
 class BuildError(RuntimeError):
-    """The build cannot be done as asked; the message says why and what to do."""
+    """An impossible build; the message gives the reason and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
-class BuildSettings:
-    """What the flags say; see `define_flags`. out: None for tfrecords/SIZE.
+class InputSpec:
+    """Files that a build reads, and how to read them.
 
-    csv and images: both or neither; with from_tfrecords no images, and a csv or none. on_duplicates: None for "group".
-    quality, subsampling: None for QUALITY and SUBSAMPLING, or what a image in TFRecords has already.
+    csv and images are given together or not at all; from_tfrecords excludes images.
     """
 
-    size: int | tuple[int, ...]
     csv: str | None = None
     images: str | None = None
-    out: str | None = None
     split: str = "auto"
-    workers: int = 1
-    folds: int = 5
-    shards: int = 30
-    seed: int = 0
-    fit: str = "crop"
-    quality: int | None = None
-    subsampling: str | None = None
-    max_pixels: int = convert.MAX_PIXELS
     source: str | None = None
     form: str | None = None
     columns: str | None = None
@@ -48,90 +38,200 @@ class BuildSettings:
     codes: str | None = None
     swap_rb: bool = False
     duplicates: str | None = None
-    runner: str | None = None
-    beam_options: Sequence[str] = ()
-    on_duplicates: pairs.Mode | None = None
     against: str | None = None
-    allow_quarantine: bool = False
-    resume: bool = False
-    overwrite: bool = False
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sides of the square images, in pixels."""
-        return (self.size,) if isinstance(self.size, int) else tuple(self.size)
+    def excluded_builds(self) -> list[paths.AnyPath]:
+        """The builds of --against."""
+        return [paths.path(each) for each in self.against.split(",")] if self.against else []
 
-    @property
-    def kept(self) -> passthrough.Asked | None:
-        """What images in TFRecords must have, apart from the size, to stay as they are; None: all are encoded."""
-        if self.from_tfrecords is None or self.swap_rb:
-            return None
-        return passthrough.Asked(self.quality, self.subsampling)
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSpec:
+    """How images become records.
+
+    quality, subsampling: None for QUALITY and SUBSAMPLING, or whatever an image from TFRecords already has.
+    """
+
+    sizes: tuple[int, ...]
+    fit: str = "crop"
+    quality: int | None = None
+    subsampling: str | None = None
+    max_pixels: int = convert.MAX_PIXELS
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSpec:
+    """How images are distributed over folds and shards. on_duplicates: None for "group"."""
+
+    folds: int = 5
+    shards: int = 30
+    seed: int = 0
+    on_duplicates: pairs.Mode | None = None
 
     @property
     def mode(self) -> pairs.Mode:
-        """What becomes of duplicates."""
+        """The treatment of duplicates."""
         return self.on_duplicates or "group"
 
-    @property
-    def others(self) -> list[paths.AnyPath]:
-        """The builds whose images are left out."""
-        return [paths.path(each) for each in self.against.split(",")] if self.against else []
+
+@dataclasses.dataclass(frozen=True)
+class OutputSpec:
+    """Where shards are written. out: None for tfrecords/SIZE, or tfrecords for several sizes."""
+
+    out: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    allow_quarantine: bool = False
+
+    def folders(self, sizes: Sequence[int]) -> dict[int, paths.AnyPath]:
+        """Returns the output folder of each size."""
+        if len(sizes) == 1:
+            return {size: paths.path(self.out or f"tfrecords/{size}") for size in sizes}
+        return {size: paths.path(self.out or "tfrecords") / str(size) for size in sizes}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """Where shards are made: in local processes, or by an Apache Beam runner."""
+
+    workers: int = 1
+    runner: str | None = None
+    beam_options: Sequence[str] = ()
+
+
+_PARTS: Final[dict[str, type]] = {
+    "inputs": InputSpec,
+    "convert": ConvertSpec,
+    "split": SplitSpec,
+    "output": OutputSpec,
+    "run": RunSpec,
+}
+# Every flag except --size, which has no default.
+DEFAULTS: Final[dict[str, Any]] = {
+    field.name: field.default for part in _PARTS.values() for field in dataclasses.fields(part) if field.name != "sizes"
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """All settings of a build; `BuildSettings.of` makes them from the flags' names."""
+
+    inputs: InputSpec
+    convert: ConvertSpec
+    split: SplitSpec
+    output: OutputSpec
+    run: RunSpec
+
+    @classmethod
+    def of(
+        cls,
+        size: int | Sequence[int],
+        csv: str | None = None,
+        images: str | None = None,
+        out: str | None = None,
+        **flags: Any,
+    ) -> BuildSettings:
+        """Returns settings from the values of flags, by name; a flag that is left out has its default.
+
+        Raises:
+          TypeError: a name is not one of DEFAULTS.
+        """
+        if unknown := sorted(flags.keys() - DEFAULTS.keys()):
+            raise TypeError(f"unknown settings {', '.join(unknown)}; expected some of: {', '.join(DEFAULTS)}")
+        sizes = (size,) if isinstance(size, int) else tuple(size)
+        given = {"sizes": sizes, "csv": csv, "images": images, "out": out, **flags}
+        parts = {
+            name: part(**{field.name: given[field.name] for field in dataclasses.fields(part) if field.name in given})
+            for name, part in _PARTS.items()
+        }
+        return cls(**parts)
 
     @property
     def folders(self) -> dict[int, paths.AnyPath]:
-        """Where the shards of each size go."""
-        if len(self.sizes) == 1:
-            return {size: paths.path(self.out or f"tfrecords/{size}") for size in self.sizes}
-        return {size: paths.path(self.out or "tfrecords") / str(size) for size in self.sizes}
+        """The output folder of each size."""
+        return self.output.folders(self.convert.sizes)
+
+    @property
+    def kept(self) -> passthrough.Asked | None:
+        """Requirements, apart from the size, for keeping an image of TFRecords as it is; None encodes every image."""
+        if self.inputs.from_tfrecords is None or self.inputs.swap_rb:
+            return None
+        return passthrough.Asked(self.convert.quality, self.convert.subsampling)
 
 
 def check(settings: BuildSettings) -> None:
-    """BuildError naming the first setting that is not allowed, and what is."""
-    for size in settings.sizes:
+    """Checks the settings, without reading any input.
+
+    Raises:
+      BuildError: a setting is not allowed; names it, its value and the allowed ones.
+      beam.BeamError: the runner or its options are not allowed.
+    """
+    _check_convert(settings.convert)
+    _check_paths(settings.inputs, settings.output)
+    _check_inputs(settings.inputs)
+    _check_duplicates(settings.split, settings.inputs)
+    _check_run(settings.run)
+    if settings.output.resume and settings.output.overwrite:
+        raise BuildError("--resume and --overwrite together; expected one of them")
+
+
+def _check_choice(flag: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise BuildError(f"--{flag} {value}; expected one of: {', '.join(allowed)}")
+
+
+def _check_convert(spec: ConvertSpec) -> None:
+    for size in spec.sizes:
         if not SIZES[0] <= size <= SIZES[1]:
             raise BuildError(f"--size {size}; expected {SIZES[0]} to {SIZES[1]} pixels")
-    if not settings.sizes or len(set(settings.sizes)) < len(settings.sizes):
-        raise BuildError(f"--size {','.join(map(str, settings.sizes))}; expected one or several different sizes")
-    for flag, given, several in (
-        ("csv", settings.csv, True),
-        ("against", settings.against, True),
-        ("images", settings.images, False),
-        ("from_tfrecords", settings.from_tfrecords, False),
-        ("duplicates", settings.duplicates, False),
-        ("out", settings.out, False),
+    if not spec.sizes or len(set(spec.sizes)) < len(spec.sizes):
+        raise BuildError(f"--size {','.join(map(str, spec.sizes))}; expected one or several different sizes")
+    _check_choice("fit", spec.fit, convert.FITS)
+    _check_choice("subsampling", spec.subsampling or SUBSAMPLING, convert.SUBSAMPLINGS)
+    if spec.quality is not None and not 1 <= spec.quality <= 100:
+        raise BuildError(f"--quality {spec.quality}; expected 1 to 100")
+
+
+def _check_paths(spec: InputSpec, output: OutputSpec) -> None:
+    for flag, given in (("csv", spec.csv), ("against", spec.against)):
+        if given is not None and not all(part.strip() for part in given.split(",")):
+            raise BuildError(f"--{flag} {given!r}; expected one path or several with commas between them, none empty")
+    for flag, given in (
+        ("images", spec.images),
+        ("from_tfrecords", spec.from_tfrecords),
+        ("duplicates", spec.duplicates),
+        ("out", output.out),
     ):
-        if given is not None and not all(part.strip() for part in (given.split(",") if several else [given])):
-            expected = "one path or several with commas between them, none empty" if several else "a path"
-            raise BuildError(f"--{flag} {given!r}; expected {expected}")
-    for name, value, allowed in (
-        ("fit", settings.fit, convert.FITS),
-        ("subsampling", settings.subsampling or SUBSAMPLING, convert.SUBSAMPLINGS),
-        ("on_duplicates", settings.mode, pairs.MODES),
-    ):
-        if value not in allowed:
-            raise BuildError(f"--{name} {value}; expected one of {', '.join(allowed)}")
-    if settings.quality is not None and not 1 <= settings.quality <= 100:
-        raise BuildError(f"--quality {settings.quality}; expected 1 to 100")
-    if settings.source is not None and (not settings.source or schema.CONTROL.search(settings.source)):
-        raise BuildError(f"--source {settings.source!r}; expected a name without control characters")
-    if settings.workers < 1:
-        raise BuildError(f"--workers {settings.workers}; expected at least 1")
-    if settings.from_tfrecords is not None:
-        if settings.images is not None:
+        if given is not None and not given.strip():
+            raise BuildError(f"--{flag} {given!r}; expected a path")
+
+
+def _check_inputs(spec: InputSpec) -> None:
+    if spec.source is not None and (not spec.source or schema.CONTROL.search(spec.source)):
+        raise BuildError(f"--source {spec.source!r}; expected a name without control characters")
+    if spec.from_tfrecords is not None:
+        if spec.images is not None:
             raise BuildError("--from_tfrecords and --images together; expected one of them")
-        if settings.dialect and settings.columns and settings.csv is None:
-            raise BuildError("--dialect and --columns together, both say what the records hold; expected one of them")
-    elif settings.dialect or settings.codes or settings.swap_rb:
-        raise BuildError("--dialect, --codes and --swap_rb are for --from_tfrecords, which is not given")
-    elif (settings.csv is None) != (settings.images is None):
-        given, other = ("csv", "images") if settings.images is None else ("images", "csv")
+        if spec.dialect and spec.columns and spec.csv is None:
+            raise BuildError("--dialect and --columns both describe the records; expected one of them")
+    elif spec.dialect or spec.codes or spec.swap_rb:
+        raise BuildError("--dialect, --codes and --swap_rb without --from_tfrecords; expected --from_tfrecords too")
+    elif (spec.csv is None) != (spec.images is None):
+        given, other = ("csv", "images") if spec.images is None else ("images", "csv")
         raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
-    if settings.on_duplicates and not settings.duplicates:
-        raise BuildError(f"--on_duplicates {settings.on_duplicates} without --duplicates, the list of the duplicates")
-    if settings.runner is not None:
-        beam.check(settings.runner, settings.beam_options)
-    elif settings.beam_options:
+
+
+def _check_duplicates(spec: SplitSpec, inputs: InputSpec) -> None:
+    _check_choice("on_duplicates", spec.mode, pairs.MODES)
+    if spec.on_duplicates and not inputs.duplicates:
+        raise BuildError(f"--on_duplicates {spec.on_duplicates} without --duplicates, the list of duplicates")
+
+
+def _check_run(spec: RunSpec) -> None:
+    if spec.workers < 1:
+        raise BuildError(f"--workers {spec.workers}; expected at least 1")
+    if spec.runner is not None:
+        beam.check(spec.runner, spec.beam_options)
+    elif spec.beam_options:
         raise BuildError("--beam_options without --runner; expected e.g. --runner DirectRunner")
-    if settings.resume and settings.overwrite:
-        raise BuildError("--resume and --overwrite together; expected one of them")

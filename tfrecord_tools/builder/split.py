@@ -1,7 +1,7 @@
-"""Patient-grouped, stratified folds, and which shard an image goes to.
+"""Patient-grouped, stratified folds, and the assignment of images to shards.
 
-Our own few lines instead of scikit-learn's StratifiedGroupKFold: published folds must not change with a library's
-version, and the order of the CSV must not matter.
+It replaces scikit-learn's StratifiedGroupKFold because published folds must not change with a library's version, nor
+with the order of the CSV.
 """
 
 from __future__ import annotations
@@ -14,34 +14,38 @@ from tfrecord_tools.core.text import counted
 
 
 class SplitError(ValueError):
-    """The images cannot be split as asked; the message says why."""
+    """An impossible split; the message gives the reason."""
 
 
 @dataclasses.dataclass
 class _Group:
-    """The images that must stay together."""
+    """A set of images that stay together."""
 
     name: str
     positives: int = 0
     images: int = 0
 
 
-_KINDS = ("patient", "image", "lesion")  # what a group is called after: the first kind that it has
+_KINDS = ("patient", "image", "lesion")  # a group is named after the first of these that it has
 
 
 def fold_of(shard: int, folds: int) -> int:
-    """The fold that a shard belongs to, so that a fold is a set of files."""
+    """Returns the fold of a shard; a fold is a set of files."""
     return shard % folds
 
 
 def leak_groups(
     names: Sequence[str], patients: Sequence[str], lesions: Sequence[str], same: Iterable[tuple[str, str]] = ()
 ) -> list[str]:
-    """The name of the group of each image: images of one patient, one lesion or joined by `same` are in one group.
+    """Returns the leak group of each image: images of one patient or lesion, or joined by `same`, share a group.
 
-    names: image names. patients, lesions: "" where unknown, which joins nothing. same: pairs of image names that
-    show the same image; pairs with a name that is not among `names` are passed over.
-    A group is called after its first patient in alphabetical order, or else its first image as "image:NAME".
+    A group is named after its alphabetically first patient, or else after its first image as "image:NAME".
+
+    Args:
+      names: Image names.
+      patients: Patient of each image, "" if unknown, which joins nothing.
+      lesions: Lesion of each image, likewise.
+      same: Pairs of image names that show one image; pairs with a name not among `names` are ignored.
     """
     parent: dict[str, str] = {}
 
@@ -67,11 +71,17 @@ def leak_groups(
 
 
 def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:
-    """The shard (0..shards-1) of each image; images of one group share a shard, folds are alike.
+    """Returns the shard (0..shards-1) of each image; a group shares a shard, and folds are balanced.
 
-    groups: the patient (or other leak group) of each image. targets: 1 counts as melanoma, all else does not.
-    shards: a multiple of folds; a shard may stay empty if there are few groups, a fold may not.
-    Raises SplitError if shards is no multiple of folds, or there are fewer groups than folds.
+    Args:
+      groups: Leak group of each image.
+      targets: Target of each image; 1 is a melanoma.
+      folds: Number of folds, none of which is empty.
+      shards: A multiple of folds; some may be empty if there are few groups.
+      seed: Seed of the order of equal groups.
+
+    Raises:
+      SplitError: shards is not a multiple of folds, or there are fewer groups than folds.
     """
     if folds < 1 or shards < folds or shards % folds:
         raise SplitError(
@@ -84,7 +94,7 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
         group.positives += target == 1
     if len(members) < folds:
         found = counted(len(members), "patient")
-        raise SplitError(f"{found} for {folds} folds; each fold needs at least one of its own, so give fewer --folds")
+        raise SplitError(f"{found} for {folds} folds; each fold needs one of its own, so pass fewer --folds")
     shard_of = {}
     for fold, chosen in enumerate(_balance(list(members.values()), folds, seed)):
         for index, shard in enumerate(_balance(chosen, shards // folds, seed)):
@@ -93,7 +103,7 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[int]:
-    """Indices of names in the order of a hash of each: shards come shuffled, the same way on every machine."""
+    """Returns the indices of names in the order of their hashes, a shuffle that is the same on every machine."""
     return sorted(range(len(names)), key=lambda index: _hash(seed, names[index]))
 
 
@@ -102,7 +112,7 @@ def _hash(seed: int, name: Hashable) -> bytes:
 
 
 def _balance(groups: list[_Group], bins: int, seed: int) -> list[list[_Group]]:
-    """Largest first, each group to the bin that has least: of melanomas if it has any, then of images."""
+    """Assigns groups, largest first, to the bin with the fewest melanomas (if the group has any) and images."""
     filled: list[list[_Group]] = [[] for _ in range(bins)]
     positives, images = [0] * bins, [0] * bins
     for group in sorted(groups, key=lambda group: (-group.positives, -group.images, _hash(seed, group.name))):

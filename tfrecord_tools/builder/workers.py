@@ -1,4 +1,4 @@
-"""One pool of worker processes, with a count of the images done and a clean stop."""
+"""Pool of worker processes, with a progress count and a clean stop."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from typing import Any, TextIO, TypeVar
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_POLL = 0.25  # seconds between two looks at the count
-_QUIET_INTERVAL = 5.0  # seconds between two lines when standard error is no terminal
-# Each worker is one thread: NumPy's BLAS would start one per core in every worker, and they would fight for the cores.
+_POLL = 0.25  # seconds between updates of the count
+_QUIET_INTERVAL = 5.0  # seconds between lines if standard error is not a terminal
+# Otherwise NumPy's BLAS starts one thread per core in each worker, and they compete for the cores.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 _done: Any = None  # in a worker: images finished by all workers
-_stop: Any = None  # in a worker: 1 once the parent gives up
+_stop: Any = None  # in a worker: 1 once the parent stops
 
 
 class StoppedError(RuntimeError):
-    """Raised inside a worker's task when the parent has given up."""
+    """Raised inside a task when the parent has stopped."""
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended without a result, most often killed for lack of memory."""
+    """A worker process that ended without a result, most often killed for lack of memory."""
 
 
 def run(
@@ -43,11 +43,19 @@ def run(
     progress: Progress,
     preload: Sequence[str] = (),
 ) -> Generator[Result, None, None]:
-    """Yields function(task, progress) of each task as they finish, in any order.
+    """Yields function(task, count) of each task as they finish, in any order.
 
-    preload: modules to import once for all workers, which share their memory (where the platform can).
-    The first exception of a task is raised here, after the other workers have stopped; so is Ctrl-C.
-    Raises WorkerError if a process vanishes.
+    The first exception of a task is raised here after the other workers have stopped; so is Ctrl-C.
+
+    Args:
+      function: Takes a task and a function that counts images.
+      tasks: Its first arguments.
+      workers: Number of processes.
+      progress: Receives the count of images.
+      preload: Modules to import once for all workers, which share their memory where the platform allows it.
+
+    Raises:
+      WorkerError: a process ended without a result.
     """
     # Not "fork", which copies threads' locks; "forkserver" forks from a clean process.
     methods = multiprocessing.get_all_start_methods()
@@ -93,7 +101,7 @@ def _start_worker(done: Any, stop: Any) -> None:
 
 
 def _die_with_parent() -> None:
-    """A parent killed by SIGKILL says nothing; without this its workers would write on, beside a resumed build."""
+    """Ends the worker with its parent, or it would write on beside a resumed build if the parent gets SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -112,7 +120,7 @@ def _count(images: int) -> None:
 
 
 class Progress:
-    """A bar with images/s and time left on a terminal, a line every few seconds elsewhere."""
+    """Progress as a bar on a terminal, and as a line every few seconds elsewhere."""
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
         self._total, self._stream = total, stream or sys.stderr
@@ -121,7 +129,7 @@ class Progress:
         self._shown = self._start
 
     def show(self, done: int) -> None:
-        """Shows the count if it is time to."""
+        """Shows the count: always on a terminal, else every few seconds."""
         now = time.monotonic()
         if self._bar:
             width = 30
@@ -133,7 +141,7 @@ class Progress:
             print(self._line(done, now), file=self._stream, flush=True)
 
     def end(self, done: int) -> None:
-        """Leaves the last state of the bar on a line of its own."""
+        """Shows the final state of the bar, and ends its line."""
         if self._bar:
             self.show(done)
             print(file=self._stream, flush=True)

@@ -1,1 +1,1 @@
-"""TFRecords written by others."""
+"""Foreign TFRecords, written by other programs."""

@@ -1,6 +1,6 @@
-"""The records that others write: which of their keys is which of ours, and what their values mean.
+"""Dialects of foreign records: their keys in terms of ours, and the meaning of their values.
 
-A dialect is a set of keys. Values may be codes, words or numbers in any of the three types a tf.train.Example has.
+Values may be codes, words or numbers, in any of the three types of a tf.train.Example.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SITES = ("anatom_site_general_challenge", "anatom_site_general")
 
 
 class ForeignError(ValueError):
-    """Foreign TFRecords cannot be used; the message names shard, record, key, value and what is allowed."""
+    """Unusable foreign TFRecords; the message names shard, record, key, value and the allowed values."""
 
 
 class UnknownCodeError(ForeignError):
-    """A code of the key `ours` that none of the writer's words has, as far as they are known."""
+    """A code of our key `ours` without a known word."""
 
     def __init__(self, message: str, ours: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class UnknownCodeError(ForeignError):
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """keys: our key -> the keys that may hold it. marks: keys by which it is told from the others."""
+    """A set of keys. keys: our key -> the keys that may hold it. marks: keys that distinguish it from the others."""
 
     name: str
     title: str
@@ -47,46 +47,46 @@ class Dialect:
     marks: tuple[str, ...] = ()
 
     def found(self, features: Iterable[str]) -> dict[str, str]:
-        """Our key -> the record's key, of those that it has."""
+        """Returns {our key: the record's key} of the keys that a record has."""
         have = set(features)
         chosen = {ours: next((key for key in keys if key in have), None) for ours, keys in self.keys.items()}
         return {ours: key for ours, key in chosen.items() if key is not None}
 
     def images(self) -> Dialect:
-        """The same for records whose table is given: images, names and files, and the target to compare."""
+        """Returns the dialect without the metadata that a table gives, except the target, which is compared."""
         kept = ("image", "image_name", "target", "group", *_ORIGIN)
         return dataclasses.replace(self, keys={ours: keys for ours, keys in self.keys.items() if ours in kept})
 
     def missing(self, features: Iterable[str]) -> list[str]:
-        """What it needs and these keys lack."""
+        """Returns the required keys that these lack."""
         have = set(features)
         needed = [self.keys[ours] for ours in ("image", "image_name")] + [(mark,) for mark in self.marks]
         return [" or ".join(keys) for keys in needed if not have & set(keys)]
 
 
 _KAGGLE: Final = {**{key: (key,) for key in KEYS}, "anatom_site_general_challenge": _SITES}
-_ORIGIN: Final = ("width", "height", "sha256")  # of the file that a image came from; only our records tell it
+_ORIGIN: Final = ("width", "height", "sha256")  # of the image's source file; only our records have them
 _OURS: Final = {
     **_KAGGLE,
     **{"patient_id": ("patient",), "lesion_id": ("lesion",)},
     **{key: (key,) for key in ("source", "group", *_ORIGIN)},
 }
-# The first that fits is taken.
+# The first match is used.
 DIALECTS: Final = (
-    Dialect("tfrecord_tools", "shards of this project", _OURS, ("patient", "lesion", "group", "sha256")),
-    # https://www.kaggle.com/cdeotte/how-to-create-tfrecords: external data merged, `source` a code, no diagnosis
+    Dialect("tfrecord_tools", "shards of tfrecord_tools.build", _OURS, ("patient", "lesion", "group", "sha256")),
+    # https://www.kaggle.com/cdeotte/how-to-create-tfrecords: merged external data, `source` is a code, no diagnosis
     Dialect(
         "deotte",
         "Chris Deotte's merged data, with a code `source`",
         {**_KAGGLE, "source": ("source",)},
         ("patient_id", "sex", "source"),
     ),
-    Dialect("kaggle", "the competition's shards, and what follows them", _KAGGLE, ("patient_id", "sex", "age_approx")),
+    Dialect("kaggle", "the competition's shards, and others like them", _KAGGLE, ("patient_id", "sex", "age_approx")),
 )
 
 
 def recognise(keys: Iterable[str]) -> Dialect:
-    """The dialect of a record by its keys; ForeignError listing the dialects and what each needs."""
+    """Returns the dialect with these keys; raises ForeignError listing the dialects and the keys that each lacks."""
     have = sorted(keys)
     for dialect in DIALECTS:
         if not dialect.missing(have):
@@ -99,9 +99,15 @@ def recognise(keys: Iterable[str]) -> Dialect:
 
 
 def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[str, str] | None = None) -> Dialect:
-    """The dialect that `columns` ({our key: its key}, "" for none) describes, or called `name`, or recognised.
+    """Returns the dialect that a column map describes, else the named one, else the one recognised by keys.
 
-    Raises ForeignError if there is none such or a record with these keys cannot be in it.
+    Args:
+      keys: Keys of a record.
+      name: A name of DIALECTS.
+      columns: {our key: its key}, "" for none.
+
+    Raises:
+      ForeignError: no such dialect, or a record with these keys cannot be in it.
     """
     have = sorted(keys)
     if columns is not None:
@@ -111,8 +117,8 @@ def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[st
             raise ForeignError(f"column map {', '.join(unknown)}: expected {allowed}")
         if "patient_id" not in columns and "patient_id" not in have:
             raise ForeignError(
-                "the column map does not say which key is patient_id, so folds could share a patient; "
-                f"say patient_id= (and nothing) if the records know no patients; found {', '.join(have)}"
+                "the column map has no patient_id, so folds could share a patient; "
+                f"pass an empty patient_id= if the records have no patients; found {', '.join(have)}"
             )
         mapped = {**_KAGGLE, **{ours: (key,) if key else () for ours, key in columns.items()}}
         dialect = Dialect(COLUMN_MAP, "by its column map", mapped)
@@ -132,7 +138,7 @@ def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[st
 
 
 def name_of(features: Mapping[str, Sequence[Any]], dialect: Dialect) -> str:
-    """The image name of a record that may be no good otherwise; "" if it has none that can be used."""
+    """Returns the image name of a record that may be unusable otherwise; "" without a valid one."""
     found = list(features.get(dialect.found(features).get("image_name", ""), ()))
     try:
         name = str(found[0], "utf-8") if len(found) == 1 and isinstance(found[0], bytes) else ""
@@ -142,9 +148,10 @@ def name_of(features: Mapping[str, Sequence[Any]], dialect: Dialect) -> str:
 
 
 class Content(NamedTuple):
-    """What a record says. row: as `table.read_table` returns it. image: as written. source: the data set.
+    """The content of a record.
 
-    origin: of the image. group: images with the same one belong in one fold. None where the record does not tell.
+    row: as `table.read_table` returns it. image: as written. source: the data set. origin: of the image, None if
+    unknown. group: images with an equal one belong in one fold; None if unknown.
     """
 
     row: dict[str, str | int]
@@ -155,11 +162,17 @@ class Content(NamedTuple):
 
 
 def content_of(features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: Mapping[str, Sequence[str]]) -> Content:
-    """The content of a record by its features.
+    """Returns the content of a record.
 
-    codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes}; no words:
-    the codes mean nothing, read as missing; not there: the order of Kaggle's train.csv. Words are taken as words.
-    Raises ForeignError naming the key, UnknownCodeError if it is a code that there is no word for.
+    Args:
+      features: Values of each key.
+      dialect: Meaning of the keys.
+      codes: {sex, anatom_site_general_challenge or diagnosis: words in the order of the writer's codes}. No words:
+        read as missing. Absent: the order of Kaggle's train.csv. Values that are words need no codes.
+
+    Raises:
+      UnknownCodeError: a code has no word.
+      ForeignError: another value is not allowed; names the key.
     """
     at = dialect.found(features)
     for ours in ("image", "image_name"):
@@ -185,7 +198,7 @@ def content_of(features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: M
 
 
 def _source(dialect: Dialect, at: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """A name as it stands; a code behind the dialect's name, for a code means something only there."""
+    """A name unchanged; a code prefixed with the dialect's name, because its meaning depends on it."""
     value = values.get("source")
     if value in (None, MISSING, b""):
         return dialect.name
@@ -231,11 +244,11 @@ def _text(key: str, value: Any) -> str:
             return text
     except UnicodeDecodeError:
         pass
-    raise ForeignError(f"key {key!r}: {_shown(value)} is no text")
+    raise ForeignError(f"key {key!r}: {_shown(value)} is not text")
 
 
 def _identifier(key: str, value: Any) -> str:
-    """A name as it stands; a code behind `schema.CODE`, so that it is never taken for a name. "" if missing."""
+    """A name unchanged; a code prefixed with `schema.CODE`, so that it is never mistaken for a name; "" if missing."""
     if value is None or value == MISSING:
         return ""
     return f"{schema.CODE}{value}" if isinstance(value, int) else _text(key, value)
@@ -257,7 +270,7 @@ def _number(key: str, value: Any, highest: int) -> int:
 
 
 def _code(ours: str, key: str, value: Any, order: Sequence[str] | None) -> int:
-    """Our code for the writer's code or word."""
+    """Our code of the writer's code or word."""
     try:
         if isinstance(value, bytes):
             return _WORDS[ours](COLUMN_MAP, _text(key, value))
@@ -277,9 +290,9 @@ def _code(ours: str, key: str, value: Any, order: Sequence[str] | None) -> int:
 
 
 def parse_codes(text: str) -> dict[str, tuple[str, ...]]:
-    """The words behind a writer's codes as a user writes them: "sex=female|male,diagnosis=" -> {key: words}.
+    """Parses --codes: "sex=female|male,diagnosis=" -> {key: words in the order of the writer's codes}.
 
-    Nothing behind the "=" says that the codes mean nothing. Raises ForeignError naming the part that is wrong.
+    A key without words is read as missing. Raises ForeignError naming the malformed part.
     """
     found: dict[str, tuple[str, ...]] = {}
     for part in text.split(","):

@@ -1,9 +1,8 @@
-"""TFRecords that others wrote -> rows and images for a build of ours.
+"""Reader of foreign TFRecords: rows and images for a build.
 
-Two things go wrong in them, and neither shows when they are merely parsed. Whole-number codes follow the order of
-the table that the writer happened to have, so the same shard set may call women 0 in one place and 1 in another;
-`doubts` finds what can be found, and a table of the images (`with_table`) settles it. And OpenCV's BGR may have been
-written as RGB, which `channels` sees: skin is redder than blue.
+Parsing alone hides two errors. Integer codes follow the order of the writer's table, so two sets of shards may use
+different codes for one word: `doubts` lists contradictions, and a table of the images (`with_table`) replaces the
+codes. And some writers stored OpenCV's BGR as RGB: `channels` compares red with blue, because skin is redder.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
 _GZIP = b"\x1f\x8b"
-_RARE = 0.01  # of the records; so many may have a code without a word before all of that key's codes are in doubt
-_SAMPLE = 16  # images of each shard whose channels are looked at; a swapped shard shows in the first handful
+_RARE = 0.01  # share of records with an unknown code above which all codes of that key are in doubt
+_SAMPLE = 16  # images of each shard to compare red and blue in; a few are enough
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a record's image lies: which part of which file. record: its number there. origin: see `shards.Origin`."""
+    """Position of a record's image in a file. record: its number there. origin: see `shards.Origin`."""
 
     path: str
     part: shards.Part
@@ -50,9 +49,10 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class ForeignRecord:
-    """image: the bytes as written. row: as `table.read_table` returns one. place: to read the image again.
+    """A record of a foreign shard.
 
-    source, group: as `dialects.Content` has them.
+    image: the bytes as written. row: as `table.read_table` returns one. place: position of the image, for reading it
+    again. source, group: see `dialects.Content`.
     """
 
     image: bytes
@@ -64,10 +64,10 @@ class ForeignRecord:
 
 
 class Unusable(NamedTuple):
-    """A record, or what else of a file cannot be used, as quarantine.csv has it.
+    """An unusable record or rest of a file, as a line of quarantine.csv.
 
-    image_name: "" if not known. code_of: the key of ours if the reason is a code that there is no word for. lost: how
-    many records of the file are not there or lost with it, as far as its name tells; 0 for a record alone.
+    image_name: "" if unknown. code_of: our key, if the reason is a code without a word. lost: number of records that
+    are absent or lost with it, according to the file name; 0 for a single record.
     """
 
     image_name: str
@@ -79,12 +79,18 @@ class Unusable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ForeignShards:
-    """Some foreign shards, their images left where they are.
+    """The content of some foreign shards, without their images.
 
-    frame: rows as `table.read_table` returns them. places, sources: of each row, where its image lies and its data set.
-    same: pairs of image names that their records keep in one fold. doubts: why the codes in it may mean something
-    else, in words for the user. channels: of the first images of each shard, by its path. unusable: in the order of
-    shards and records.
+    Attributes:
+      dialect: Names of their dialects.
+      frame: Rows as `table.read_table` returns them.
+      places: Position of each row's image.
+      sources: Data set of each row.
+      same: Pairs of image names that their records keep in one fold.
+      labelled: Whether all records have a target.
+      doubts: Reasons to distrust the codes, for the user.
+      channels: Red and blue of the first images of each shard, by its path.
+      unusable: In the order of shards and records.
     """
 
     dialect: str
@@ -108,33 +114,40 @@ def read(
     codes: Mapping[str, Sequence[str]] | None = None,
     images_only: bool = False,
 ) -> Iterator[ForeignRecord | Unusable]:
-    """The records of one foreign shard, in order, one in memory at a time, and what of it cannot be used.
+    """Yields the usable and unusable records of one foreign shard, in order, with one in memory at a time.
 
-    dialect: a name of DIALECTS; None recognises it by the first record that has one. columns: {our key: its key} for
-    any other. codes: {sex, anatom_site_general_challenge or diagnosis: the words in the order of the writer's codes},
-    empty to read them as missing; default: the order of Kaggle's train.csv. images_only: a table tells all else.
+    A damaged record, one that is no Example and one with a bad value are lost alone; a wrong length loses the rest of
+    the file.
 
-    A damaged record, or one that is no Example or has a bad value, costs itself; a wrong length costs the rest of the
-    file. Raises ForeignError if the file cannot be read, is compressed or has no record in such a dialect.
+    Args:
+      path: File or URL.
+      dialect: A name of DIALECTS; None recognises it by the first record that has one.
+      columns: {our key: its key} for any other dialect.
+      codes: {sex, anatom_site_general_challenge or diagnosis: words in the order of the writer's codes}. No words:
+        read as missing. Default: the order of Kaggle's train.csv.
+      images_only: Ignore the metadata, which a table gives.
+
+    Raises:
+      ForeignError: the file cannot be read, is compressed or has no record in such a dialect.
     """
     path = os.fspath(path)
     start, chosen = _start_of(path), _dialect_in(path, dialect, columns)
     if chosen is not None and images_only:
         chosen = chosen.images()
-    promised, count, lost = _promised(path), 0, 0
+    declared, count, lost = _declared_count(path), 0, 0
     for count, scanned in enumerate(tfrecord.scan_records(path), start=1):
         where, lost = f"{os.path.basename(path)}: record {count - 1}", scanned.lost
         if scanned.damage is None:
             yield _record(path, count - 1, where, scanned, chosen, codes or {})
         elif lost and start == _GZIP and count == 1:
-            raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, so gunzip it first")
+            raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, run gunzip first")
         else:
-            missing = max(promised - count + 1, 0) if lost and promised is not None else 0
-            told = _told_lost(lost, promised, missing) if lost else ""
-            yield Unusable("", where, scanned.damage.reason + told, lost=missing)
-    if promised is not None and promised != count and not lost:
-        told = f"{counted(count, 'record')}; the file name says {promised}"
-        yield Unusable("", os.path.basename(path), told, lost=max(promised - count, 0))
+            missing = max(declared - count + 1, 0) if lost and declared is not None else 0
+            more = _lost_text(lost, declared, missing) if lost else ""
+            yield Unusable("", where, scanned.damage.reason + more, lost=missing)
+    if declared is not None and declared != count and not lost:
+        reason = f"{counted(count, 'record')}; the file name says {declared}"
+        yield Unusable("", os.path.basename(path), reason, lost=max(declared - count, 0))
 
 
 def _record(
@@ -149,7 +162,7 @@ def _record(
         features = tfrecord.decode_example(scanned.data)
     except tfrecord.ExampleError as error:
         return Unusable("", where, str(error))
-    assert dialect is not None  # there is at least this Example, so one was found
+    assert dialect is not None  # this Example exists, so a dialect was found
     try:
         row, image, source, origin, group = content_of(features, dialect, codes)
     except ForeignError as error:
@@ -160,7 +173,7 @@ def _record(
 
 
 def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) -> Dialect | None:
-    """The dialect of the first record that has one, None if none can be read; ForeignError if none is in any."""
+    """The dialect of the first record that has one; None if no record is readable, ForeignError if none has one."""
     refused = None
     for number, scanned in enumerate(tfrecord.scan_records(path)):
         try:
@@ -178,9 +191,9 @@ def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) 
     return None
 
 
-def _told_lost(size: int, promised: int | None, missing: int) -> str:
-    which = f", {missing} of the {promised} of its name" if missing else ""
-    return f"; where the next record begins is not known, so the rest of the file is lost: {size} bytes{which}"
+def _lost_text(size: int, declared: int | None, missing: int) -> str:
+    which = f", {missing} of the {declared} records in its name" if missing else ""
+    return f"; the start of the next record is unknown, so the rest of the file is lost: {size} bytes{which}"
 
 
 def read_shards(
@@ -190,71 +203,82 @@ def read_shards(
     codes: Mapping[str, Sequence[str]] | None = None,
     images_only: bool = False,
 ) -> ForeignShards:
-    """Everything about foreign shards but their images; arguments and errors as of `read`.
+    """Reads everything except the images of foreign shards; arguments as of `read`.
 
-    Raises ForeignError too if no record can be used, an image name stands twice, or only some of the records have a
-    target and no table tells it.
+    Raises:
+      ForeignError: as `read`; no record is usable; an image name occurs twice; or only some of the records have a
+        target and no table gives it.
     """
-    rows: list[dict[str, str | int]] = []
-    places: list[Place] = []
-    sources: list[str] = []
-    same: list[tuple[str, str]] = []
-    first_of: dict[int, str] = {}
-    where: dict[str, str] = {}
-    found: dict[str, Channels] = {}
-    unusable: list[Unusable] = []
-    dialects = set()
+    collected = _Collected()
     for path in sorted(os.fspath(file) for file in files):
         sample: list[bytes] = []
         for record in read(path, dialect, columns, codes, images_only):
             if isinstance(record, Unusable):
-                unusable.append(record)
+                collected.unusable.append(record)
                 continue
-            name = str(record.row["image_name"])
-            if name in where:
-                raise ForeignError(f"{path}: image_name {name!r} stands in {where[name]} too; expected once")
-            where[name] = path
-            rows.append(record.row)
-            places.append(record.place)
-            sources.append(record.source)
-            if record.group is not None and (first := first_of.setdefault(record.group, name)) != name:
-                same.append((first, name))
-            dialects.add(record.dialect)
+            collected.add(path, record)
             if len(sample) < _SAMPLE:
                 sample.append(record.image)
-        found[path] = channels_look_swapped(sample)
-    if not rows:
-        first = f"; the first: {unusable[0].file}: {unusable[0].reason}" if unusable else ""
-        raise ForeignError(f"no records that can be used in the foreign TFRecords; expected at least one{first}")
-    frame = pd.DataFrame(rows)
-    labelled = frame["target"] != MISSING
-    if labelled.any() and not labelled.all() and not images_only:
-        name = frame["image_name"][~labelled].iloc[0]
-        some = f"{labelled.sum()} of {len(rows)} records {verb(labelled.sum(), 'has', 'have')} a target"
-        raise ForeignError(f"{some}, {name!r} has none; build those with and those without one apart")
-    names = "+".join(sorted(dialects))
-    doubtful = [*doubts(frame), *_unknown_codes(unusable, len(rows) + len(unusable))]
-    merged = ("sex", "anatom_site_general_challenge")
-    unknown = [key for key in merged if key not in (codes or {})]
-    if "deotte" in dialects and unknown:
-        doubtful.append(
-            f"the codes of {' and '.join(unknown)} follow the order of a merged table that is not known here"
+        collected.channels[path] = channels_look_swapped(sample)
+    return collected.shards(codes or {}, images_only)
+
+
+@dataclasses.dataclass
+class _Collected:
+    """The records of some shards, without their images. path_of: by image name. first_of: image name by group."""
+
+    rows: list[dict[str, str | int]] = dataclasses.field(default_factory=list)
+    places: list[Place] = dataclasses.field(default_factory=list)
+    sources: list[str] = dataclasses.field(default_factory=list)
+    same: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    dialects: set[str] = dataclasses.field(default_factory=set)
+    channels: dict[str, Channels] = dataclasses.field(default_factory=dict)
+    unusable: list[Unusable] = dataclasses.field(default_factory=list)
+    path_of: dict[str, str] = dataclasses.field(default_factory=dict)
+    first_of: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, path: str, record: ForeignRecord) -> None:
+        name = str(record.row["image_name"])
+        if name in self.path_of:
+            raise ForeignError(f"{path}: image_name {name!r} is also in {self.path_of[name]}; expected once")
+        self.path_of[name] = path
+        self.rows.append(record.row)
+        self.places.append(record.place)
+        self.sources.append(record.source)
+        self.dialects.add(record.dialect)
+        if record.group is not None and (first := self.first_of.setdefault(record.group, name)) != name:
+            self.same.append((first, name))
+
+    def shards(self, codes: Mapping[str, Sequence[str]], images_only: bool) -> ForeignShards:
+        if not self.rows:
+            first = f"; the first: {self.unusable[0].file}: {self.unusable[0].reason}" if self.unusable else ""
+            raise ForeignError(f"no usable record in the foreign TFRecords; expected at least one{first}")
+        frame = pd.DataFrame(self.rows)
+        labelled = frame["target"] != MISSING
+        if labelled.any() and not labelled.all() and not images_only:
+            name = frame["image_name"][~labelled].iloc[0]
+            some = f"{labelled.sum()} of {len(frame)} records {verb(labelled.sum(), 'has', 'have')} a target"
+            raise ForeignError(f"{some}, {name!r} has none; build those with and those without one separately")
+        return ForeignShards(
+            dialect="+".join(sorted(self.dialects)),
+            frame=frame,
+            places=tuple(self.places),
+            sources=tuple(self.sources),
+            same=tuple(self.same),
+            labelled=bool(labelled.all()),
+            doubts=(*doubts(frame), *_unknown_codes(self.unusable, len(frame)), *self._merged_codes(codes)),
+            channels=self.channels,
+            unusable=tuple(self.unusable),
         )
-    return ForeignShards(
-        dialect=names,
-        frame=frame,
-        places=tuple(places),
-        sources=tuple(sources),
-        same=tuple(same),
-        labelled=bool(labelled.all()),
-        doubts=tuple(doubtful),
-        channels=found,
-        unusable=tuple(unusable),
-    )
+
+    def _merged_codes(self, codes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+        unknown = [key for key in ("sex", "anatom_site_general_challenge") if key not in codes]
+        if "deotte" in self.dialects and unknown:
+            yield f"the codes of {' and '.join(unknown)} follow the order of a merged table, which is unknown"
 
 
 def find(pattern: str) -> list[str]:
-    """The files that a glob pattern names, sorted; ForeignError if there are none, or it cannot be known."""
+    """Returns the files that match a glob pattern, sorted; raises ForeignError if there are none."""
     place = paths.path(pattern)
     try:
         if isinstance(place, paths.RemotePath):
@@ -266,7 +290,7 @@ def find(pattern: str) -> list[str]:
         raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
     if is_folder:
         whole = f"{pattern.rstrip('/')}/*.tfrec"
-        raise ForeignError(f"{pattern!r} is a folder; expected a file or a pattern in quotes, as {whole!r}")
+        raise ForeignError(f"{pattern!r} is a folder; expected a file or a pattern in quotes, e.g. {whole!r}")
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found
@@ -280,8 +304,8 @@ def _start_of(path: str) -> bytes:
         raise ForeignError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _promised(path: str) -> int | None:
-    """The number of records that the name says; None if it says none."""
+def _declared_count(path: str) -> int | None:
+    """The number of records in the file name; None without one."""
     try:
         return tfrecord.shard_count(path)
     except ValueError:
@@ -292,9 +316,9 @@ def _promised(path: str) -> int | None:
 
 
 def doubts(frame: pd.DataFrame) -> list[str]:
-    """What in the rows contradicts itself, so that the codes cannot mean what they were taken for; often nothing.
+    """Returns the contradictions that show that codes are misread; often none, which proves nothing.
 
-    A melanoma is what target 1 means, and a patient has one sex. That all is consistent proves nothing.
+    A record has target 1 exactly if it is a melanoma, and a patient has one sex.
     """
     found = []
     known = frame[(frame["target"] != MISSING) & (frame["diagnosis"] != MISSING)]
@@ -314,8 +338,9 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def _unknown_codes(unusable: Sequence[Unusable], records: int) -> Iterator[str]:
-    """A code without a word is a bad value where it is rare; where it is not, all codes have other words."""
+def _unknown_codes(unusable: Sequence[Unusable], usable: int) -> Iterator[str]:
+    """Doubts about keys with many unknown codes. A rare one is a bad value; many show another order of words."""
+    records = usable + len(unusable)
     for ours in CODED:
         found = [each for each in unusable if each.code_of == ours]
         if len(found) > max(1, _RARE * records):
@@ -325,22 +350,26 @@ def _unknown_codes(unusable: Sequence[Unusable], records: int) -> Iterator[str]:
 
 
 def with_table(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `table` (of `table.read_table`) for the images of `frame`, in the order of `frame`.
+    """Returns the rows of a table for the images of foreign shards.
 
-    So names, patients, lesions and words come from the table, and only the images from the shards. Raises
-    ForeignError if an image is not in the table, or both know its target and differ.
+    Args:
+      frame: Rows of the shards, which give names and order.
+      table: Rows of `table.read_table`, which give everything else.
+
+    Raises:
+      ForeignError: an image is not in the table, or both give a target and differ.
     """
     rows = table.set_index("image_name", drop=False)
     absent = [name for name in frame["image_name"] if name not in rows.index]
     if len(absent) == len(frame):
         raise ForeignError(
-            f"the table names none of the {counted(len(frame), 'image')} of the TFRecords; they are called like "
+            f"the table has none of the {counted(len(frame), 'image')} of the TFRecords; their names are like "
             f"{absent[0]!r}, those of the table like {table['image_name'].iloc[0]!r}"
         )
     if absent:
         raise ForeignError(
-            f"the table does not name {len(absent)} of the {len(frame)} images of the TFRecords, first {absent[0]!r}; "
-            "give one that names all of them"
+            f"the table lacks {len(absent)} of the {len(frame)} images of the TFRecords, first {absent[0]!r}; "
+            "pass one with all of them"
         )
     chosen = rows.loc[frame["image_name"].tolist()].reset_index(drop=True)
     both = (frame["target"] != MISSING).to_numpy() & (chosen["target"] != MISSING).to_numpy()

@@ -1,4 +1,4 @@
-"""The rows of a CSV, each with its line, so that errors can name it."""
+"""CSV reader that keeps the line number of each row, for error messages."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from tfrecord_tools.core import paths
 
 
 class CsvError(ValueError):
-    """A file is no CSV; the message names its path and, where there is one, the line."""
+    """A malformed CSV; the message names its path and, if known, the line."""
 
 
 def read(path: str | os.PathLike[str]) -> list[tuple[int, list[str]]]:
-    """(line where it begins, from 1; cells without blanks around them) of every row that is not blank.
+    """Returns (number of its first line, from 1; stripped cells) of every row that is not blank.
 
-    Raises CsvError if the file cannot be read, is not UTF-8 (a byte order mark is passed over) or no CSV.
+    Raises:
+      CsvError: the file cannot be read, is not UTF-8 (a byte order mark is ignored) or not CSV.
     """
     try:
         data = paths.path(path).read_bytes()
     except OSError as error:
         raise CsvError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        text = data.decode("utf-8-sig")  # -sig: Excel puts a byte order mark in front
+        text = data.decode("utf-8-sig")  # -sig: Excel writes a byte order mark
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise CsvError(f"{path}: line {line}: not UTF-8 text: {error.reason}; save the table as UTF-8") from error

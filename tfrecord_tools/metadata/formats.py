@@ -1,6 +1,6 @@
-"""The forms that metadata comes in: which column of a published table is which of ours.
+"""Forms of published metadata tables: their columns in terms of ours.
 
-What the words in the columns mean is in `words`.
+The meaning of the words in the columns is in `vocabulary`.
 """
 
 from __future__ import annotations
@@ -23,45 +23,52 @@ COLUMNS = (
     "benign_malignant",
     "target",
 )
-LABELS = ("target", "diagnosis", "benign_malignant")  # any of these makes a table a labelled one
+LABELS = ("target", "diagnosis", "benign_malignant")  # a table with any of these is labelled
 _CLASSES = CLASSES_2019[:-1]  # UNK has a column in ISIC 2019, but not in all copies of it
 LEVELS = tuple(f"diagnosis_{level}" for level in range(1, 6))  # of the ISIC Archive's hierarchy, general to exact
 
 
 class TableError(ValueError):
-    """A table is not what it should be; the message names file, line, column, value and what is allowed."""
+    """A malformed table; the message names file, line, column, value and the allowed values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One published table: its columns, its words, and what it may be used for.
+    """A published table: its columns, its words and its use.
 
-    needs: our column -> its column, all of which the header has. takes: the same, used where the header has it.
-    classes: one-hot columns instead of a diagnosis. refuses: columns that another table has, with another meaning.
-    words: whose words (see `words`) it uses. source: name of the data set, for its records. external: not the data
-    set that is judged, so for training only. has_patients: every labelled image must have a patient.
-    file_names: image names may end in .jpg or .jpeg.
+    Attributes:
+      name: Its name, a value of --form.
+      title: Its description.
+      source: Name of the data set, for its records.
+      required: Our column -> its column, all of which the header has.
+      optional: Our column -> its column, used if the header has it.
+      classes: One-hot columns in place of a diagnosis.
+      forbidden: Columns of another table, with another meaning.
+      words: The source of its words, see `vocabulary`.
+      external: Not the evaluated data set, so for training only.
+      has_patients: Every labelled image must have a patient.
+      file_names: Image names may end in .jpg or .jpeg.
     """
 
     name: str
     title: str
     source: str
-    needs: Mapping[str, str]
-    takes: Mapping[str, str]
+    required: Mapping[str, str]
+    optional: Mapping[str, str]
     classes: tuple[str, ...] = ()
-    refuses: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     words: str = "isic_archive"
     external: bool = True
     has_patients: bool = False
     file_names: bool = False
 
     def columns(self, header: Sequence[str]) -> dict[str, str]:
-        """Our column -> its column, of those that the header has."""
-        return {ours: theirs for ours, theirs in {**self.takes, **self.needs}.items() if theirs in header}
+        """Returns {our column: its column} of the columns in the header."""
+        return {ours: theirs for ours, theirs in {**self.optional, **self.required}.items() if theirs in header}
 
     def missing(self, header: Sequence[str]) -> list[str]:
-        """Its columns that the header lacks."""
-        return [column for column in (*self.needs.values(), *self.classes) if column not in header]
+        """Returns its required columns that the header lacks."""
+        return [column for column in (*self.required.values(), *self.classes) if column not in header]
 
     def is_labelled(self, header: Sequence[str]) -> bool:
         """Whether a table with this header has labels."""
@@ -76,14 +83,14 @@ def _same(*columns: str) -> dict[str, str]:
 
 _META = {"age_approx": "age_approx", "anatom_site_general_challenge": "anatom_site_general", "sex": "sex"}
 
-# The first whose columns are all there is taken, so the more demanding ones stand first.
+# The first match is used, so the forms with more required columns come first.
 FORMS: Final = (
     Form(
         name="isic2020",
         title="ISIC 2020: Kaggle's train.csv and test.csv, the ISIC site's Training_GroundTruth",
         source="isic2020",
-        needs=_same("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"),
-        takes=_same("lesion_id", "diagnosis", "benign_malignant", "target"),
+        required=_same("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"),
+        optional=_same("lesion_id", "diagnosis", "benign_malignant", "target"),
         words="isic2020",
         external=False,
         has_patients=True,
@@ -92,8 +99,8 @@ FORMS: Final = (
         name="isic2020_test",
         title="ISIC 2020: the ISIC site's Test_Metadata",
         source="isic2020",
-        needs={"image_name": "image", "patient_id": "patient", **_META},
-        takes={},
+        required={"image_name": "image", "patient_id": "patient", **_META},
+        optional={},
         words="isic2020",
         external=False,
     ),
@@ -101,8 +108,8 @@ FORMS: Final = (
         name="isic2019",
         title="ISIC 2019: Training_GroundTruth and Training_Metadata, both files together",
         source="isic2019",
-        needs={"image_name": "image", **_META},
-        takes=_same("lesion_id"),
+        required={"image_name": "image", **_META},
+        optional=_same("lesion_id"),
         classes=_CLASSES,
         words="isic2019",
     ),
@@ -110,15 +117,15 @@ FORMS: Final = (
         name="isic2019_test",
         title="ISIC 2019: Test_Metadata, without labels",
         source="isic2019",
-        needs={"image_name": "image", **_META},
-        takes={},
-        refuses=(*_CLASSES, "lesion_id"),  # Training_Metadata has it, which is not to pass for a test set
+        required={"image_name": "image", **_META},
+        optional={},
+        forbidden=(*_CLASSES, "lesion_id"),  # a column of Training_Metadata, which is not a test set
     ),
     Form(
         name="ham10000",
         title="HAM10000: HAM10000_metadata",
         source="ham10000",
-        needs={
+        required={
             "image_name": "image_id",
             "lesion_id": "lesion_id",
             "diagnosis": "dx",
@@ -126,43 +133,43 @@ FORMS: Final = (
             "sex": "sex",
             "anatom_site_general_challenge": "localization",
         },
-        takes={},
+        optional={},
         words="ham10000",
     ),
     Form(
         name="isic_archive",
-        title="ISIC Archive: what `isic metadata download` of isic-cli writes",
+        title="ISIC Archive: output of isic-cli's `isic metadata download`",
         source="isic_archive",
-        needs={"image_name": "isic_id"},
-        takes={**_same("patient_id", "lesion_id", "diagnosis", "benign_malignant"), **_META},
-        refuses=("target",),  # in ISIC 2024 it means any malignancy
+        required={"image_name": "isic_id"},
+        optional={**_same("patient_id", "lesion_id", "diagnosis", "benign_malignant"), **_META},
+        forbidden=("target",),  # in ISIC 2024 it means any malignancy
     ),
     Form(
         name="isic_archive_labels",
         title="ISIC Archive: a label file by image_name, without patients",
         source="isic_archive",
-        needs=_same("image_name", "benign_malignant", "diagnosis", "sex", "age_approx"),
-        takes={**_same("lesion_id"), **_META},
-        refuses=("target", "patient_id", "anatom_site_general_challenge"),  # a Kaggle table that lost a column
+        required=_same("image_name", "benign_malignant", "diagnosis", "sex", "age_approx"),
+        optional={**_same("lesion_id"), **_META},
+        forbidden=("target", "patient_id", "anatom_site_general_challenge"),  # a Kaggle table that lost a column
     ),
 )
 
 
 def recognise(header: Sequence[str]) -> str:
-    """The name of the form that a header has; TableError listing all forms if it has none."""
+    """Returns the name of the form with this header; raises TableError listing all forms if there is none."""
     for form in FORMS:
-        if not form.missing(header) and not any(column in header for column in form.refuses):
+        if not form.missing(header) and not any(column in header for column in form.forbidden):
             return form.name
     raise TableError(f"unknown header {', '.join(header)}; expected one of\n{describe_forms(header)}")
 
 
 def describe_forms(header: Sequence[str] = ()) -> str:
-    """One line per form: its name, what it is, and which of its columns the header lacks, nearest first."""
+    """Returns a line for each form, nearest first: its name, title, columns and the ones that the header lacks."""
     lines = []
-    for form in sorted(FORMS, key=lambda form: len(form.missing(header)) / len({*form.needs, *form.classes})):
+    for form in sorted(FORMS, key=lambda form: len(form.missing(header)) / len({*form.required, *form.classes})):
         missing = form.missing(header) if header else []
-        refused = [column for column in form.refuses if header and column in header]
-        needs = ", ".join([*form.needs.values(), *form.classes])
+        refused = [column for column in form.forbidden if header and column in header]
+        needs = ", ".join([*form.required.values(), *form.classes])
         notes = [f"missing {', '.join(missing)}"] if missing else []
         notes += [f"must not have {', '.join(refused)}"] if refused else []
         lines.append(f"  {form.name}: {form.title}; needs {needs}" + "".join(f" ({note})" for note in notes))
@@ -170,9 +177,15 @@ def describe_forms(header: Sequence[str] = ()) -> str:
 
 
 def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str, str] | None = None) -> Form:
-    """The form of a table: as `columns` maps it, else the one called `name`, else as recognised.
+    """Returns the form of a table: by a column map, else by name, else recognised by its header.
 
-    Raises TableError if there is no such form, or the header lacks a column of it.
+    Args:
+      header: Columns of the table.
+      name: Name of a form.
+      columns: {our column: its column}.
+
+    Raises:
+      TableError: there is no such form, or the header lacks a column of it.
     """
     if columns is not None and name not in (None, COLUMN_MAP):
         raise TableError(f"form {name!r} and a column map together; expected one of them")
@@ -181,32 +194,32 @@ def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str
     name = recognise(header) if name is None else name
     form = next((form for form in FORMS if form.name == name), None)
     if form is None:
-        raise TableError(f"no form is called {name!r}; expected one of\n{describe_forms()}")
+        raise TableError(f"unknown form {name!r}; expected one of\n{describe_forms()}")
     if missing := form.missing(header):
         raise TableError(f"missing column(s) {', '.join(missing)} of form {name}; found {', '.join(header)}")
     return form
 
 
 def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
-    """The form that a column map describes; a column of ours that it leaves out keeps its own name."""
+    """The form of a column map; a column of ours that it omits keeps its name."""
     mapped = {ours: given.get(ours, ours) for ours in COLUMNS}
     absent = [f"{ours}={theirs}" for ours, theirs in given.items() if theirs and theirs not in header]
     if absent:
         raise TableError(f"--columns {', '.join(absent)}: no such column; found {', '.join(header)}")
     found = {ours: theirs for ours, theirs in mapped.items() if theirs and theirs in header}
     if "image_name" not in found:
-        raise TableError(f"--columns does not say which column is image_name; found {', '.join(header)}")
+        raise TableError(f"--columns has no image_name; found {', '.join(header)}")
     if "patient_id" not in found and "patient_id" not in given:
         raise TableError(
-            "--columns does not say which column is patient_id, so folds could share a patient; "
-            f"say patient_id= (and nothing) if the table knows no patients; found {', '.join(header)}"
+            "--columns has no patient_id, so folds could share a patient; "
+            f"pass an empty patient_id= if the table has no patients; found {', '.join(header)}"
         )
     return Form(
         name=COLUMN_MAP,
         title="a table by its column map",
         source="other",
-        needs={ours: theirs for ours, theirs in found.items() if ours in given or ours == "image_name"},
-        takes=found,
+        required={ours: theirs for ours, theirs in found.items() if ours in given or ours == "image_name"},
+        optional=found,
         words=COLUMN_MAP,
         external=False,
         has_patients="patient_id" in found,
@@ -215,9 +228,14 @@ def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
 
 
 def parse_columns(text: str, names: Iterable[str] = COLUMNS) -> dict[str, str]:
-    """A column map as a user writes it: "patient_id=patient,image_name=file" -> {ours: theirs}; "" for none.
+    """Parses --columns: "patient_id=patient,image_name=file" -> {ours: theirs}, "" for none.
 
-    names: what may stand left of a "=". Raises TableError naming the part that is wrong.
+    Args:
+      text: The column map.
+      names: Allowed names of our columns.
+
+    Raises:
+      TableError: a part is malformed; names it.
     """
     allowed, found = tuple(names), dict[str, str]()
     for part in text.split(","):
@@ -225,6 +243,6 @@ def parse_columns(text: str, names: Iterable[str] = COLUMNS) -> dict[str, str]:
         if not equals or ours not in allowed:
             raise TableError(f"--columns {part!r}: expected OURS=THEIRS with OURS one of {', '.join(allowed)}")
         if ours in found:
-            raise TableError(f"--columns: {ours} stands twice; expected once")
+            raise TableError(f"--columns: {ours} occurs twice; expected once")
         found[ours] = theirs
     return found

@@ -1,7 +1,7 @@
-"""Metadata CSVs of every source -> one checked table.
+"""Reader of metadata CSVs from any source into one checked table.
 
-`csvlines` reads the file, not pandas: it knows the line of every row, which the errors name, and it takes no "NA" or
-"nan" for a missing value behind the user's back.
+`csv_rows` replaces pandas' reader because it knows the line of each row, for error messages, and does not silently
+read "NA" or "nan" as missing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tfrecord_tools.metadata.formats import TableError
 from tfrecord_tools.schema import CONTROL, IMAGE_NAME, MAX_AGE, MISSING
 
 PathLike = str | os.PathLike[str]
-_ERRORS_SHOWN = 10  # enough to see a pattern, few enough to read
+_ERRORS_SHOWN = 10  # enough to show a pattern
 _EXTENSION = re.compile(r"\.jpe?g$", re.IGNORECASE)
 _IMAGE = "image_name"
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of what is no CSV, though it is called one
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # found in files that are only named CSV
 _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A CSV, or several joined. path: as errors begin. rows: (where it stands, cell of each column)."""
+    """A CSV, or several joined. path: start of error messages. rows: (position, cell of each column)."""
 
     path: str
     name: str
@@ -42,9 +42,10 @@ class _File:
 def form_of(
     path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
 ) -> formats.Form:
-    """What form the CSV has (several files are joined): its name, data set, role and words.
+    """Returns the form of a CSV, or of several joined; arguments as of `read_table`.
 
-    form, columns: as for `read_table`. Raises TableError naming the file, and what each form needs.
+    Raises:
+      TableError: no form fits; names the file, and the columns of each form.
     """
     return _form(_read(path), form, columns)
 
@@ -52,7 +53,7 @@ def form_of(
 def is_labelled(
     path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
 ) -> bool:
-    """Whether the CSV's header has a column that only labelled data have."""
+    """Returns whether the CSV's header has a column with labels."""
     file = _read(path)
     return _form(file, form, columns).is_labelled(file.header)
 
@@ -64,17 +65,23 @@ def read_table(
     columns: Mapping[str, str] | None = None,
     keep_unlabelled: bool = False,
 ) -> pd.DataFrame:
-    """Reads the metadata of any source in `sources.FORMS`, or of any CSV with a column map.
+    """Reads the metadata of any form in `formats.FORMS`, or of any CSV with a column map.
 
-    path: a CSV, or several to be joined by the one column they share (ISIC 2019: ground truth, metadata).
-    form: a name of `sources.FORMS`; None recognises it by the header. columns: {our column: its column} for a table
-    in no known form. keep_unlabelled: rows of which it cannot be told whether they are melanomas come with target -1
-    instead of an error.
+    Args:
+      path: A CSV, or several to join by the one column that they share (ISIC 2019: ground truth, metadata).
+      labelled: Whether to read diagnosis and target.
+      form: A name of `formats.FORMS`; None recognises it by the header.
+      columns: {our column: its column} for a table in no known form.
+      keep_unlabelled: Give rows whose target cannot be determined target -1, instead of an error.
 
-    Returns one row per image, in file order: image_name, patient: str ("" = missing), lesion: str ("" = missing);
-    sex, age_approx (years), anatom_site_general_challenge, diagnosis, target: int64, codes as in schema, -1 = missing.
-    target: 1 for a melanoma, 0 for all else, see `words.target_of`. Other columns are ignored.
-    Raises TableError listing the first problems if there are any.
+    Returns:
+      One row per image, in file order; other columns are ignored.
+        image_name, patient, lesion: str, "" if missing.
+        sex, age_approx (years), anatom_site_general_challenge, diagnosis: int64, codes as in schema, -1 if missing.
+        target: int64, 1 for a melanoma, 0 for everything else, -1 if missing; see `vocabulary.target_of`.
+
+    Raises:
+      TableError: lists the first problems.
     """
     file = _read(path)
     reader = _Reader(_form(file, form, columns), file, labelled, keep_unlabelled)
@@ -83,7 +90,7 @@ def read_table(
         row, problems = reader.row(cells)
         first = seen.setdefault(str(row[_IMAGE]), where)
         if first != where:
-            problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} stands in {first} too; expected once")
+            problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} is also in {first}; expected once")
         errors.extend(f"{where}: {problem}" for problem in problems)
         rows.append(row)
     _raise(file, errors)
@@ -93,9 +100,10 @@ def read_table(
 def read_names(
     path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The image names of a table that `read_table` reads, or of any with a column image_name; in file order.
+    """Reads only the image names of a table for `read_table`, or of any with a column image_name, in file order.
 
-    Nothing but the names is looked at. Raises TableError listing the first problems if there are any.
+    Raises:
+      TableError: lists the first problems.
     """
     file = _read(path)
     if form is None and columns is None and _IMAGE in file.header:
@@ -113,7 +121,7 @@ def read_names(
 
 
 def _raise(file: _File, errors: Sequence[str]) -> None:
-    """TableError with the first of the errors, if there are any."""
+    """Raises TableError with the first errors, if there are any."""
     if errors:
         more = len(errors) - _ERRORS_SHOWN
         shown = list(errors[:_ERRORS_SHOWN]) + ([f"... and {more} more"] if more > 0 else [])
@@ -146,7 +154,7 @@ def _read_file(path: paths.AnyPath) -> _File:
         raise TableError(f"{path}: line 1: cells are separated by {kind}; expected commas, so save the table with them")
     twice = sorted({repr(column) for column in header if header.count(column) > 1})
     if twice:
-        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} stand twice; expected once")
+        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} occur twice; expected once")
     rows, errors = [], []
     for line, cells in lines:
         if len(cells) == len(header):
@@ -157,7 +165,7 @@ def _read_file(path: paths.AnyPath) -> _File:
 
 
 def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
-    """(line number from 1, cells) of every line that is not blank; at least the header and one more."""
+    """(line number from 1, cells) of every row that is not blank: the header and at least one more."""
     try:
         lines = csv_rows.read(path)
     except csv_rows.CsvError as error:
@@ -170,18 +178,18 @@ def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
 
 
 def _join(one: _File, other: _File) -> _File:
-    """Row by row by the only column that both have; a row that only one of them has is an error."""
+    """Joins two files by their only shared column; a row that one of them lacks is an error."""
     path, name = f"{one.path} + {other.path}", f"{one.name} + {other.name}"
     shared = [column for column in one.header if column in other.header]
     if len(shared) != 1:
-        raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected one, the image's name")
+        raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected only the image's name")
     errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]
     (key,) = shared
     partners: dict[str, tuple[str, dict[str, str]]] = {}
     for where, cells in other.rows:
         first, _ = partners.setdefault(cells[key], (where, cells))
         if first != where:
-            errors.append(f"{other.name} {where}: column {key}: {cells[key]!r} stands in {first} too; expected once")
+            errors.append(f"{other.name} {where}: column {key}: {cells[key]!r} is also in {first}; expected once")
     rows, found = [], set()
     for where, cells in one.rows:
         found.add(cells[key])
@@ -200,22 +208,22 @@ def _join(one: _File, other: _File) -> _File:
 
 
 class _Reader:
-    """Turns the cells of one form into rows of our table; `at` is our column -> its column."""
+    """Converter of rows in one form to rows of our table. at: our column -> its column."""
 
     def __init__(self, form: formats.Form, file: _File, labelled: bool, keep_unlabelled: bool) -> None:
         self.form, self.labelled, self.keep_unlabelled = form, labelled, keep_unlabelled
         self.at = form.columns(file.header)
-        # Kaggle's tables have a target even where another column would tell it.
+        # Kaggle's tables must have a target, even if another column determines it.
         has_label = form.is_labelled(file.header) and (form.name != "isic2020" or "target" in self.at)
         if labelled and not has_label:
             missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
             raise TableError(
                 f"{file.path}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
-                "For images without a target give --split test"
+                "For images without a target pass --split test"
             )
 
     def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:
-        """One row of the table, and what is wrong with it."""
+        """Returns one row of the table, and its problems."""
         problems: list[str] = []
 
         def cell(ours: str) -> str:
@@ -256,7 +264,7 @@ class _Reader:
         return row, problems
 
     def name(self, cells: Mapping[str, str]) -> tuple[str, list[str]]:
-        """(image name, problems)."""
+        """Returns (image name, problems)."""
         cell = cells[self.at[_IMAGE]]
         name = _EXTENSION.sub("", cell) if self.form.file_names else cell
         if IMAGE_NAME.fullmatch(name):
@@ -281,15 +289,17 @@ class _Reader:
             at = self.at["benign_malignant"]
             return diagnosis, MISSING, [f"column {at}: {verdict!r} is not allowed; expected {error}"]
         if target == MISSING and not self.keep_unlabelled:
-            told = f"column {column}: {word!r} does not tell"
+            found = f"column {column}: {word!r} does not determine"
             if "benign_malignant" in self.at:
-                told = f"column {column}: {word!r} and column {self.at['benign_malignant']} {verdict!r} do not tell"
-            advice = "give a diagnosis, leave the row out, or build the table without targets by --split test"
-            return diagnosis, MISSING, [f"{told} whether it is a melanoma; {advice}"]
+                found = (
+                    f"column {column}: {word!r} and column {self.at['benign_malignant']} {verdict!r} do not determine"
+                )
+            advice = "give a diagnosis, leave the row out, or build the table without targets with --split test"
+            return diagnosis, MISSING, [f"{found} whether it is a melanoma; {advice}"]
         return diagnosis, target, []
 
     def _diagnosis(self, cells: Mapping[str, str]) -> tuple[str, str]:
-        """(its column, its cell), as they are to be named in an error."""
+        """(column, cell) of the diagnosis, as named in an error."""
         if self.form.classes:
             classes = [name for name in vocabulary.CLASSES_2019 if name in cells]
             return "/".join(classes), "/".join(cells[name] for name in classes)
@@ -299,15 +309,17 @@ class _Reader:
             return formats.LEVELS[0], vocabulary.deepest_level(cells.get(level, "") for level in formats.LEVELS)
         return self.at.get("diagnosis", "diagnosis"), ""
 
-    def _given_target(self, cells: Mapping[str, str], verdict: str, told: int, diagnosis: str) -> tuple[int, list[str]]:
-        """(target, problems) where the table has a target, with which verdict and diagnosis (told) must agree."""
+    def _given_target(
+        self, cells: Mapping[str, str], verdict: str, implied: int, diagnosis: str
+    ) -> tuple[int, list[str]]:
+        """(target, problems) of a table with a target, which verdict and diagnosis (target: implied) must match."""
         at, cell = self.at["target"], cells[self.at["target"]]
         if cell not in ("0", "1"):
             return MISSING, [f"column {at}: {cell!r} is not allowed; expected 0 or 1"]
         target, expected = int(cell), _VERDICTS[int(cell)]
-        if told not in (MISSING, target):
-            problem = f"column {at}: {cell!r} contradicts the diagnosis {diagnosis!r}; expected {told}"
-            return target, [f"{problem}, for a target of 1 is a melanoma"]
+        if implied not in (MISSING, target):
+            problem = f"column {at}: {cell!r} contradicts the diagnosis {diagnosis!r}; expected {implied}"
+            return target, [f"{problem}, because only a melanoma has target 1"]
         if verdict in ("", expected):
             return target, []
         column = f"column {self.at['benign_malignant']}: {verdict!r}"

@@ -1,6 +1,6 @@
-"""What the words of every source mean in our vocabularies, and when they mean a melanoma.
+"""Words of every source in terms of our vocabularies, and the targets that follow from them.
 
-The tables below are what `docs/data.md` lists: `mapping_markdown` prints them.
+docs/data/sources.md lists these tables, as printed by `python -m tfrecord_tools.metadata.vocabulary`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
-COLUMN_MAP = "columns"  # the words of all sources together, for a table with a column map
-CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; page.py colours by these words
+COLUMN_MAP = "columns"  # the words of all sources, for a table with a column map
+CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; html/page.py colours by these words
 CLASSES_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")  # one-hot columns; UNK may be absent
 
-# Word -> word of the vocabulary, "" for missing. Spelt as published, compared without regard to case.
+# Word as published -> word of the vocabulary, "" for missing. Case is ignored, except in ISIC 2020.
 
 _ALL_SEX: Final = {**{word: word for word in SEX}, "unknown": ""}
 _SEX: Final[Mapping[str, Mapping[str, str]]] = {
@@ -33,7 +33,7 @@ _SITE: Final[Mapping[str, Mapping[str, str]]] = {
     "isic2020": {word: word for word in SITE},
     "isic2019": _DIVIDED_TORSO,
     "isic_archive": _DIVIDED_TORSO,
-    # As ISIC 2019 places the same images, but for trunk and genital, which it leaves empty.
+    # As ISIC 2019 maps the same images, except trunk and genital, which it leaves empty.
     "ham10000": {
         "scalp": "head/neck",
         "face": "head/neck",
@@ -117,7 +117,7 @@ _DIAGNOSIS: Final[Mapping[str, Mapping[str, str]]] = {
         "sebaceous hyperplasia": "other benign",
         "verruca": "other benign",
         "merkel cell carcinoma": "other malignant",
-        # ... and its `diagnosis_1` to `diagnosis_5` (DiagnosisEnum): the deepest level that stands here counts.
+        # ... and its `diagnosis_1` to `diagnosis_5` (DiagnosisEnum): the deepest level in this table counts.
         "Benign": "other benign",
         "Indeterminate": "unknown",
         "Malignant": "other malignant",
@@ -134,7 +134,7 @@ _DIAGNOSIS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }
 
-# What `benign_malignant` may be beside it; all other diagnoses go with either.
+# Diagnoses that contradict one value of `benign_malignant`; the others allow both.
 _ONLY_MALIGNANT = frozenset({"melanoma", "basal cell carcinoma", "other malignant"})
 _ONLY_BENIGN = frozenset(
     {
@@ -151,22 +151,24 @@ _ONLY_BENIGN = frozenset(
     }
 )
 _VERDICTS = ("benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant")
-# Words behind which a melanoma may or may not be; what else is known decides.
+# Words that may or may not be a melanoma; `benign_malignant` decides.
 _UNDECIDED = frozenset({"", "unknown", "other", "adnexal tumor", "malignant", "indeterminate"})
 
 
-class _Words(NamedTuple):
-    """exact: spelt as they stand, as Kaggle's tables always are; else without regard to case."""
+class _WordTable(NamedTuple):
+    """Meanings of a source's words. exact: case matters, as in Kaggle's tables; else the keys are in lower case."""
 
     meanings: Mapping[str, str]
     exact: bool
 
 
-def _tables(published: Mapping[str, Mapping[str, str]]) -> dict[str, _Words]:
-    """The table of each source, and the union of all as COLUMN_MAP."""
+def _tables(published: Mapping[str, Mapping[str, str]]) -> dict[str, _WordTable]:
+    """The word table of each source, and their union as COLUMN_MAP."""
     union = {word: meaning for words in published.values() for word, meaning in words.items()}
     return {
-        name: _Words(words if name == "isic2020" else {word.lower(): words[word] for word in words}, name == "isic2020")
+        name: _WordTable(
+            words if name == "isic2020" else {word.lower(): words[word] for word in words}, name == "isic2020"
+        )
         for name, words in {**published, COLUMN_MAP: union}.items()
     }
 
@@ -175,21 +177,21 @@ _SEXES, _SITES, _DIAGNOSES = _tables(_SEX), _tables(_SITE), _tables(_DIAGNOSIS)
 
 
 def sex_code(source: str, cell: str) -> int:
-    """Index into SEX, -1 if empty or unknown; ValueError with what is allowed."""
+    """Returns the index into SEX, -1 if empty or unknown; raises ValueError with the allowed words."""
     return _code(cell, _SEXES[source], SEX)
 
 
 def site_code(source: str, cell: str) -> int:
-    """Index into SITE, -1 if empty or unknown; ValueError with what is allowed."""
+    """Returns the index into SITE, -1 if empty or unknown; raises ValueError with the allowed words."""
     return _code(cell, _SITES[source], SITE)
 
 
 def diagnosis_code(source: str, cell: str) -> int:
-    """Index into DIAGNOSIS, -1 if empty; ValueError with what is allowed."""
+    """Returns the index into DIAGNOSIS, -1 if empty; raises ValueError with the allowed words."""
     return _code(cell, _DIAGNOSES[source], DIAGNOSIS)
 
 
-def _code(cell: str, words: _Words, vocabulary: tuple[str, ...]) -> int:
+def _code(cell: str, words: _WordTable, vocabulary: tuple[str, ...]) -> int:
     if not cell:
         return MISSING
     word = cell if words.exact else cell.lower()
@@ -200,9 +202,9 @@ def _code(cell: str, words: _Words, vocabulary: tuple[str, ...]) -> int:
 
 
 def deepest_level(levels: Iterable[str]) -> str:
-    """Of the archive's diagnosis levels, general to exact, the most exact one that has a meaning here.
+    """Returns the most exact known one of the archive's diagnosis levels, which go from general to exact.
 
-    "" if all are empty, the first if none is known, so that it is refused by name.
+    "" if all are empty; the first if none is known, so that an error names it.
     """
     given = [level for level in levels if level]
     known = _DIAGNOSES["isic_archive"].meanings
@@ -210,7 +212,7 @@ def deepest_level(levels: Iterable[str]) -> str:
 
 
 def one_hot(cells: Mapping[str, str]) -> str:
-    """The one class of ISIC 2019 that is 1.0; ValueError with what is allowed if it is not exactly one."""
+    """Returns the one class of ISIC 2019 that is 1.0; raises ValueError if it is not exactly one."""
     values = {name: cells[name] for name in CLASSES_2019 if name in cells}
     chosen = [name for name, cell in values.items() if cell in ("1", "1.0")]
     if len(chosen) != 1 or any(cell not in ("0", "0.0", "1", "1.0") for cell in values.values()):
@@ -219,26 +221,32 @@ def one_hot(cells: Mapping[str, str]) -> str:
 
 
 def target_of(word: str, diagnosis: int, verdict: str) -> int:
-    """1 for a melanoma, 0 for all else, as ISIC 2020 has it: a basal cell carcinoma is malignant and has target 0.
+    """Returns 1 for a melanoma, 0 for any other diagnosis, -1 if undetermined.
 
-    word: the diagnosis as the table has it. diagnosis: its code. verdict: the table's benign_malignant, "" if none.
-    -1 if it cannot be told: malignant of an unknown kind, or nothing is known. ValueError with what is allowed if
-    the verdict is no such word or contradicts the diagnosis.
+    As in ISIC 2020, a basal cell carcinoma is malignant and has target 0. A malignancy of unknown kind is undetermined.
+
+    Args:
+      word: The table's diagnosis.
+      diagnosis: Its code.
+      verdict: The table's benign_malignant, "" if none.
+
+    Raises:
+      ValueError: the verdict is unknown or contradicts the diagnosis; with the allowed values.
     """
     if verdict and verdict not in _VERDICTS:
         raise ValueError(f"one of {', '.join(_VERDICTS)}, or nothing")
     meaning = DIAGNOSIS[diagnosis] if diagnosis != MISSING else ""
     if verdict == "malignant" and meaning in _ONLY_BENIGN:
-        raise ValueError(f"'benign', for the diagnosis is {meaning}")
+        raise ValueError(f"'benign' for the diagnosis {meaning}")
     if verdict == "benign" and meaning in _ONLY_MALIGNANT:
-        raise ValueError(f"'malignant', for the diagnosis is {meaning}")
+        raise ValueError(f"'malignant' for the diagnosis {meaning}")
     if word.lower() in _UNDECIDED:
         return 0 if verdict == "benign" else MISSING
     return int(meaning == "melanoma")
 
 
 def vocabulary_markdown() -> str:
-    """Each code of a diagnosis and the words of any source that become it, as a Markdown table of docs/data.md."""
+    """Returns each code of a diagnosis and the words that map to it, as a Markdown table of docs/data/records.md."""
     union: dict[str, dict[str, None]] = {name: {} for name in DIAGNOSIS}  # a dict keeps the order
     for published in _DIAGNOSIS.values():
         for word, meaning in published.items():
@@ -250,7 +258,7 @@ def vocabulary_markdown() -> str:
 
 
 def mapping_markdown() -> str:
-    """The mapping of every source's words to the vocabularies, as the three Markdown tables of docs/data.md."""
+    """Returns the mapping of every source's words to the vocabularies, as the tables of docs/data/sources.md."""
     tables = (("sex", _SEX, SEX), ("site", _SITE, SITE), ("diagnosis", _DIAGNOSIS, DIAGNOSIS))
     lines: list[str] = []
     for title, published, vocabulary in tables:

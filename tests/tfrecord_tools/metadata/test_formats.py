@@ -52,7 +52,7 @@ def test_a_column_map_is_parsed():
     [
         ("patient", "--columns 'patient': expected OURS=THEIRS with OURS one of image_name, patient_id"),
         ("name=file", "--columns 'name=file': expected OURS=THEIRS"),
-        ("sex=a,sex=b", "--columns: sex stands twice"),
+        ("sex=a,sex=b", "--columns: sex occurs twice"),
         ("", "--columns '': expected"),
     ],
 )
