@@ -22,6 +22,7 @@ from tfrecord_tools.dedup.pairs import Pair
 from tfrecord_tools.html import page, stats
 from tfrecord_tools.records import tfrecord
 from tfrecord_tools.records.manifest import Manifest
+from tfrecord_tools.records.shards import Quarantined
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://example.com/x.png>&'

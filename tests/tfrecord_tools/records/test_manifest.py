@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tfrecord_tools.records.manifest import FoldTotals, Manifest
-from tfrecord_tools.records.shards import ShardError, ShardResult
+from tfrecord_tools.records.shards import Quarantined, ShardError, ShardResult
 
 
 def entry(name, split, fold, records, positives, patients, *quarantined):
