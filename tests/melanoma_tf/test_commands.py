@@ -23,16 +23,31 @@ from tests.support import tiny
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
 
+# `python -c PREDICT --flags` is melanoma_tf.predict with the tiny model.
+PREDICT = tiny.TRAIN.replace("import train; train.run()", "import predict; predict.run()")
+
 
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory):
-    """A finished run of two folds with the complete EfficientNet-B0."""
+    """A finished run of two folds, one after the other, with the tiny model."""
     folder = tmp_path_factory.mktemp("run") / "work"
     for fold in ("1", "0"):
         args = ["--data", str(shards), "--workdir", str(folder), "--fold", fold]
-        done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+        done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
         assert done.returncode == 0, done.stderr[-2000:]
     return folder, done
+
+
+def test_the_complete_backbone_trains_and_predicts(shards, tmp_path):
+    """EfficientNet-B0 through both commands, without the tiny model in its place."""
+    where = ["--data", str(shards), "--workdir", str(tmp_path / "run")]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *where)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_command("-m", "melanoma_tf.predict", *where, "--out", str(tmp_path / "out.csv"), "--strategy", "cpu")
+    assert done.returncode == 0, done.stderr[-2000:]
+    predicted = pd.read_csv(tmp_path / "out.csv", index_col="image_name")["target"]
+    oof = pd.read_csv(tmp_path / "run/oof.csv", index_col="image_name")["probability"]
+    np.testing.assert_allclose(predicted[oof.index], oof, rtol=1e-5)
 
 
 def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
@@ -110,7 +125,7 @@ def test_predict_writes_a_kaggle_submission_for_the_test_set(run, shards_of_test
     folder, _ = run
     out = tmp_path / "submission.csv"
     args = ["--workdir", str(folder), "--data", str(shards_of_test_set), "--out", str(out), "--strategy", "cpu"]
-    done = run_command("-m", "melanoma_tf.predict", *args)
+    done = run_command("-c", PREDICT, *args)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "warning" not in done.stdout
     submission = pd.read_csv(out)
@@ -123,7 +138,7 @@ def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run
     folder, _ = run
     out = tmp_path / "submission.csv"
     args = ["--workdir", str(folder), "--data", str(shards), "--out", str(out), "--strategy", "cpu"]
-    done = run_command("-m", "melanoma_tf.predict", *args)
+    done = run_command("-c", PREDICT, *args)
     assert done.returncode == 0, done.stderr[-2000:]
     submission, oof = pd.read_csv(out), pd.read_csv(folder / "oof.csv")
     assert len(submission) == 90
@@ -246,7 +261,7 @@ def test_a_damaged_shard_stops_training_and_is_named(shards, tmp_path):
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
     args = ["--data", str(folder), "--workdir", str(tmp_path / "run"), "--config.epochs=1"]
-    done = run_command("-m", "melanoma_tf.train", *SMOKE, *args)
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
     assert done.returncode == 1
     assert f"{victim}: record " in done.stderr
     assert "checksum of its data is wrong" in done.stderr
