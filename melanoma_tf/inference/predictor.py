@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from melanoma_tf.augment import geometry
 from melanoma_tf.data import pipeline
-from melanoma_tf.devices import select
+from melanoma_tf.devices import collectives
 from melanoma_tf.devices.multihost import ALONE, Hosts
 
 SYMMETRIES = 8  # flips and quarter turns of a square
@@ -45,7 +45,7 @@ class Gather(keras.layers.Layer):
     """[N,...] to the same, whole on every host."""
 
     def call(self, values: Any) -> Any:
-        return select.replicate(values)
+        return collectives.replicate(values)
 
 
 def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:

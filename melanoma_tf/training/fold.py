@@ -16,7 +16,6 @@ from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint
 from melanoma_tf.training.run_dir import HISTORY, WEIGHTS
 
@@ -50,15 +49,10 @@ def train(
     saved = runtime.hosts.broadcast(checkpoint.newest(checkpoints) if checkpoints else [])
     with runtime.scope():
         trainer, classifier = build.build_trainer(
-            config,
-            positives / images,
-            steps_per_epoch,
-            fresh=not saved,
-            resampling=runtime.resampling,
-            strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
+            config, positives / images, steps_per_epoch, runtime.profile, fresh=not saved
         )
         quick, thorough = (predictor.predictor(classifier, tta=tta) for tta in (False, config.tta))
-    log.info("%s; %s", build.describe_xla(trainer), backbones.describe_strips(classifier))
+    log.info("%s", build.describe_xla(trainer, runtime.profile))
     with runtime.hosts.broadcast_folder(checkpoints, saved) as copy:
         progress = checkpoint.restore(copy, classifier, trainer.optimizer) or checkpoint.Progress()
     _check_order(progress, steps_per_epoch, runtime.hosts)
