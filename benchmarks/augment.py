@@ -149,13 +149,14 @@ def here() -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+    from melanoma_tf.core import config
     from melanoma_tf.devices import select
 
     devices = select.start(FLAGS.device)
     images = batch_of_images()
     augmenters: dict[str, Callable[[Any, int], Any]] = {}
     for name, make in (
-        ("ours", lambda: ours(devices.resampling)),
+        ("ours", lambda: ours(devices.profile.warp_method(config.default().tpu))),
         ("Keras layers", keras_layers),
         ("keras-cv layers", keras_cv_layers),
         ("tf.image, image by image", tf_image),

@@ -125,9 +125,7 @@ class Ours:
         images, positives = pipeline.count(self.shards), sum(s.positives for s in self.shards)
         self.images = images // BATCH * BATCH
         with devices.scope():
-            self.trainer, self.classifier = build.build_trainer(
-                c, positives / images, images // BATCH, resampling=devices.resampling
-            )
+            self.trainer, self.classifier = build.build_trainer(c, positives / images, images // BATCH, devices.profile)
             self.one_view = predictor.predictor(self.classifier, tta=False)
             self.eight_views = predictor.predictor(self.classifier, tta=True)
 

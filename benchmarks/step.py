@@ -1,14 +1,14 @@
-"""How fast is a training step? This pipeline, plain Keras and timm (PyTorch) on the same device, taking turns.
+"""Speed of a training step: this pipeline, plain Keras and timm (PyTorch) on the same device, taking turns.
 
     python benchmarks/step.py --device cpu --models efficientnet-b0:128 --batches 16
     python benchmarks/step.py --device gpu --batches 64,128,256 \\
       --models efficientnet-b0:384,efficientnet-b4:380,efficientnetv2-s:384
 
-Every contender is a process of its own that compiles once, waits, and trains --steps steps whenever it is its turn, so
-that other load on the machine falls on all. Ours trains with the whole augmentation of configs/default.py on the
-device, the others with none. Adam everywhere; images come from memory. On a GPU all compute in bfloat16 (timm: AMP,
-channels_last, torch.compile), on a CPU in float32. Of several --batches each contender's best counts. images/s: median
-over the turns. What is not installed is named, not measured (pip install jax timm).
+Each contender runs in its own process, compiles once, and trains --steps steps a turn, so that other load falls on
+all. Ours trains with the augmentation of configs/default.py on the device, the others with none. All use Adam and
+images from memory. On a GPU all compute in bfloat16 (timm: AMP, channels_last, torch.compile), on a CPU in float32. Of
+several --batches each contender's best counts. images/s: median over the turns. Packages that are not installed are
+reported and skipped (pip install jax timm).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FLAGS = flags.FLAGS
 CONTENDERS = ("ours, TensorFlow", "ours, JAX", "plain Keras, TensorFlow", "plain Keras, JAX", "timm, PyTorch")
 flags.DEFINE_list("models", ["efficientnet-b0:128"], "MODEL:SIZE of each comparison.")
 flags.DEFINE_list("batches", ["16"], "Batch sizes to try.")
-flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where.")
+flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Device.")
 flags.DEFINE_integer("steps", 10, "Steps a turn.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
-flags.DEFINE_list("only", [], "Parts of the names of the contenders to run, e.g. TensorFlow,timm; default: all.")
-flags.DEFINE_string("contender", None, "Used by this script itself: be this one.")
+flags.DEFINE_list("only", [], "Contenders to run, by parts of their names, e.g. TensorFlow,timm; default: all.")
+flags.DEFINE_string("contender", None, "Used by this script itself: run this contender.")
 
 TIMM = {"efficientnetv2-s": "tf_efficientnetv2_s", "efficientnetv2-m": "tf_efficientnetv2_m"}
-Turn = Callable[[int], None]  # trains so many steps and waits until they are done
+Turn = Callable[[int], None]  # trains a number of steps and waits for them
 
 
 # ------------------------------------------------------------------------------------------- contenders
@@ -51,13 +51,13 @@ def ours(backend: str, model: str, size: int, batch: int) -> Turn:
     devices = select.start(FLAGS.device, backend)
     import keras
 
-    from melanoma_tf.core import config as configs
+    from melanoma_tf.core import config
     from melanoma_tf.training import build
 
     keras.config.set_dtype_policy(devices.precision())
-    config = configs.default()
-    config.update(model=model, image_size=size, batch_size=batch, weights="none")
-    trainer, _ = build.build_trainer(config, 0.02, 1000, resampling=devices.resampling)
+    settings = config.default()
+    settings.update(model=model, image_size=size, batch_size=batch, weights="none")
+    trainer, _ = build.build_trainer(settings, 0.02, 1000, devices.profile)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     features = {"image": images, "seed": np.arange(batch, dtype=np.uint32)}
@@ -85,7 +85,7 @@ def fitting(model: Any, features: Any, targets: Any) -> Turn:
 
     batches = tf.data.Dataset.from_tensors((features, targets)).repeat()
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread outlives each `fit` by up to a minute, which is not what is measured
+    options.autotune.enabled = False  # its thread outlives each `fit`, which would be measured
     batches = batches.with_options(options)
 
     def turn(steps: int) -> None:
@@ -121,7 +121,7 @@ def timm(model: str, size: int, batch: int) -> Turn:
 
 
 def be(name: str, model: str, size: int, batch: int) -> None:
-    """The process of one contender: trains whenever a line comes in, and answers with images/s."""
+    """Runs one contender: trains a turn for each line of standard input and prints images/s."""
     who, _, where = name.partition(", ")
     if who == "timm":
         turn = timm(model, size, batch)
@@ -142,12 +142,12 @@ def start(name: str, model: str, batch: str) -> subprocess.Popen[str]:
     own = [f"--contender={name}", f"--models={model}", f"--batches={batch}"]
     command = [sys.executable, __file__, *own, f"--device={FLAGS.device}", f"--steps={FLAGS.steps}"]
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the others need memory too
-    pipe, log = subprocess.PIPE, open(errors_of(name), "w")  # noqa: SIM115  a pipe that nobody reads would fill up
+    pipe, log = subprocess.PIPE, open(errors_of(name), "w")  # noqa: SIM115  an unread pipe would fill up
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
 
 
 def errors_of(name: str) -> str:
-    """The file with what a contender says on standard error."""
+    """File of a contender's standard error."""
     return os.path.join(tempfile.gettempdir(), f"step-{os.getpid()}-{name.replace(', ', '-')}.log")
 
 
@@ -158,7 +158,7 @@ def report_dead(name: str, model: str, batch: str) -> None:
 
 
 def answer(process: subprocess.Popen[str]) -> str:
-    """Its next line; "" if it has died."""
+    """Next line of a contender; "" if it has died."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == "ready" or line[:1].isdigit():
@@ -167,7 +167,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def measure(names: list[str], model: str, batch: str) -> dict[str, list[float]]:
-    """images/s of every turn of each contender that can run; says which cannot."""
+    """images/s of every turn of each contender that runs; reports those that fail."""
     running: dict[str, subprocess.Popen[str]] = {}
     for name in names:  # one after the other, so that they do not compile at the same time
         process = start(name, model, batch)

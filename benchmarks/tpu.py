@@ -1,13 +1,13 @@
-"""What does a training step move on a TPU, and how long does its compiler expect it to take, beside plain Keras?
+"""HBM traffic and estimated speed of a training step on a TPU, ours and plain Keras.
 
     python benchmarks/tpu.py
     python benchmarks/tpu.py --models efficientnet-b3:300 --batch 32 --topology v6e-8
 
-Nothing runs: both steps are compiled by libtpu for chips that need not be there, as `melanoma_tf.preflight` does it,
-in two to ten minutes each. Ours is that of configs/default.py, augmentation and focal loss included, but with AdamW and
-moving averages of weights; plain Keras is `keras.applications` under binary crossentropy with its own `train_step`,
-AdamW and moving averages, of float32 images that are not augmented. Both compute in bfloat16. The kernel that turns
-images is not in the images/s expected, since compilers expect nothing of kernels that they have not made.
+No step runs: libtpu compiles them for chips that need not exist, as `melanoma_tf.preflight` does, in two to ten minutes
+each. Ours is that of configs/default.py, augmentation and focal loss included, with AdamW, moving averages of weights
+and all settings of config.tpu on. Plain Keras is `keras.applications` under binary crossentropy with its own
+`train_step`, AdamW and moving averages, on float32 images that are not augmented. Both compute in bfloat16. The kernel
+that warps images has no estimate and is not in the expected images/s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", ["efficientnet-b0:384"], "MODEL:SIZE of each comparison.")
-flags.DEFINE_string("topology", "v5e-8", f"{', '.join(preflight.TOPOLOGIES)}, or as libtpu has it: v5e:4x4.")
+flags.DEFINE_string("topology", "v5e-8", f"{', '.join(preflight.TOPOLOGIES)}, or a libtpu layout such as v5e:4x4.")
 flags.DEFINE_integer("batch", 64, "Images per chip.", 1)
 EMA = 0.999
 Contender = Callable[[str, int, list[Any]], preflight.Finding]
@@ -44,37 +44,38 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
 
 
 def ours(name: str, size: int, devices: list[Any]) -> preflight.Finding:
-    from melanoma_tf.core import config as configs
+    from melanoma_tf.core import config
 
-    config = configs.default()
-    config.update(model=name, image_size=size, optimizer="adamw", ema=EMA)
-    return preflight.examine(config, FLAGS.topology, devices, FLAGS.batch)
+    settings = config.default()
+    settings.update(model=name, image_size=size, optimizer="adamw", ema=EMA)
+    settings.tpu.update(rewrites=True, spatial_splits=0, warp="shears")
+    return preflight.examine(settings, FLAGS.topology, devices, FLAGS.batch)
 
 
 def main(argv: list[str]) -> None:
     del argv
     preflight.prepare("mixed_bfloat16")
-    from melanoma_tf.models import backbones as models
+    from melanoma_tf.models import backbones
 
     asked = [name.partition(":") for name in FLAGS.models]
     for name, _, size in asked:
-        models.backbone(name)
+        backbones.backbone(name)
         if not size.isdecimal():
-            raise app.UsageError(f"--models {name}: MODEL:SIZE is wanted, as efficientnet-b0:384")
+            raise app.UsageError(f"--models {name}: expected MODEL:SIZE, e.g. efficientnet-b0:384")
     devices = preflight.topology_devices(FLAGS.topology)
     print(f"{FLAGS.topology}, {FLAGS.batch} images a chip\n")
     print("| | MB an image | as XLA counts | GFLOP an image | GB of memory | images/s expected |")
     print("|---|---|---|---|---|---|", flush=True)
     for name, _, size in asked:
-        plain = tell(f"{name}:{size}, plain Keras", plain_keras, name, int(size), devices)
-        whole = tell(f"{name}:{size}, ours", ours, name, int(size), devices)
+        plain = report(f"{name}:{size}, plain Keras", plain_keras, name, int(size), devices)
+        whole = report(f"{name}:{size}, ours", ours, name, int(size), devices)
         if plain and whole:
             ratios = [f"{mine / theirs:.2f}" for mine, theirs in zip(whole, plain, strict=True)]
             print(f"| {name}:{size}, ratio | {' | '.join(ratios)} |", flush=True)
 
 
-def tell(label: str, compile_it: Contender, name: str, size: int, devices: list[Any]) -> list[float]:
-    """Prints a row of the table and returns its figures; none if it does not compile."""
+def report(label: str, compile_it: Contender, name: str, size: int, devices: list[Any]) -> list[float]:
+    """Prints a row of the table and returns its figures; an empty list if the step does not compile."""
     try:
         found = compile_it(name, size, devices)
     except preflight.PreflightError as error:

@@ -1,11 +1,11 @@
-"""EfficientNet-B6 at 512 px: what the leading solutions of the competition were made of.
+"""EfficientNet-B6 at 512 px, of the size that leading solutions of the competition used.
 
     python -m tfrecord_tools.build --size 512
     python -m melanoma_tf.preflight --config configs/b6_512.py --topology v5e-8 --find_batch
     python -m melanoma_tf.train --config configs/b6_512.py --strategy tpu --fold all
 
-Hardware: TPU v5e-8 or v3-8, 8 images a chip; ask preflight what fits on others. Expected: 0.93 AUC in cross-validation
-on SIIM-ISIC 2020 as published for models of this size; not measured with this file yet.
+Hardware: TPU v5e-8 or v3-8, 8 images a chip; `melanoma_tf.preflight` says what fits on others. Not measured on
+SIIM-ISIC 2020 yet.
 """
 
 import ml_collections

@@ -3,18 +3,17 @@
     python -m tfrecord_tools.build --size 384
     python -m melanoma_tf.train --strategy tpu --fold all
 
-Hardware: one 16 GB GPU (T4, P100) or a TPU v3-8/v5e-8; give a TPU more: --config.batch_size=256 --config.lr=6e-4.
-Expected: published single models of this size reach 0.92 to 0.93 AUC in cross-validation on SIIM-ISIC 2020 alone;
-not measured with this file yet.
+Hardware: one 16 GB GPU (T4, P100) or a TPU v3-8/v5e-8; on a TPU: --config.batch_size=256 --config.lr=6e-4.
+Not measured on SIIM-ISIC 2020 yet.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """All there is to set, each with its reason."""
+    """All settings."""
     c = ml_collections.ConfigDict()
-    c.seed = 0  # of the order, the augmentation and the head's first weights
+    c.seed = 0  # of order, augmentation and initial weights of the head
 
     c.model = "efficientnet-b3"
     c.weights = "noisy-student"  # imagenet | noisy-student | autoaugment | none | a path
@@ -24,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_norm_momentum = ml_collections.config_dict.placeholder(float)  # None: the backbone's own
     c.freeze_batch_norm = False
 
-    # A policy as strings or the name of a ready one, see docs/augmentation.md; runs on the device.
+    # Operations or the name of a policy, see docs/augmentation.md; runs on the device.
     c.augment = "flip|affine(rotate=180, shear=2, zoom=0.1, shift=0.02)|color(0.1, 0.1, 0.1, 0.02)"
     c.tta = True  # predict: mean over the eight flips and quarter turns
 
@@ -43,8 +42,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.ema = 0.0  # decay per step of the moving average of the weights that is evaluated and kept; 0: none
 
     c.precision = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
-    c.strips = 0  # into which the first blocks cut each image, see docs/tpu.md; 0: as many as the devices are best at
     c.shuffle_buffer = 2048  # encoded records: 80 MB at 384 px
     c.checkpoint_every = 500  # steps; every epoch ends with one anyway
     c.max_bad_steps = 20  # in a row with NaN or infinite gradients, then the run stops
+
+    # TPUs only, see docs/tpu.md. None has run on a TPU yet; `python -m melanoma_tf.doctor --measure` tries them.
+    c.tpu = ml_collections.ConfigDict()
+    c.tpu.rewrites = False  # faster layers with the same weights; JAX and bfloat16
+    c.tpu.spatial_splits = 1  # parts of each image in the first blocks; 0: enough to fill the registers
+    c.tpu.warp = "matmul"  # matmul | shears, a Pallas kernel (v5e and later)
     return c

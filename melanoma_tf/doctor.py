@@ -1,11 +1,12 @@
-"""Can this machine do it? Looks at versions, backends, devices, folders and disk, and says what mends what is wrong.
+"""Checks whether this machine can build and train: versions, backends, devices, folders and disk.
 
     python -m melanoma_tf.doctor
     python -m melanoma_tf.doctor --workdir runs/b3 --backends jax
+    python -m melanoma_tf.doctor --measure    # on a TPU: which settings of config.tpu are right and faster
 
-Each line is a finding: ok, warning or FAILED, and below the last two a remedy. On each backend that is installed a
-process of its own writes weights of EfficientNet-B0, loads them into another and compares what both say of a image,
-then trains one step on every device that it finds. The exit code is 1 if anything FAILED.
+Each line is a finding: ok, warning or FAILED, the last two with a remedy below. Each installed backend is tried in its
+own process, which writes weights of EfficientNet-B0, loads them into another model, compares the outputs of both, and
+trains one step on all devices. The exit code is 1 if anything FAILED.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from absl import flags
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from melanoma_tf.core import cli
+from melanoma_tf.core import cli, config
 from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
@@ -40,7 +41,13 @@ PROBE_SECONDS = 900  # the first step compiles: 30 to 90 s on two cores
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the report. remedy: "" where there is nothing to mend."""
+    """One line of the report.
+
+    Attributes:
+      passed: False counts as a failure.
+      what: was found.
+      remedy: how to fix it; "" where nothing is wrong.
+    """
 
     passed: bool
     what: str
@@ -53,10 +60,14 @@ class Finding:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("workdir", "runs", "Folder of this machine that runs will write to.")
-    flags.DEFINE_string("out", "tfrecords", "Folder of this machine that builds will write to.")
-    flags.DEFINE_multi_enum("backends", [], select.BACKENDS[1:], "Which to try; default: those that are installed.")
+    flags.DEFINE_string("workdir", "runs", "Local folder that runs will write to.")
+    flags.DEFINE_string("out", "tfrecords", "Local folder that builds will write to.")
+    flags.DEFINE_multi_enum("backends", [], select.BACKENDS[1:], "Backends to try; default: those installed.")
     flags.DEFINE_enum("probe", None, select.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
+    flags.DEFINE_bool("measure", False, "Compare and time the plain and the rewritten training step instead.")
+    flags.DEFINE_string("model", "efficientnet-b0", "--measure: backbone.")
+    flags.DEFINE_integer("size", 224, "--measure: image size in pixels.", 32)
+    flags.DEFINE_integer("batch", 32, "--measure: images per device.", 1)
 
 
 def main(argv: list[str]) -> None:
@@ -64,12 +75,16 @@ def main(argv: list[str]) -> None:
     if FLAGS.probe:
         print(json.dumps(probe(FLAGS.probe)))
         return
+    if FLAGS.measure:
+        for line in measure_step(FLAGS.model, FLAGS.size, FLAGS.batch):
+            cli.say(line)
+        return
     failed = 0
     workdir, out = (cli.local_folder(name, FLAGS[name].value) for name in ("workdir", "out"))
     for finding in examine(workdir, out, FLAGS.backends):
         cli.say(str(finding))
         failed += not finding.passed
-    cli.say(f"{failed} FAILED" if failed else "all that training needs is there")
+    cli.say(f"{failed} FAILED" if failed else "everything that training needs was found")
     if failed:
         sys.exit(1)
 
@@ -90,7 +105,7 @@ def examine(workdir: Path, out: Path, backends: list[str]) -> Iterator[Finding]:
 
 
 def place() -> Finding:
-    """Where this runs, and its Python."""
+    """The platform and its Python."""
     found = "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "this machine"
     found = "Colab" if "COLAB_RELEASE_TAG" in os.environ else found
     version, what = sys.version.split()[0], f"Python on {found}"
@@ -100,7 +115,7 @@ def place() -> Finding:
 
 
 def versions() -> Iterator[Finding]:
-    """Each requirement of the installed package against what there is: the matrix of setup.py, kept in one place."""
+    """Each requirement of the installed package and the version that was found."""
     if not _is_installed():
         yield Finding(False, f"{PACKAGE} is not installed", "in its repository: pip install -e .")
         return
@@ -114,7 +129,7 @@ def versions() -> Iterator[Finding]:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            # TensorFlow goes by several names.
+            # TensorFlow has several distributions.
             other = next((each for each in importlib.metadata.packages_distributions().get(name, [])), None)
             version = importlib.metadata.version(other) if other else ""
         if version:
@@ -165,7 +180,7 @@ def room(folder: Path) -> Finding:
 
 
 def backend(name: str) -> Iterator[Finding]:
-    """What `probe` finds, in a process of its own: a backend is chosen once, and a broken driver takes all with it."""
+    """Findings of `probe` in its own process: a backend is chosen once, and a broken driver ends its process."""
     print(f"trying {name}: writes and loads weights, compiles and trains one step ...", file=sys.stderr)
     module = [sys.executable, "-m", "melanoma_tf.doctor", "--probe", name]
     try:
@@ -182,17 +197,17 @@ def backend(name: str) -> Iterator[Finding]:
 
 
 def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
-    """found: what `probe` returned."""
+    """Findings from the result of `probe`."""
     yield Finding(True, f"{name}: {found['runtime']}")
     gpu = next(_DEVICES.glob("nvidia[0-9]*"), None)
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if gpu and found["kind"] == "cpu" and not hidden:
         install = {"tensorflow": "pip install 'melanoma-tf[gpu]'", "jax": "pip install 'jax[cuda12]'"}[name]
         remedy = f"{install}, and see whether nvidia-smi lists it"
-        # Training takes JAX where that alone has been installed for GPUs, see runtime.py.
+        # Training uses JAX where only JAX was installed for GPUs, see devices/select.py.
         wanted = (name == "jax") == select.jax_is_for_gpus()
         yield Finding(not wanted, f"{name} does not see the NVIDIA GPU of this machine ({gpu})", remedy)
-    again = "this installation computes wrongly: install it anew, or use the other --backend"
+    again = "this installation computes wrong results: reinstall it, or use the other --backend"
     same = found["weights_difference"] < 1e-5
     what = f"{name}: weights written and loaded, outputs differ by {found['weights_difference']:.1g}"
     yield Finding(same, what, "" if same else again)
@@ -203,7 +218,7 @@ def judge(name: str, found: dict[str, Any]) -> Iterator[Finding]:
 
 
 def probe(name: str) -> dict[str, Any]:
-    """Weights there and back, and one training step, on all devices that `name` finds."""
+    """Saves and loads weights and trains one step, on all devices that a backend finds."""
     devices = select.start("auto", name)
     import time
 
@@ -211,24 +226,23 @@ def probe(name: str) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from melanoma_tf.core import config as configs
     from melanoma_tf.models import pretrained
     from melanoma_tf.training import build
 
-    config, batch = configs.default(), 8 * devices.replicas
-    config.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=batch, warmup_epochs=0.0)
+    settings, batch = config.default(), 8 * devices.replicas
+    settings.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=batch, warmup_epochs=0.0)
     precision = devices.precision()
     keras.config.set_dtype_policy(precision)
     rng = np.random.default_rng(0)
     images, seeds = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.uint32)
     image = images[:1] / np.float32(255)
     with devices.scope():
-        trainer, classifier = build.build_trainer(config, 0.1, 10, resampling=devices.resampling)
-        other = build.build_classifier(config)
+        trainer, classifier = build.build_trainer(settings, 0.1, 10, devices.profile)
+        other = build.build_classifier(settings)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "doctor.weights.h5"))
         classifier.save_weights(path)
-        pretrained.load(other, config.model, path)
+        pretrained.load(other, settings.model, path)
     difference = np.abs(np.asarray(other(image)) - np.asarray(classifier(image))).max()
     kernel = trainer.trainable_variables[0]
     before = keras.ops.convert_to_numpy(kernel)
@@ -246,12 +260,99 @@ def probe(name: str) -> dict[str, Any]:
     }
 
 
+PLAIN = "the default"
+# Settings that --measure tries, as on the command line; the last on TPUs that can run the kernel.
+CANDIDATES = {
+    "--config.tpu.rewrites=True": {"rewrites": True},
+    "--config.tpu.rewrites=True --config.tpu.spatial_splits=0": {"rewrites": True, "spatial_splits": 0},
+    "--config.tpu.rewrites=True --config.tpu.spatial_splits=0 --config.tpu.warp=shears": {
+        "rewrites": True,
+        "spatial_splits": 0,
+        "warp": "shears",
+    },
+}
+
+
+def measure_step(model: str, size: int, batch_per_device: int) -> Iterator[str]:
+    """Compares and times the plain training step and those of `CANDIDATES`; yields lines of the report.
+
+    Args:
+      model: a key of `backbones.BACKBONES`.
+      size: of the images, pixels.
+      batch_per_device: images.
+    """
+    devices = select.start("auto")
+    import keras
+    import numpy as np
+
+    from melanoma_tf.tpu import measure, rewrite
+    from melanoma_tf.training import build
+
+    settings, batch = config.default(), batch_per_device * devices.replicas
+    settings.update(model=model, weights="none", image_size=size, batch_size=batch, warmup_epochs=0.0)
+    settings.update(dropout=0.0, drop_connect=0.0, loss="bce", lr=1e-4)  # steps that can be compared
+    # Elsewhere than on a TPU the rewritten graph is built as for one, to compare results.
+    on_jax, on_tpu = devices.backend == "jax", devices.profile.is_tpu
+    profile = dataclasses.replace(devices.profile, kind="tpu") if on_jax else devices.profile
+    precision = "mixed_bfloat16" if on_jax else devices.precision()
+    keras.config.set_dtype_policy(precision)
+    dtype = keras.config.dtype_policy().compute_dtype
+    yield devices.describe(batch, precision)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+    features, targets = {"image": images, "seed": np.arange(batch, dtype=np.uint32)}, (np.arange(batch) % 2.0)
+    targets = targets.astype(np.float32)
+
+    def step() -> measure.Step:
+        keras.utils.set_random_seed(0)
+        with devices.scope():
+            return measure.Step(*build.build_trainer(settings, 0.5, 10, profile))
+
+    steps = {PLAIN: step()}
+    if not on_jax:
+        yield f"{model} at {size} px: {measure.rates(steps, features, targets)[PLAIN]:.1f} images/s with {PLAIN}"
+        yield "nothing to compare: the rewrites for TPUs need Keras on JAX (KERAS_BACKEND=jax); keep the default"
+        return
+    weights = steps[PLAIN].classifier.get_weights()
+    plain, tried, right = measure.trace(steps[PLAIN], weights, features, targets), set(), []
+    for line, changes in CANDIDATES.items():
+        with settings.unlocked():
+            settings.tpu = config.default().tpu
+        settings.tpu.update(changes)
+        key = rewrite.choose(settings.tpu, profile, batch, dtype), profile.warp_method(settings.tpu)
+        if key in tried or (key[1] == "shears" and not on_tpu):
+            continue
+        tried.add(key)
+        steps[line] = step()
+        found = measure.compare(plain, measure.trace(steps[line], weights, features, targets), dtype)
+        right += [line] * found.agrees
+        yield (
+            f"{'ok' if found.agrees else 'FAILED':8}{line}: logits differ by {found.logits:.2g}, losses by "
+            f"{found.losses:.2g}, allowed {found.tolerance:.2g} ({measure.STEPS} steps in {dtype})"
+        )
+    rates = measure.rates(steps, features, targets)
+    yield from (f"{rate:10.1f} images/s with {line}" for line, rate in rates.items())
+    yield verdict(rates, right, on_tpu)
+
+
+def verdict(rates: dict[str, float], right: list[str], on_tpu: bool) -> str:
+    """The settings to use: the fastest whose results agree, if a TPU was measured and it gains enough."""
+    from melanoma_tf.tpu import measure
+
+    best = max(right, key=rates.__getitem__, default=PLAIN)
+    if not on_tpu:
+        return "this is no TPU, so speed on one is unknown: keep the default"
+    if rates[best] < measure.GAIN * rates[PLAIN]:
+        return "keep the default"
+    return f"use: {best}"
+
+
 def _is_installed() -> bool:
     return bool(list(importlib.metadata.distributions(name=PACKAGE)))
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first one above it that exists; what is there may turn out to be a file."""
+    """The folder, or the nearest parent that exists; it may be a file."""
     folder = folder.resolve()
     return next(each for each in (folder, *folder.parents) if each.exists())
 

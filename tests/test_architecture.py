@@ -63,10 +63,6 @@ MODULES = {
 }
 
 
-# Until one module is the door to them, the layers of tpu/ stand among the models.
-ROOMS |= {name: "models" for name in MODULES if name.startswith("melanoma_tf.tpu.")}
-
-
 def imports_of(path: Path) -> set[str]:
     """Names of all modules a file imports, at its top or inside its functions."""
     found = set()

@@ -169,6 +169,11 @@ def affine(
     return _matmul(images, matrices, fill, value, reach, antialias, dtype)
 
 
+def compiles_under_xla(method: Method) -> bool:
+    """Whether XLA can compile a method of `affine` at full speed."""
+    return method != "kernel"
+
+
 # ------------------------------------------------------------------------------------------------------ gather
 
 

@@ -155,7 +155,7 @@ class Augment(keras.layers.Layer):
         self.ops = parse(policy)
         # Keras compiles with XLA where every layer allows it. The kernel is for CPUs, where XLA's convolutions are ten
         # times slower than TensorFlow's; Keras itself would take them for a CPU beside a GPU.
-        self.supports_jit = method != "kernel"
+        self.supports_jit = geometry.compiles_under_xla(method)
 
     def call(self, images: Any, seeds: Any, training: bool = False) -> Any:
         if not (training and self.ops):

@@ -1,8 +1,10 @@
-"""Where configs lie, and a run's config on disk. What there is to configure stands in configs/default.py."""
+"""Config files and their checks; configs/default.py lists the settings."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
 
 
-# What a setting may be: the least and the most, or the words. What is not here is checked where it is used.
+# Allowed values of settings: smallest and largest, or words. Settings not listed are checked where they are used.
 RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 2**20),
     "checkpoint_every": (1, 2**31),
@@ -27,7 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 1000),
     "max_bad_steps": (1, 2**31),
     "shuffle_buffer": (1, 2**31),
-    "strips": (0, 128),
+    "tpu.spatial_splits": (0, 128),
     "warmup_epochs": (0, 10_000),
     "weight_decay": (0, 1000),
 }
@@ -35,30 +37,47 @@ WORDS: dict[str, tuple[str, ...]] = {
     "loss": ("focal", "bce"),
     "optimizer": ("adam", "adamw"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    "tpu.warp": ("matmul", "shears"),
 }
+# Settings of earlier versions -> what to use instead.
+RENAMED = {"strips": "tpu.spatial_splits"}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """ValueError naming the first setting whose value is not allowed, and what is."""
+    """Checks the values of all settings in `RANGES` and `WORDS`.
+
+    Raises:
+      ValueError: a value is not allowed; names the setting and what is.
+    """
     for name, (least, most) in RANGES.items():
-        if not least <= config[name] <= most:
-            raise ValueError(f"config.{name}={config[name]} must lie between {least:g} and {most:g}")
+        if not least <= _get(config, name) <= most:
+            raise ValueError(f"config.{name}={_get(config, name)} must lie between {least:g} and {most:g}")
     if config.warmup_epochs >= config.epochs:
         raise ValueError(
             f"config.warmup_epochs={config.warmup_epochs} must be fewer than config.epochs={config.epochs}"
         )
     for name, words in WORDS.items():
-        if config[name] not in words:
-            raise ValueError(f"config.{name}={config[name]!r} is unknown; there is: {', '.join(words)}")
+        if _get(config, name) not in words:
+            raise ValueError(f"unknown config.{name}={_get(config, name)!r}; expected one of: {', '.join(words)}")
+
+
+def _get(config: ml_collections.ConfigDict, name: str) -> Any:
+    """The value of a setting that may be nested, e.g. "tpu.warp"."""
+    return functools.reduce(operator.getitem, name.split("."), config)
 
 
 def find_in_arguments(argv: list[str]) -> None:
-    """Replaces the file of --config in a command line by the one that comes with the package, if it is not here.
+    """Replaces the file of --config by the packaged one of that name if it does not exist.
 
-    So `--config configs/smoke.py` works away from the checkout too.
+    So `--config configs/smoke.py` works outside the checkout too.
+
+    Raises:
+      AttributeError: a setting that was renamed; `core.cli` reports it as ml_collections' own.
     """
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
+        if (setting := flag.lstrip("-").removeprefix("config.")) in RENAMED and "config." in flag:
+            raise AttributeError(f"{setting}; use --config.{RENAMED[setting]}")
         if flag not in ("--config", "-config"):
             continue
         place, name = (i, value) if equals else (i + 1, argv[i + 1] if i + 1 < len(argv) else "")
@@ -68,7 +87,7 @@ def find_in_arguments(argv: list[str]) -> None:
 
 
 def default() -> ml_collections.ConfigDict:
-    """What configs/default.py sets; other configs start from it."""
+    """The config of configs/default.py, from which other configs start."""
     spec = importlib.util.spec_from_file_location("melanoma_default_config", CONFIGS / "default.py")
     assert spec is not None
     assert spec.loader is not None
@@ -78,14 +97,33 @@ def default() -> ml_collections.ConfigDict:
 
 
 def restore(stored: dict[str, Any], place: Path) -> ml_collections.ConfigDict:
-    """A stored run's config: today's defaults, overlaid with its values. place: the file, for messages.
+    """The config of a stored run: today's defaults, updated with its values.
+
+    Args:
+      stored: settings, nested as in configs/default.py.
+      place: file they come from, for messages.
 
     Raises:
       ValueError: a setting that this version does not know.
     """
     config = default()
-    unknown = sorted(set(stored) - set(config))
+    known, given = _names(config.to_dict()), _names(stored)
+    for old, new in RENAMED.items():
+        if old in given:
+            raise ValueError(
+                f"{place} has the setting {old!r} of an earlier version, now config.{new}; it does not change a run's "
+                f"results: delete it from the file, and set --config.{new} if training goes on on a TPU"
+            )
+    unknown = sorted(given - known)
     if unknown:
-        raise ValueError(f"{place} has the unknown setting {unknown[0]!r}; known: {', '.join(sorted(config))}")
+        raise ValueError(f"{place} has the unknown setting {unknown[0]!r}; expected one of: {', '.join(sorted(known))}")
     config.update(stored)
     return config
+
+
+def _names(settings: dict[str, Any], prefix: str = "") -> set[str]:
+    """Names of all settings, nested ones as "tpu.warp"."""
+    names = set()
+    for key, value in settings.items():
+        names |= _names(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return names

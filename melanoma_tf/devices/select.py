@@ -1,68 +1,60 @@
-"""Which backend and which devices: the only file that knows what is here. It chooses before Keras is imported."""
+"""Choice of backend and devices, made before Keras is imported."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import importlib.util
-import inspect
-import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 from absl import flags
 
-from melanoma_tf.core import cli
+from melanoma_tf.devices import multihost
 from melanoma_tf.devices.multihost import ALONE, Hosts
+from melanoma_tf.devices.profile import DeviceProfile
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
-_SILENCE = 30  # seconds without a sign of life after which a host counts as dead
-LANES = 128  # of a TPU's registers, along which the batch is laid where there are fewer channels
-_SMALL_TPUS = ("TPU v2", "TPU v3", "TPU v4")  # with 16 MB of fast memory, all of which shearing 512 px would take
-_ARRIVAL = 300  # seconds that a host waits for the others to start
-_LAST_WAIT = 10  # seconds that a host which ends waits for the others: one that failed must not keep them long
 
 
 class DeviceNotFoundError(RuntimeError):
-    """The asked-for device is not there. The message says what was looked for and what to install."""
+    """The requested device was not found; the message says where it was looked for and what to install."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """What a run trains on. `replicas` divide a global batch; `scope()` is where models are built."""
+    """Devices of a run.
 
-    backend: str  # "tensorflow" | "jax"
-    kind: str  # "cpu" | "gpu" | "tpu"
-    devices: tuple[str, ...]  # of all hosts
+    Attributes:
+      backend: "tensorflow" or "jax".
+      kind: "cpu", "gpu" or "tpu".
+      devices: names of the devices of all hosts; each is a replica.
+      why: reason for the choice, for the log.
+      scope: context manager in which models are built.
+      hosts: all hosts, from this one.
+      generation: of TPUs under JAX, e.g. "TPU v5 lite".
+    """
+
+    backend: str
+    kind: str
+    devices: tuple[str, ...]
     why: str
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     hosts: Hosts = ALONE
-    generation: str = ""  # of TPUs under JAX, e.g. "TPU v5 lite"
+    generation: str = ""
 
     @property
     def replicas(self) -> int:
+        """Devices that divide a global batch."""
         return len(self.devices)
 
     @property
-    def resampling(self) -> Literal["gather", "kernel", "matmul", "shears"]:
-        """How augmentation turns images, see `augment.geometry.affine`; a TPU pays for each pixel that it gathers."""
-        if self.kind == "tpu":
-            return "shears" if self.backend == "jax" and not self.generation.startswith(_SMALL_TPUS) else "matmul"
-        return "kernel" if (self.backend, self.kind) == ("tensorflow", "cpu") else "gather"
-
-    def strips(self, asked: int, images: int) -> int:
-        """Into how many strips the first blocks cut each of a device's `images` images, see strips.py.
-
-        asked: this many; 0: on a TPU as many, by doubling, as fill its registers, elsewhere one.
-        """
-        if asked or (self.backend, self.kind) != ("jax", "tpu"):
-            return asked or 1
-        return 1 << (LANES // images).bit_length() - 1 if images <= LANES else 1
+    def profile(self) -> DeviceProfile:
+        """What models and augmentation need to know of these devices."""
+        return DeviceProfile(self.backend, self.kind, self.generation, self.replicas)
 
     def precision(self, asked: str = "auto") -> str:
         """Keras dtype policy: bfloat16 on TPUs and GPUs that have it, float16 on older GPUs, float32 on CPU."""
@@ -74,10 +66,10 @@ class Runtime:
 
     @staticmethod
     def forget_models() -> None:
-        """Frees the memory of models that are no longer used, such as those of another fold."""
+        """Frees the memory of models no longer in use, such as those of another fold."""
         import keras
 
-        # Keras forgets these along with the models.
+        # `clear_session` resets these too.
         policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
         keras.backend.clear_session()
         keras.config.set_dtype_policy(policy)
@@ -86,29 +78,33 @@ class Runtime:
 
     def describe(self, batch_size: int, precision: str) -> str:
         """One line for the log: backend, devices, global batch, precision and why they were chosen."""
-        here = f"host {self.hosts.index} of {self.hosts.count}, " if self.hosts.count > 1 else ""
+        host = f"host {self.hosts.index} of {self.hosts.count}, " if self.hosts.count > 1 else ""
         return (
-            f"runtime: {self.backend} on {self.replicas} x {self.kind} ({', '.join(self.devices)}), {here}"
+            f"runtime: {self.backend} on {self.replicas} x {self.kind} ({', '.join(self.devices)}), {host}"
             f"global batch {batch_size} = {self.replicas} x {batch_size // self.replicas}, {precision}; {self.why}"
         )
 
 
 def define_flags(several_hosts: bool = False) -> None:
-    """The flags that say where a command runs. several_hosts: whether it can run on more than one."""
+    """Defines the flags that choose devices.
+
+    Args:
+      several_hosts: whether the command can run on more than one host.
+    """
     strategies = [name for name in STRATEGIES if several_hosts or name != "multihost"]
-    flags.DEFINE_enum("strategy", "auto", strategies, "Devices. Only 'auto' falls back to others.")
-    flags.DEFINE_enum("backend", "auto", BACKENDS, "Of Keras. auto: KERAS_BACKEND if it is set, else by the devices.")
-    flags.DEFINE_string("tpu", None, "Name or grpc:// address of a TPU for TensorFlow; none: local, then TPU_NAME.")
+    flags.DEFINE_enum("strategy", "auto", strategies, "Devices to use; only 'auto' falls back to others.")
+    flags.DEFINE_enum("backend", "auto", BACKENDS, "Keras backend; auto: KERAS_BACKEND if set, else by device.")
+    flags.DEFINE_string("tpu", None, "TPU name or grpc:// address for TensorFlow; default: local, then TPU_NAME.")
     if several_hosts:
-        where = "none: KERAS_DISTRIBUTION_{}, or as the cluster tells JAX."
-        addresses, count, number = (where.format(name) for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+        default = "default: KERAS_DISTRIBUTION_{}, or what JAX finds on the cluster."
+        addresses, count, number = (default.format(name) for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
         flags.DEFINE_string("coordinator", None, f"multihost: HOST:PORT of process 0; {addresses}")
-        flags.DEFINE_integer("num_processes", None, f"multihost: processes in all; {count}", 1)
-        flags.DEFINE_integer("process_id", None, f"multihost: number of this process, from 0; {number}", 0)
+        flags.DEFINE_integer("num_processes", None, f"multihost: number of processes; {count}", 1)
+        flags.DEFINE_integer("process_id", None, f"multihost: index of this process, from 0; {number}", 0)
 
 
 def start_as_asked() -> Runtime:
-    """`start` with what `define_flags` has defined."""
+    """Calls `start` with the values of the flags of `define_flags`."""
     given = flags.FLAGS.flag_values_dict()
     cluster = [given.get(name) for name in ("coordinator", "num_processes", "process_id")]
     if any(value is not None for value in cluster) and given["strategy"] != "multihost":
@@ -124,23 +120,28 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Runtime:
-    """Picks devices for `strategy` (one of STRATEGIES), sets KERAS_BACKEND accordingly and prepares the devices.
+    """Chooses and prepares devices, and sets KERAS_BACKEND; call it before the first `import keras`.
 
-    Call it before the first `import keras`. backend: one of BACKENDS; a KERAS_BACKEND that the user has set is obeyed
-    where it is "auto". The other arguments are those of `define_flags`.
+    Args:
+      strategy: one of STRATEGIES.
+      backend: one of BACKENDS; "auto" obeys a KERAS_BACKEND that the user has set.
+      tpu: TPU name or address, for TensorFlow.
+      coordinator: HOST:PORT of process 0, multihost only.
+      num_processes: multihost only.
+      process_id: multihost only.
 
     Raises:
-      DeviceNotFoundError: no such device on this machine. Only `auto` falls back to another kind.
-      ValueError: unknown strategy or backend.
+      DeviceNotFoundError: no such device on this machine; only "auto" falls back to another kind.
+      ValueError: unknown strategy or backend, or flags that contradict each other.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide what is said here
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide our own
     if strategy not in STRATEGIES:
-        raise ValueError(f"--strategy {strategy!r} is unknown; there is: {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown --strategy {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
     if backend not in BACKENDS:
-        raise ValueError(f"--backend {backend!r} is unknown; there is: {', '.join(BACKENDS)}")
+        raise ValueError(f"unknown --backend {backend!r}; expected one of: {', '.join(BACKENDS)}")
     asked_backend = (os.environ.get("KERAS_BACKEND") or None) if backend == "auto" else backend
     if asked_backend not in (None, *BACKENDS[1:]):
-        raise ValueError(f"KERAS_BACKEND={asked_backend!r} is not supported here; there is: tensorflow, jax")
+        raise ValueError(f"unsupported KERAS_BACKEND={asked_backend!r}; expected one of: tensorflow, jax")
     if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
         raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
     if strategy == "tpu" or tpu:
@@ -180,7 +181,7 @@ def _set_backend(name: str) -> str:
 
 
 def _tensorflow_reads_only() -> None:
-    """Under JAX TensorFlow feeds the input only; it must not take the accelerator's memory."""
+    """Hides accelerators from TensorFlow, which only feeds the input under JAX and must not take their memory."""
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):
@@ -200,7 +201,7 @@ def _cpu(backend: str, why: str) -> Runtime:
 
 
 def _gpus(asked_backend: str | None, every: bool, why: str) -> Runtime:
-    """One GPU, or all of them (`every`): TensorFlow's, or JAX's where that alone has been installed for GPUs."""
+    """One GPU or all of them, by TensorFlow, or by JAX where only JAX was installed for GPUs."""
     if asked_backend == "jax":
         return _jax_gpus(every, why)
     try:
@@ -215,7 +216,7 @@ def _gpus(asked_backend: str | None, every: bool, why: str) -> Runtime:
 
 
 def jax_is_for_gpus() -> bool:
-    """Whether JAX has been installed with what it needs for NVIDIA's GPUs."""
+    """Whether JAX was installed with its plugin for NVIDIA GPUs."""
     return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
@@ -259,27 +260,12 @@ def mirrored(names: list[str], kind: str, why: str) -> Runtime:
     return Runtime("tensorflow", kind, tuple(names), f"MirroredStrategy, {why}", strategy.scope)
 
 
-def share_nan(gradients: list[Any], finite: Any) -> list[Any]:
-    """Under MirroredStrategy, makes every replica's gradients NaN if those of one are not finite; else changes nothing.
-
-    Keras' LossScaleOptimizer looks before gradients are summed over replicas and believes the first replica only, so a
-    NaN on another one would reach the weights. gradients: float tensors or None; finite: bool scalar, this replica's.
-    """
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return gradients
-    spoilt = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, float("nan")))
-    return [None if g is None else g + tf.cast(spoilt, g.dtype) for g in gradients]
-
-
 def _jax_runtime(devices: list[Any], kind: str, why: str) -> Runtime:
     names = tuple(f"{device.platform}:{device.id}" for device in devices)
     if len(devices) > 1:
         import keras
 
-        # auto_shard_dataset: each host reads its own part already.
+        # Each host already reads its own part.
         spread = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
         keras.distribution.set_distribution(spread)
         why = f"DataParallel, {why}"
@@ -295,77 +281,13 @@ def _multihost(
     if importlib.util.find_spec("jax") is None:
         raise DeviceNotFoundError("--strategy multihost needs JAX: `pip install jax`, with [cuda12] or [tpu] for those")
     _set_backend("jax")
-    import jax
-
-    def given(value: Any, variable: str) -> Any:
-        return value if value is not None else os.environ.get(f"KERAS_DISTRIBUTION_{variable}")
-
-    address = given(coordinator, "JOB_ADDRESSES")
-    numbers = {"NUM_PROCESSES": num_processes, "PROCESS_ID": process_id}
-    try:
-        count, number = (None if (n := given(value, name)) is None else int(n) for name, value in numbers.items())
-    except ValueError as error:
-        raise ValueError(f"KERAS_DISTRIBUTION_NUM_PROCESSES and _PROCESS_ID must be whole numbers: {error}") from error
-    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where the devices are CPUs; others have their own
-    flags_given = {"--coordinator": address, "--num_processes": count, "--process_id": number}
-    told = ", ".join(f"{flag} {value}" for flag, value in flags_given.items() if value is not None) or "nothing"
-
-    def missing(reason: str) -> str:
-        return (
-            f"no other hosts: JAX, told {told}, found none ({reason}). Start every process with the same --coordinator "
-            "HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them "
-            "by itself."
-        )
-
-    def give_up() -> None:
-        print(f"error: {missing(f'waited {_ARRIVAL} s')}", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    # As keras.distribution.initialize, which cannot say how soon a host counts as dead. (It also shares a seed;
-    # a run has its own.) Not all of these are in every JAX.
-    patience = {
-        "initialization_timeout": _ARRIVAL + 60,
-        "heartbeat_timeout_seconds": _SILENCE,
-        "shutdown_timeout_seconds": _LAST_WAIT,
-    }
-    takes = inspect.signature(jax.distributed.initialize).parameters
-    # JAX would abort the process, with a stack of its own.
-    watch = threading.Timer(_ARRIVAL, give_up)
-    watch.daemon = True
-    watch.start()
-    cli.say(f"multihost: waiting for the other processes, told {told}")
-    try:
-        options = {name: value for name, value in patience.items() if name in takes}
-        jax.distributed.initialize(address and address.split(",")[0], count, number, **options)
-    except (RuntimeError, ValueError) as error:
-        raise DeviceNotFoundError(missing(str(error).splitlines()[0])) from error
-    finally:
-        watch.cancel()
-    # By host, so that what a host reads lies in a row.
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    cli.leave = os._exit  # an orderly end would wait for the other hosts, which wait for this one
-    per_host = collections.Counter(device.process_index for device in devices)
-    if len(set(per_host.values())) > 1:
-        counts = ", ".join(f"host {host} has {count}" for host, count in sorted(per_host.items()))
-        raise DeviceNotFoundError(f"all hosts need as many devices: {counts}")
+    devices, hosts = multihost.connect(coordinator, num_processes, process_id)
     found = _jax_runtime(devices, devices[0].platform, "asked for with --strategy multihost")
-    return dataclasses.replace(found, hosts=Hosts(jax.process_index(), jax.process_count()))
-
-
-def replicate(values: Any) -> Any:
-    """Inside a model: [N,...], of which each host holds some rows, whole on every host."""
-    import keras
-
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return values
-    layout = keras.distribution.TensorLayout([None] * len(values.shape), distribution.device_mesh)
-    return keras.distribution.distribute_tensor(values, layout)
+    return dataclasses.replace(found, hosts=hosts)
 
 
 def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
-    """TPUStrategy where this TensorFlow has TPUs, otherwise Keras on JAX where JAX has them. name: no other will do."""
+    """TPUStrategy where TensorFlow has TPUs, else Keras on JAX; a TPU that is named is the only choice."""
     looked = []
     for backend, find in (("tensorflow", lambda: _tensorflow_tpu(name)), ("jax", _jax_tpu)):
         if asked_backend not in (None, backend):
@@ -387,7 +309,7 @@ def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
 
 
 def _tensorflow_tpu(name: str | None) -> Runtime | str:
-    """The runtime, or what stood in the way."""
+    """The runtime, or the reason that there is none."""
     import tensorflow as tf
 
     from_environment = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
@@ -415,7 +337,7 @@ def _tensorflow_tpu(name: str | None) -> Runtime | str:
 
 
 def _jax_tpu() -> Runtime | str:
-    """The runtime, or what stood in the way."""
+    """The runtime, or the reason that there is none."""
     if importlib.util.find_spec("jax") is None:
         return "JAX is not installed"
     if importlib.util.find_spec("libtpu") is None:
@@ -436,7 +358,7 @@ def _jax_tpu() -> Runtime | str:
 
 
 def _gpus_have_bfloat16(backend: str) -> bool:
-    """Compute capability 8.0 (Ampere) and later."""
+    """Whether all GPUs have compute capability 8.0 (Ampere) or later."""
     if backend == "jax":
         import jax
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from melanoma_tf.augment import geometry
 from melanoma_tf.data import pipeline
-from melanoma_tf.devices import select
+from melanoma_tf.devices import collectives
 from melanoma_tf.devices.multihost import ALONE, Hosts
 
 SYMMETRIES = 8  # of a square: flips and quarter turns
@@ -52,7 +52,7 @@ class AllGather(keras.layers.Layer):
 
     def call(self, values: Any) -> Any:
         """Returns the same tensor, replicated."""
-        return select.replicate(values)
+        return collectives.replicate(values)
 
 
 def predictor(classifier: keras.Model, *, tta: bool) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Batch normalisation in fewer passes over memory than the Keras layer, with the same numbers and weights."""
+"""Batch normalisation in fewer passes over memory than the Keras layer, with the same results and weights."""
 
 from __future__ import annotations
 
@@ -10,45 +10,37 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer with a training step of its own.
+    """Keras' layer with its own training step.
 
-    Under TensorFlow by the fused kernel, two to four times as fast on a CPU: Keras composes the step of reductions and
-    element-wise operations, each of which TensorFlow without XLA reads from memory and writes back. Under JAX mean and
-    variance come from one pass over the inputs, which XLA joins with what makes them; Keras' variance needs the mean
-    first, and reads them again. Masks, renormalisation, statistics over all replicas and an axis that
-    is not the last are left to Keras.
-
-    borrowed: rows at the upper and lower edge that are normalised but count in no mean, see `strips.py`.
+    Under TensorFlow it calls the fused kernel, two to four times as fast on a CPU: Keras composes the step of
+    reductions and element-wise operations, each of which reads and writes memory. Under JAX mean and variance come from
+    one pass over the inputs, which XLA fuses with what makes them; Keras' variance needs the mean first and reads the
+    inputs again. Masks, renormalisation, statistics over all replicas and an axis that is not the last are left to
+    Keras.
     """
-
-    def __init__(self, borrowed: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.borrowed = tuple(borrowed)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "borrowed": self.borrowed} if any(self.borrowed) else config
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not self.trains(inputs, training, mask):
             return super().call(inputs, training=training, mask=mask)
-        inputs = ops.cast(inputs, self.compute_dtype)
-        fused = keras.backend.backend() == "tensorflow" and not any(self.borrowed)
-        outputs, mean, variance = (self._fused if fused else self._in_one_pass)(inputs)
+        outputs, mean, variance = self.normalise_batch(ops.cast(inputs, self.compute_dtype))
         self.keep(mean, variance)
         return outputs
 
+    def normalise_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """Outputs, mean and variance of a training step on [B,H,W,C]."""
+        return (self._fused if keras.backend.backend() == "tensorflow" else self._in_one_pass)(inputs)
+
     def trains(self, inputs: Any, training: bool | None, mask: Any) -> bool:
-        """Whether this is a training step that is not left to Keras."""
+        """Whether this call is a training step that is not left to Keras."""
         return bool(training and self.trainable and self._is_plain(inputs, mask))
 
     def keep(self, mean: Any, variance: Any) -> None:
-        """Moves the moving statistics towards those of a batch."""
+        """Updates the moving statistics with those of a batch."""
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
 
     def _fused(self, inputs: Any) -> tuple[Any, Any, Any]:
-        """(outputs, mean, variance) of [B,H,W,C]."""
+        """`normalise_batch` by TensorFlow's kernel."""
         import tensorflow as tf
 
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
@@ -59,29 +51,29 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs, mean, variance * ((n - 1.0) / n)
 
     def _in_one_pass(self, inputs: Any) -> tuple[Any, Any, Any]:
-        """As `_fused`; statistics, scale and offset in float32."""
+        """`normalise_batch` with statistics, scale and offset in float32."""
         shift, distance, mean, variance = self.statistics(inputs)
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
         outputs = ops.cast(distance * scale + (self.beta - mean * scale), self.compute_dtype)
         return outputs, ops.stop_gradient(mean + shift), ops.stop_gradient(variance)
 
     def statistics(self, inputs: Any) -> tuple[Any, Any, Any, Any]:
-        """(shift, distance of [B,H,W,C] from it, the mean of that, variance) in float32; means of rows not borrowed.
+        """Shifted statistics of [B,H,W,C] in float32.
 
-        The variance is E[d^2] - E[d]^2 of d, the distance from the moving mean: from zero, digits would be lost where
-        a mean is large (Chan, Golub, LeVeque 1983, on shifted data).
+        The variance is E[d^2] - E[d]^2 of the distance d from the moving mean: from zero, digits would be lost where a
+        mean is large (Chan, Golub, LeVeque 1983, on shifted data).
+
+        Returns:
+          shift f32[C], distance of the inputs from it, mean of the distance f32[C], variance f32[C].
         """
         shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
         distance = ops.cast(inputs, "float32") - shift
-        counted, share = distance, 1.0
-        if any(self.borrowed):
-            rows, (above, below) = inputs.shape[1], self.borrowed
-            row = ops.reshape(ops.arange(rows), (1, -1, 1, 1))
-            counted = ops.where((row >= above) & (row < rows - below), distance, 0.0)
-            share = (rows - above - below) / rows
-        mean = ops.mean(counted, (0, 1, 2)) / share
-        square = ops.mean(counted * distance, (0, 1, 2)) / share
+        mean, square = self.mean(distance), self.mean(ops.square(distance))
         return shift, distance, mean, ops.maximum(square - ops.square(mean), 0.0)
+
+    def mean(self, values: Any) -> Any:
+        """The mean of f32[B,H,W,C] over all pixels, f32[C]."""
+        return ops.mean(values, (0, 1, 2))
 
     def _is_plain(self, inputs: Any, mask: Any) -> bool:
         return (

@@ -62,9 +62,13 @@ class SigmoidFocal(keras.losses.Loss):
 
 
 def build(name: str, *, gamma: float, alpha: float | None, label_smoothing: float) -> keras.losses.Loss:
-    """The loss called `name` (one of LOSSES) on logits. `bce` takes the smoothing only."""
+    """The loss called `name`, on logits; "bce" ignores gamma and alpha.
+
+    Raises:
+      ValueError: unknown name.
+    """
     if name == "focal":
         return SigmoidFocal(gamma, alpha, label_smoothing)
     if name == "bce":
         return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-    raise ValueError(f"loss {name!r} is unknown; there is: {', '.join(LOSSES)}")
+    raise ValueError(f"unknown loss {name!r}; expected one of: {', '.join(LOSSES)}")

@@ -1,4 +1,4 @@
-"""Pretrained weights into our classifier: find, fetch, check, then assign all of them or none.
+"""Pretrained weights: found, fetched, checked, then all of them assigned or none.
 
 | weights         | file                                                                                        |
 |-----------------|---------------------------------------------------------------------------------------------|
@@ -8,7 +8,7 @@
 | `autoaugment`   | V1; the same catalogue; https://arxiv.org/abs/1805.09501                                      |
 | a path          | legacy `.h5` (weights only or whole model) or Keras 3 `.weights.h5`                           |
 
-All of them were trained on the input that `model.Backbone.scale` and `.offset` describe.
+All were trained on the input scale that `backbones.Backbone` describes.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ import efficientnet.weights as catalogue
 import h5py
 import keras
 import numpy as np
-from keras.src.applications import efficientnet as keras_v1  # private, and the only place that lists the files
-from keras.src.applications import efficientnet_v2 as keras_v2
 
-from melanoma_tf.models.backbones import HEAD, IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
+from melanoma_tf.core import keras_compat
+from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
+from melanoma_tf.models.heads import HEAD
 
 NAMES = ("none", "imagenet", "noisy-student", "autoaugment")
 Tensors = list[tuple[str, np.ndarray]]  # (name in the file, value), in the order of the layer's variables
@@ -37,36 +37,46 @@ class WeightsUnavailableError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One published file; `checksum` in hex is a SHA-256 (64 digits) or an MD5 (32 digits)."""
+    """One published file.
+
+    Attributes:
+      url: where it is published.
+      checksum: hex, SHA-256 (64 digits) or MD5 (32 digits).
+    """
 
     url: str
     checksum: str
 
     @property
     def file(self) -> str:
+        """Name of the file."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def algorithm(self) -> str:
+        """Of the checksum, as hashlib calls it."""
         return "sha256" if len(self.checksum) == 64 else "md5"
 
 
 def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
-    """Load `weights` into the backbone of `model` and return one line saying what was loaded from where.
+    """Loads weights into the backbone of `model`, which stays unchanged if anything is missing or does not fit.
 
     The head is loaded too if the file has a layer of its name and shape (a `.weights.h5` of our own); otherwise it
-    keeps its initial values. `model` is unchanged if anything is missing or does not fit.
+    keeps its initial values.
 
     Args:
-        model: from `model.build_classifier(name, ...)`.
-        name: a key of `model.BACKBONES`.
-        weights: one of `NAMES` or a path.
-        cache_dir: where published files are kept, below `models/`; None: `$KERAS_HOME`, else `~/.keras`, as Keras does.
+      model: from `backbones.build_classifier(name, ...)`.
+      name: a key of `BACKBONES`.
+      weights: one of `NAMES` or a path.
+      cache_dir: where published files are kept, below `models/`; None: `$KERAS_HOME`, else `~/.keras`, as Keras does.
+
+    Returns:
+      One line for the log: what was loaded from where.
 
     Raises:
-        WeightsUnavailableError: a published file is neither in the cache nor to be fetched.
-        FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
-        ValueError: nothing published under that name, a wrong checksum, a file that does not hold this backbone.
+      WeightsUnavailableError: a published file is not in the cache and could not be fetched.
+      FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
+      ValueError: nothing is published under that name, a checksum is wrong, or the file holds another model.
     """
     backbone(name)
     if weights == "none":
@@ -87,15 +97,16 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
 
 
 def sources(name: str) -> dict[str, Source]:
-    """The files published for the backbone `name`, without their top, by weights name."""
+    """The published files of a backbone without its top, by weights name."""
     kind = name.removeprefix("efficientnetv2").removeprefix("efficientnet")  # "-b0", "-s"
     if name.startswith("efficientnetv2"):
-        key = kind if kind in keras_v2.WEIGHTS_HASHES else kind.removeprefix("-")
-        return {"imagenet": Source(f"{keras_v2.BASE_WEIGHTS_PATH}{name}_notop.h5", keras_v2.WEIGHTS_HASHES[key][1])}
-    key = kind.removeprefix("-")
+        published = keras_compat.efficientnet_v2_weights()
+        key = kind if kind in published.hashes else kind.removeprefix("-")
+        return {"imagenet": Source(f"{published.base_url}{name}_notop.h5", published.hashes[key][1])}
+    published, key = keras_compat.efficientnet_weights(), kind.removeprefix("-")
     autoaugment = f"{name}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
     return {
-        "imagenet": Source(f"{keras_v1.BASE_WEIGHTS_PATH}efficientnet{key}_notop.h5", keras_v1.WEIGHTS_HASHES[key][1]),
+        "imagenet": Source(f"{published.base_url}efficientnet{key}_notop.h5", published.hashes[key][1]),
         "noisy-student": Source(
             f"{catalogue.NS_WEIGHTS_PATH}{name}_noisy-student_notop.h5", catalogue.NS_WEIGHTS_HASHES[name][1]
         ),
@@ -106,7 +117,7 @@ def sources(name: str) -> dict[str, Source]:
 
 
 def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The checked file of `source`, from the cache or else from its URL. Raises as `load` does."""
+    """The path of a published file, fetched unless it is in the cache; its checksum is checked. Raises as `load`."""
     home = cache_dir or os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     path = Path(home).expanduser().absolute() / "models" / source.file
     if path.exists():
@@ -136,7 +147,9 @@ def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Pa
 def _source(name: str, weights: str) -> Source:
     published = sources(name)
     if weights not in published:
-        raise ValueError(f"no {weights!r} weights are published for {name}; there are: none, {', '.join(published)}")
+        raise ValueError(
+            f"no {weights!r} weights are published for {name}; expected one of: none, {', '.join(published)}"
+        )
     return published[weights]
 
 
@@ -180,7 +193,7 @@ def _read_keras_applications(name: str) -> Callable[[Path], dict[str, Tensors]]:
 
 
 def _read_file(path: Path) -> dict[str, Tensors]:
-    """Every layer with weights in a legacy `.h5` or a Keras 3 `.weights.h5`, told apart by what is in the file."""
+    """Reads every layer of a legacy `.h5` or a Keras 3 `.weights.h5`, distinguished by their contents."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -249,11 +262,11 @@ def _match(layer: keras.layers.Layer, tensors: Tensors | None, path: Path) -> li
     if [value.shape for _, value in tensors] != [tuple(v.shape) for v in layer.weights]:
         raise ValueError(f"{path} does not fit layer {layer.name!r}: it has {got}, expected {expected}")
     for variable, (name, value) in zip(layer.weights, tensors, strict=True):
-        # Shapes cannot tell gamma from beta, names can. "depthwise_kernel" is called "kernel" in Keras 3; a .weights.h5
-        # numbers its tensors.
+        # Shapes do not distinguish gamma from beta, names do. Keras 3 shortened some names, so endings are compared;
+        # a .weights.h5 numbers its tensors.
         base = name.rsplit("/", 1)[-1].split(":")[0]
         if not base.isdigit() and not base.endswith(variable.name):
-            raise ValueError(f"{path}, layer {layer.name!r}: found {name} where {variable.name} was expected")
+            raise ValueError(f"{path}, layer {layer.name!r}: found {name}, expected {variable.name}")
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise ValueError(f"{path}, layer {layer.name!r}: {name} ({value.dtype}) is not all finite floats")
     return [(v, value) for v, (_, value) in zip(layer.weights, tensors, strict=True)]

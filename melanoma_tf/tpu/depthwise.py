@@ -1,11 +1,11 @@
-"""Depthwise convolutions on the matrix units of a TPU, where channels are few.
+"""Depthwise convolutions of few channels on the matrix units of a TPU.
 
-A depthwise convolution mixes no channels, so a TPU computes it element by element, on units far slower than those of
-its matrices. Written as a full convolution, whose kernel is zero wherever it would mix, it is as many times the work as
-there are channels, on the fast units: with 32 channels in a third of the time, as the compiler expects. The numbers are
-the same, but for the order of sums; only what is not finite spreads to all channels.
+A depthwise convolution mixes no channels, so a TPU computes it element by element, on units far slower than its matrix
+units. As a full convolution, with zeros in the kernel wherever channels would mix, it is as many times the work as
+there are channels, but on the fast units: with 32 channels a third of the time, by the compiler's estimate. Results are
+the same up to the order of sums, except that NaN and infinity spread to all channels.
 
-Under JAX only. The gradient of the kernel stays depthwise, which is least work.
+JAX only. The gradient of the kernel stays depthwise, which is the least work.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from keras import ops
 
 Full = Literal["never", "backward", "always"]
 
-# Channels up to which libtpu expects a full convolution to take fewer cycles on each of v4 to v6e, forward and back;
-# with more it depends on the generation. Where a kernel of 5 strides that is so of the inputs' gradient up to more: to
-# it the stride is three zeros of four, multiplied like the rest.
+# Channels up to which libtpu estimates fewer cycles for a full convolution on each of v4 to v6e, forward and backward;
+# above, it depends on the generation. The second is for the inputs' gradient of a strided 5 x 5 kernel: depthwise, it
+# multiplies three zeros in four.
 _FEW, _FEW_STRIDED = 64, 192
 
 
 def worthwhile(layer: keras.layers.DepthwiseConv2D) -> Full:
-    """Where a layer of a graph takes less of a TPU's time as a full convolution: back to its inputs, or always.
+    """Where a layer takes less of a TPU's time as a full convolution: nowhere, in the inputs' gradient, or always.
 
-    If the batch fills the registers: of eight whole images the gradient of a 5 x 5 kernel that strides takes twice
-    the time.
+    Holds if the batch fills the registers: on eight whole images the gradient of a strided 5 x 5 kernel takes twice the
+    time.
     """
     channels, strided = layer.input.shape[-1], min(layer.strides) > 1 and min(layer.kernel_size) > 3
     if not _is_plain(layer) or channels > (_FEW_STRIDED if strided else _FEW):
@@ -37,12 +37,15 @@ def worthwhile(layer: keras.layers.DepthwiseConv2D) -> Full:
 
 @keras.saving.register_keras_serializable("melanoma_tf.tpu.depthwise")
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras' layer, as a full convolution: never, only the gradient of its inputs, or always but for the kernel's.
+    """Keras' layer, computed as a full convolution.
 
-    The name is Keras' own, since files of weights tell layers by the names of their classes.
+    The class is named as Keras' own because weights files file layers under the names of their classes.
+
+    Args:
+      full: "never", "backward" (only the inputs' gradient) or "always" (all except the kernel's gradient).
 
     Raises:
-      ValueError: full, and not one output a channel without bias, activation and dilation, channels last.
+      ValueError: full, but with bias, activation, dilation, several outputs a channel or channels first.
     """
 
     def __init__(self, *args: Any, full: Full = "never", **kwargs: Any) -> None:
@@ -50,7 +53,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
         self.full = full
         if full != "never" and not _is_plain(self):
             raise ValueError(
-                f"{self.name}: full={full!r} wants depth_multiplier=1, use_bias=False, no activation, dilation_rate=1 "
+                f"{self.name}: full={full!r} needs depth_multiplier=1, use_bias=False, no activation, dilation_rate=1 "
                 "and channels last"
             )
 
@@ -76,9 +79,17 @@ def _is_plain(layer: keras.layers.DepthwiseConv2D) -> bool:
 
 
 def convolve(inputs: Any, kernel: Any, strides: tuple[int, int], padding: str, both_ways: bool) -> Any:
-    """The depthwise convolution of [B,H,W,C] by [K,K,C,1], with padding "same" or "valid".
+    """A depthwise convolution whose inputs' gradient is a full convolution.
 
-    The gradient of the inputs is a full convolution, and with `both_ways` so is this one.
+    Args:
+      inputs: [B,H,W,C].
+      kernel: [K,K,C,1].
+      strides: rows, columns.
+      padding: "same" or "valid".
+      both_ways: whether the forward pass is a full convolution too.
+
+    Returns:
+      [B,H',W',C].
     """
     import jax
     import jax.numpy as jnp

@@ -1,13 +1,13 @@
-"""The gradient of a pointwise convolution and the batch norm behind it, from the convolution's narrow inputs.
+"""One gradient for a widening pointwise convolution and the batch norm after it.
 
-The blocks of an EfficientNet widen their tensors sixfold by a convolution of 1 x 1, E = x W, and normalise E over the
+The blocks of an EfficientNet widen their tensors sixfold by a 1 x 1 convolution, E = x W, and normalise E over the
 batch. Autodiff reads E and the gradient of its norm, writes the gradient of E, and reads that twice, for x and for W:
-tensors of the widest kind there are. But as E is linear in x, all that the norm's gradient needs of E follows from the
-covariance of x, a matrix as small as x is narrow: sums over E are sums over x times W, and W^T Cov(x) W. So E's
-gradient is never made, and E is not read for it.
+the widest tensors of the network. But E is linear in x, so all that the norm's gradient needs of E follows from the
+covariance of x, a matrix as small as x is narrow: sums over E are sums over x times W, and W^T Cov(x) W. The gradient
+of E is never computed, and E is not read for it.
 
-Under JAX only, for TPUs, where XLA fuses what is left into two convolutions; and for bfloat16, in which it is as near
-to the truth as autodiff: of float32, sums that are not centred lose more digits.
+JAX only, for TPUs, where XLA fuses the rest into two convolutions; and bfloat16 only, in which it is as accurate as
+autodiff: in float32 the uncentred sums lose digits.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from typing import Any
 import keras
 from keras import ops
 
-from melanoma_tf.models import batch_norm
+from melanoma_tf.core import keras_compat
+from melanoma_tf.tpu import halo_batch_norm
 
 
 @keras.saving.register_keras_serializable("melanoma_tf.tpu.fused_conv_bn")
-class BatchNormalization(batch_norm.BatchNormalization):
-    """`batch_norm.BatchNormalization` that, behind a convolution which widens, takes that one's inputs as well.
+class BatchNormalization(halo_batch_norm.BatchNormalization):
+    """`halo_batch_norm.BatchNormalization` that also takes the inputs of the widening convolution before it.
 
-    The name is Keras' own, since files of weights tell layers by the names of their classes.
+    The class is named as Keras' own because weights files file layers under the names of their classes.
     """
 
     _kernel: Callable[[], Any] | None = None
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         wide = inputs[0] if isinstance(inputs, list) else inputs  # both where Keras rebuilds a graph
-        convolution = _widening(wide._keras_history.operation) if isinstance(wide, keras.KerasTensor) else None
+        convolution = _widening(keras_compat.producer(wide))
         if convolution:
-            # Within a function: as an attribute Keras would take it for a layer of this one.
+            # In a function: Keras would track it as a sublayer if it were an attribute.
             self._kernel = lambda: convolution.kernel
             inputs = [wide, convolution.input]
         return super().__call__(inputs, *args, **kwargs)
@@ -61,16 +62,16 @@ class BatchNormalization(batch_norm.BatchNormalization):
         self.keep(mean, variance)
         narrow, kernel = (ops.cast(given, self.compute_dtype) for given in (narrow, self._kernel()))
         gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
-        return normalise(wide, mean, variance, narrow, kernel, gamma, beta, self.epsilon, self.borrowed)
+        return normalise(wide, mean, variance, narrow, kernel, gamma, beta, self.epsilon, self.halo)
 
 
 def _first(shapes: Any) -> Any:
-    """The first of several shapes, or the one; from JSON they are lists too."""
+    """The first of several shapes, or the only one; shapes from JSON are lists too."""
     return shapes[0] if isinstance(shapes[0], (list, tuple)) else shapes
 
 
-def _widening(layer: keras.layers.Layer) -> keras.layers.Conv2D | None:
-    """The layer, if it is a pointwise convolution, and nothing else, with more outputs than inputs."""
+def _widening(layer: keras.Operation | None) -> keras.layers.Conv2D | None:
+    """The layer, if it is a bare pointwise convolution with more outputs than inputs."""
     if not isinstance(layer, keras.layers.Conv2D) or layer.use_bias or layer.groups > 1:
         return None
     pointwise = layer.kernel_size == layer.strides == (1, 1) and layer.activation is keras.activations.linear
@@ -86,19 +87,32 @@ def normalise(
     gamma: Any,
     beta: Any,
     epsilon: float,
-    borrowed: tuple[int, ...] = (0, 0),
+    halo: tuple[int, ...] = (0, 0),
 ) -> Any:
-    """Batch norm of `wide`, [B,H,W,C], which is `narrow`, [B,H,W,K], through the convolution `kernel`, [1,1,K,C].
+    """Batch norm of a widened tensor whose gradient does not read that tensor.
 
-    mean, variance: f32[C], of the rows of `wide` but for `borrowed` ones at the upper and lower edge. Gradients are
-    those of narrow, kernel, gamma and beta, through the statistics too; wide, mean and variance are taken as given.
-    What the two convolutions multiply is rounded to the dtype of `narrow`, and so is what is stored between them;
+    Gradients are those of narrow, kernel, gamma and beta, also through the statistics; wide, mean and variance count as
+    constants. Operands of the two convolutions, and what is stored between them, are rounded to the dtype of `narrow`;
     everything else is float32.
+
+    Args:
+      wide: [B,H,W,C], `narrow` through the convolution `kernel`.
+      mean: f32[C], of the rows of `wide` outside the halo.
+      variance: f32[C], of the same rows.
+      narrow: [B,H,W,K].
+      kernel: [1,1,K,C].
+      gamma: f32[C].
+      beta: f32[C].
+      epsilon: added to the variance.
+      halo: rows above and below that count in no mean.
+
+    Returns:
+      [B,H,W,C] in the dtype of `wide`.
     """
     import jax
     import jax.numpy as jnp
 
-    product = functools.partial(jnp.matmul, precision="highest")  # of float32; a TPU would round it to bfloat16
+    product = functools.partial(jnp.matmul, precision="highest")  # a TPU would round float32 to bfloat16
 
     @jax.custom_vjp
     def normed(wide: Any, mean: Any, variance: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
@@ -109,7 +123,7 @@ def normalise(
     def backward(saved: Any, upstream: Any) -> Any:
         variance, narrow, kernel, gamma = saved
         weights = kernel[0, 0].astype(jnp.float32)
-        own, count = _counted(narrow, borrowed)
+        own, count = _counted(narrow, halo)
         centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
         covariance = _outer(own, own) / count - centre[:, None] * centre
         deviation = jax.lax.rsqrt(variance + epsilon)
@@ -119,34 +133,34 @@ def normalise(
         products = _outer(narrow, upstream) - centre[:, None] * d_beta
         d_gamma = jnp.sum(weights * products, 0) * deviation
         d_kernel = (products - product(covariance, weights) * (deviation * d_gamma)) * scale
-        # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two in own
-        # rows only, and that through the kernel is:
+        # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two terms
+        # outside the halo only; this is that gradient through the kernel.
         direct = _pointwise(upstream, (weights * scale).T.astype(narrow.dtype))
         mixing = product(weights * (scale * deviation * d_gamma / count), weights.T).astype(narrow.dtype)
         constant = product(weights, scale * d_beta / count) - product(centre, mixing.astype(jnp.float32))
-        indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # it is stored
-        d_narrow = (direct - _counted(indirect, borrowed)[0].astype(jnp.float32)).astype(narrow.dtype)
+        indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # as stored between the convolutions
+        d_narrow = (direct - _counted(indirect, halo)[0].astype(jnp.float32)).astype(narrow.dtype)
         return None, None, None, d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
 
     normed.defvjp(lambda *given: (normed(*given), given[2:6]), backward)
     return normed(wide, mean, variance, narrow, kernel, gamma, beta)
 
 
-def _counted(tensor: Any, borrowed: tuple[int, ...]) -> tuple[Any, float]:
-    """(the tensor with zeros in borrowed rows, pixels in the others)."""
+def _counted(tensor: Any, halo: tuple[int, ...]) -> tuple[Any, float]:
+    """The tensor with zeros in halo rows, and the number of pixels in the others."""
     import jax.numpy as jnp
 
     batch, rows, columns, _ = tensor.shape
-    above, below = borrowed
+    above, below = halo
     count = float(batch * (rows - above - below) * columns)
-    if not any(borrowed):
+    if not any(halo):
         return tensor, count
     row = jnp.arange(rows).reshape(1, -1, 1, 1)
     return jnp.where((row >= above) & (row < rows - below), tensor, 0), count
 
 
 def _pointwise(tensor: Any, weights: Any) -> Any:
-    """[B,H,W,K], [K,C] -> f32[B,H,W,C]: a convolution, since XLA would lay tensors out anew for a matrix product."""
+    """[B,H,W,K], [K,C] -> f32[B,H,W,C] as a convolution; for a matrix product XLA would copy tensors first."""
     import jax
     import jax.numpy as jnp
 
@@ -157,7 +171,7 @@ def _pointwise(tensor: Any, weights: Any) -> Any:
 
 
 def _outer(a: Any, b: Any) -> Any:
-    """f32[K,C]: the sum over all pixels of the products of [B,H,W,K] and [B,H,W,C], as the gradient of a kernel is."""
+    """[B,H,W,K], [B,H,W,C] -> f32[K,C]: outer products summed over all pixels, as in the gradient of a kernel."""
     import jax
     import jax.numpy as jnp
 

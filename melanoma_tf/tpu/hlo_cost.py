@@ -1,8 +1,8 @@
-"""What a program compiled for a TPU moves, and how long its compiler expects it to take, read from its listing.
+"""HBM traffic and estimated cycles of a compiled TPU program, parsed from its HLO text.
 
-XLA's own count of bytes takes every operand of every instruction, also those that lie in the chip's fast memory, and
-what is copied from one memory to the other four or five times. Here only the chip's main memory (HBM) counts, each
-tensor that an instruction reads or writes there once and as it is laid out, filled up to whole registers.
+XLA's own count of bytes takes every operand of every instruction, also those in the chip's fast memory, and counts
+copies from one memory to the other four or five times. Here only the chip's main memory (HBM) counts: each tensor that
+an instruction reads or writes there once, in its layout, padded to whole registers.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from collections.abc import Iterator
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*):?([^}]*)\})?")  # bf16[128,96]{0,1:T(8,128)(2,1)S(1)}
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_ELSEWHERE = "S("  # marks memory spaces: 1 is the fast one, 2 holds flags; none is the main memory
+_ELSEWHERE = "S("  # marks memory spaces: 1 is the fast one, 2 holds flags; no mark is main memory
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "copy-done", "slice-done"}
 
 
 @dataclasses.dataclass(frozen=True)
 class HloCost:
-    """Of one call of a program, on one chip.
+    """Cost of one call of a program on one chip.
 
-    memory_bytes: read from and written to its main memory. Of what a loop or a branch does within only the results
-        count. What an instruction reads in part counts whole, and what it reads more than once, as convolutions do at
-        the seams of their tiles, once.
-    cycles: the sum of what the compiler expects of each instruction. It expects nothing of Pallas kernels, loops and
-        branches, of what chips tell one another, and of copies that are not done in time.
+    Attributes:
+      memory_bytes: read from and written to main memory. Only the results of loops and branches count. A tensor that is
+        read in part counts whole, and one that is read repeatedly, as by convolutions at the seams of tiles, once.
+      cycles: sum of the compiler's estimates for each instruction. It has none for Pallas kernels, loops and branches,
+        communication between chips, and copies that are not finished in time.
     """
 
     memory_bytes: int
     cycles: int
 
 
-def effort(listing: str) -> HloCost:
-    """Of what `jax.stages.Compiled.as_text` gives for a TPU.
+def parse(listing: str) -> HloCost:
+    """The cost of a program from its text, as `jax.stages.Compiled.as_text` returns it for a TPU.
 
     Raises:
-      ValueError: it is not the listing of a TPU's program.
+      ValueError: not the text of a TPU program.
     """
     entry = re.search(r"^ENTRY .*?^}", listing, re.DOTALL | re.MULTILINE)
     if not entry or not _CYCLES.search(entry[0]):
-        raise ValueError("not the listing of a program compiled for a TPU: no entry whose instructions have cycles")
+        raise ValueError("not the text of a program compiled for a TPU: no entry with estimated cycles")
     moved, types = 0, {}
     for name, kind, opcode, operands, target in _instructions(entry[0]):
         types[name] = kind
@@ -50,8 +50,8 @@ def effort(listing: str) -> HloCost:
         if opcode in ("copy-start", "slice-start"):
             moved += _copied(opcode, kind)
             continue
-        # Of two parts of one operation the first takes its operands and the second gives its results. A tuple is passed
-        # on as it is, to a branch for one.
+        # An asynchronous operation reads its operands at its start and writes its results when done. Tuples are passed
+        # on unread, as to a branch.
         passed = [] if opcode.endswith("-start") else [kind]
         if not opcode.endswith("-done"):
             passed += [types[operand] for operand in operands if not types.get(operand, "(").startswith("(")]
@@ -60,7 +60,7 @@ def effort(listing: str) -> HloCost:
 
 
 def _instructions(entry: str) -> Iterator[tuple[str, str, str, list[str], str]]:
-    """(name, type, opcode, names of operands, target of a custom call) of each."""
+    """Name, type, opcode, names of operands and target of a custom call of each instruction."""
     for line in entry.splitlines():
         instruction = _INSTRUCTION.match(line)
         if not instruction:
@@ -74,7 +74,7 @@ def _instructions(entry: str) -> Iterator[tuple[str, str, str, list[str], str]]:
 
 
 def _closing(text: str) -> int:
-    """Where what the parenthesis at the beginning holds is over."""
+    """Position after the parenthesis that closes the first one."""
     depth = 0
     for place, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -84,7 +84,7 @@ def _closing(text: str) -> int:
 
 
 def _copied(opcode: str, kind: str) -> int:
-    """Bytes read from main memory and written there. Its type: (to, from, flag), of a slice ((from), to, flag)."""
+    """Bytes that a copy, of type (to, from, flag), or a slice, ((from), to, flag), moves from and to main memory."""
     first, second = list(_SHAPE.finditer(kind))[:2]
     source, target = (first, second) if opcode == "slice-start" else (second, first)
     return _size(target) * sum(_ELSEWHERE not in (shape[4] or "") for shape in (source, target))
@@ -95,7 +95,7 @@ def _in_memory(shape: re.Match[str]) -> int:
 
 
 def _size(shape: re.Match[str]) -> int:
-    """Bytes of a shape, its minor dimensions filled up to whole tiles."""
+    """Bytes of a shape, its minor dimensions padded to whole tiles."""
     kind, dimensions, order, layout = shape.groups()
     bits = 8 if kind == "pred" else int((re.search(r"\d+", kind) or ["0"])[0])  # of f8e4m3fn 8, of a token none
     lengths = [int(length) for length in dimensions.split(",") if length]

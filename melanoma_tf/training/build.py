@@ -1,4 +1,4 @@
-"""From a config to the compiled model that is trained, and the classifier in it."""
+"""The compiled training model of a config, and the classifier in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import ml_collections
 
-from melanoma_tf.augment import geometry, policy
+from melanoma_tf.augment import policy
 from melanoma_tf.augment.warp import shears
+from melanoma_tf.devices.profile import DeviceProfile
 from melanoma_tf.models import backbones, losses, pretrained
+from melanoma_tf.tpu import rewrite
 from melanoma_tf.training import schedule
 from melanoma_tf.training.step import SkippingOptimizer, Trainer
 
@@ -21,33 +23,37 @@ def build_trainer(
     config: ml_collections.ConfigDict,
     prior: float,
     steps_per_epoch: int,
+    profile: DeviceProfile,
     *,
     fresh: bool = True,
-    resampling: geometry.Method = "gather",
-    strips: int = 1,
 ) -> tuple[keras.Model, keras.Model]:
-    """The compiled model that is trained, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit, and the classifier in it.
+    """Builds the compiled training model and its classifier.
 
-    prior: share of positives among the training images, for the head's first bias. fresh: whether to load the
-    pretrained weights; not when a checkpoint will overwrite them. resampling: of augmentation, see `geometry.affine`;
-    images too large to be sheared are turned by "matmul". strips: see `model.build_classifier`.
+    Args:
+      config: see configs/default.py.
+      prior: share of positives among the training images, for the head's first bias.
+      steps_per_epoch: for the learning rate schedule.
+      profile: devices that the model is trained on.
+      fresh: whether to load the pretrained weights; False where a checkpoint will overwrite them.
+
+    Returns:
+      The trained model, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit f32[B,1], and the classifier in it.
     """
-    on_tpu, dtype = resampling in ("matmul", "shears"), keras.config.dtype_policy().compute_dtype
-    # In float32 `widening.py` would lose digits where means are large.
-    for_tpu = on_tpu and dtype == "bfloat16" and keras.backend.backend() == "jax"
-    classifier = build_classifier(config, prior, strips, for_tpu)
+    dtype = keras.config.dtype_policy().compute_dtype
+    graph = rewrite.choose(config.tpu, profile, config.batch_size, dtype)
+    classifier = build_classifier(config, prior, graph)
+    if profile.is_tpu:
+        log.info("tpu: %s", rewrite.describe(classifier))
     if fresh:
         log.info("weights: %s", pretrained.load(classifier, config.model, config.weights))
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     seed = keras.Input((), dtype="uint32", name="seed")
-    if resampling == "shears" and config.image_size > shears.LARGEST:
-        resampling = "matmul"
-    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit image. Only what a TPU resamples is
-    # rounded: bytes moved are what it waits for.
-    rounded = dtype if on_tpu else "float32"
-    augment = policy.Augment(config.augment, resampling, rounded, dtype="float32", name="augment")
-    augmented = augment(image, seed)
-    trainer = Trainer({"image": image, "seed": seed}, classifier(augmented))
+    warp = profile.warp_method(config.tpu)
+    if warp == "shears" and config.image_size > shears.LARGEST:
+        warp = "matmul"
+    # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit image.
+    augment = policy.Augment(config.augment, warp, profile.warp_dtype(dtype), dtype="float32", name="augment")
+    trainer = Trainer({"image": image, "seed": seed}, classifier(augment(image, seed)))
     loss = losses.build(
         config.loss,
         gamma=config.focal_gamma,
@@ -60,9 +66,15 @@ def build_trainer(
 
 
 def build_classifier(
-    config: ml_collections.ConfigDict, prior: float | None = None, strips: int = 1, for_tpu: bool = False
+    config: ml_collections.ConfigDict, prior: float | None = None, graph: rewrite.Rewrite | None = None
 ) -> keras.Model:
-    """The classifier a config describes, with random weights. strips, for_tpu: see `model.build_classifier`."""
+    """The classifier of a config, with random weights.
+
+    Args:
+      config: see configs/default.py.
+      prior: share of positives, for the head's first bias.
+      graph: rewrite of the published graph; None for the plain one. Weights are the same.
+    """
     return backbones.build_classifier(
         config.model,
         config.image_size,
@@ -71,18 +83,17 @@ def build_classifier(
         prior=prior,
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
-        strips=strips,
-        for_tpu=for_tpu,
+        rewrite=graph,
     )
 
 
-def describe_xla(trainer: keras.Model) -> str:
-    """Whether the compiled step goes through XLA, which Keras decides by devices and layers; if not, why."""
+def describe_xla(trainer: keras.Model, profile: DeviceProfile) -> str:
+    """Whether the step is compiled by XLA, which Keras decides by devices and layers; if not, why."""
     if trainer.jit_compile:
         return "XLA: on"
-    if trainer.get_layer("augment").method == "kernel":
+    if profile.prefers_own_kernels:
         return "XLA: off, on CPUs TensorFlow's own kernels are faster"
-    if trainer.get_layer("augment").method in ("matmul", "shears"):
+    if profile.is_tpu:
         return "XLA: on, a TPU runs nothing else"
     classifier = next(layer for layer in trainer.layers if isinstance(layer, keras.Model))
     prevent = [layer.name for layer in (*trainer.layers, *classifier.layers) if not layer.supports_jit]
@@ -97,7 +108,7 @@ OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
 def build_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer with its schedule, inside a SkippingOptimizer."""
     if config.optimizer not in OPTIMIZERS:
-        raise ValueError(f"config.optimizer={config.optimizer!r} is unknown; there is: {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"unknown config.optimizer={config.optimizer!r}; expected one of: {', '.join(OPTIMIZERS)}")
     learning_rate = schedule.warmup_cosine(
         config.lr,
         config.epochs * steps_per_epoch,

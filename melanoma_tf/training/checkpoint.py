@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from melanoma_tf.core import files
+from melanoma_tf.core import files, keras_compat
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
@@ -150,9 +150,7 @@ def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Itera
         yield
         return
     kept = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
-    averages = {
-        v.path: a for v, a in zip(inner._trainable_variables, inner._model_variables_moving_average, strict=True)
-    }
+    averages = keras_compat.moving_averages(inner)
     for variable in model.trainable_variables:
         variable.assign(keras.ops.convert_to_numpy(averages[variable.path]))
     try:

@@ -17,7 +17,6 @@ from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint
 from melanoma_tf.training.run_dir import HISTORY, WEIGHTS
 
@@ -86,16 +85,11 @@ class _FoldRun:
         self.saved = runtime.hosts.broadcast(checkpoint.newest(self.checkpoints) if self.checkpoints else [])
         with runtime.scope():
             self.trainer, self.classifier = build.build_trainer(
-                config,
-                self.prior,
-                self.steps_per_epoch,
-                fresh=not self.saved,
-                resampling=runtime.resampling,
-                strips=runtime.strips(config.strips, config.batch_size // runtime.replicas),
+                config, self.prior, self.steps_per_epoch, runtime.profile, fresh=not self.saved
             )
             self.predictor = predictor.predictor(self.classifier, tta=False)
             self.tta_predictor = predictor.predictor(self.classifier, tta=config.tta)
-        log.info("%s; %s", build.describe_xla(self.trainer), backbones.describe_strips(self.classifier))
+        log.info("%s", build.describe_xla(self.trainer, runtime.profile))
 
     def restore(self) -> None:
         """Loads the newest checkpoint, if there is one."""

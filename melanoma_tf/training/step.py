@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from melanoma_tf.devices.select import share_nan
+from melanoma_tf.devices.collectives import share_nan
 
 
 class Trainer(keras.Model):

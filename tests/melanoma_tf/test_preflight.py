@@ -18,14 +18,17 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reas
 JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 TINY = tiny.TRAIN.replace("melanoma_tf import train; train.run()", "melanoma_tf import preflight; preflight.run()")
 SMALL = ["--config", "configs/smoke.py", "--config.image_size=32", "--config.ema=0.99"]
+REWRITTEN = ["--config.tpu.rewrites=True", "--config.tpu.spatial_splits=0", "--config.tpu.warp=shears"]
 DEFAULT_AUGMENT = "--config.augment=flip|affine(rotate=180)|color(0.1)|cutout"
 
 
 def test_the_tiny_model_compiles_for_eight_chips():
-    done = run_command("-c", TINY, *SMALL, DEFAULT_AUGMENT, "--topology=v5e-8", "--batch=8", "--json", **JAX)
+    done = run_command(
+        "-c", TINY, *SMALL, *REWRITTEN, DEFAULT_AUGMENT, "--topology=v5e-8", "--batch=8", "--json", **JAX
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert (found["chips"], found["batch_per_chip"], found["strips"]) == (8, 8, 2)
+    assert (found["chips"], found["batch_per_chip"], found["spatial_splits"]) == (8, 8, 2)
     assert 0 < found["memory_used"] < 1e9
     assert found["memory_used"] + found["memory_free"] == pytest.approx(16e9)
     # Its stem alone: 16 x 16 x 32 outputs of 3 x 3 x 3 products, forward and twice as much backward.
@@ -46,7 +49,12 @@ def test_the_tiny_model_compiles_for_eight_chips():
     ],
 )
 def test_images_of_any_size_are_turned_on_a_chip(topology, size):
-    turned = ["--config.augment=affine(rotate=180)", f"--config.image_size={size}", f"--topology={topology}"]
+    turned = [
+        *REWRITTEN,
+        "--config.augment=affine(rotate=180)",
+        f"--config.image_size={size}",
+        f"--topology={topology}",
+    ]
     done = run_command("-c", TINY, *SMALL, *turned, "--batch=8", "--json", **JAX)
     assert done.returncode == 0, done.stderr[-2000:]
     # As XLA counts, the small model alone moves 400 MB of a image of 384 px. Weights of a product that are stored
@@ -57,9 +65,12 @@ def test_images_of_any_size_are_turned_on_a_chip(topology, size):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--topology=v9-8"], "--topology 'v9-8': there is no such topology. Known: v3-8, "),
-        (["--topology=v2:2x2"], "--topology 'v2:2x2': no figures for 'v2'; known: v3, v4, v5e, v5p, v6e"),
-        (["--topology=v5litepod-8", "--config.batch_size=100"], "config.batch_size=100 is global; 8 chips do not"),
+        (["--topology=v9-8"], "--topology 'v9-8': unknown topology. Expected one of: v3-8, "),
+        (["--topology=v2:2x2"], "--topology 'v2:2x2': no figures for 'v2'; expected one of: v3, v4, v5e, v5p, v6e"),
+        (
+            ["--topology=v5litepod-8", "--config.batch_size=100"],
+            "config.batch_size=100 is global and not divisible by 8 chips",
+        ),
         (["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: "),
     ],
 )
@@ -96,7 +107,7 @@ def test_the_largest_batch_that_fits_is_found(monkeypatch, fits):
     assert len(tried) <= 8
 
 
-def test_not_even_eight_is_told(monkeypatch):
+def test_not_even_eight_is_reported(monkeypatch):
     def examine(*args):
         raise preflight.PreflightError("needs 20 of 16 GB")
 
@@ -130,6 +141,7 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
         "--config.image_size=384",
         "--config.optimizer=adamw",
         "--config.ema=0.999",
+        *REWRITTEN,
     ]
     done = run_command("-m", "melanoma_tf.preflight", "--topology=v5e-8", "--batch=64", "--json", *args)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -144,25 +156,25 @@ def test_b0_at_384_with_batch_64_is_known_before_anything_is_paid():
 
 
 @pytest.mark.parametrize(
-    ("batch", "strips", "hinted"),
+    ("batch", "splits", "hinted"),
     [(64, 1, True), (64, 2, False), (48, 2, True), (128, 1, False), (192, 1, True), (256, 1, False)],
 )
-def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, strips, hinted):
+def test_a_batch_that_leaves_lanes_empty_is_hinted_at(batch, splits, hinted):
     found = preflight.Finding(
-        "v5e-8", 8, batch, strips, 4e9, 12e9, 12.7, 327.0, 639.0, 20055.0, "memory", 5640.0, 146.0
+        "v5e-8", 8, batch, splits, 4e9, 12e9, 12.7, 327.0, 639.0, 20055.0, "memory", 5640.0, 146.0
     )
     assert ("give a chip 128 images or a multiple" in found.text()) == hinted
 
 
 @pytest.mark.slow
-def test_strips_of_images_move_less_where_a_chip_has_few():
+def test_spatial_splits_move_less_where_a_chip_has_few():
     found = {}
-    for strips in ("1", "0"):
-        code = TINY.replace("model.build", "tiny.LAST_LAYER = 'block3a_project_bn'; model.build", 1)
+    for splits in ("1", "0"):
+        code = TINY.replace("backbones.build", "tiny.LAST_LAYER = 'block3a_project_bn'; backbones.build", 1)
         done = run_command(
-            "-c", code, *SMALL, "--config.image_size=128", f"--config.strips={strips}", "--config.augment=flip",
-            "--topology=v5e-1", "--batch=64", "--json", **JAX,
+            "-c", code, *SMALL, "--config.image_size=128", f"--config.tpu.spatial_splits={splits}",
+            "--config.augment=flip", "--topology=v5e-1", "--batch=64", "--json", **JAX,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-        found[strips] = json.loads(done.stdout)["megabytes"]
+        found[splits] = json.loads(done.stdout)["megabytes"]
     assert found["0"] < 0.85 * found["1"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from melanoma_tf.devices import select
+from melanoma_tf.devices import profile, select
 
 select.start("cpu")
 
@@ -17,6 +17,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from melanoma_tf.models import backbones  # noqa: E402
+from melanoma_tf.tpu.rewrite import Rewrite  # noqa: E402
 from melanoma_tf.training import build  # noqa: E402
 from tests.support import tiny  # noqa: E402
 
@@ -28,11 +29,15 @@ features: dict[str, Any] = {
 target = (np.arange(8) % 2).astype(np.float32)
 
 
-def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[float]]:
+ON_CPU = profile.DeviceProfile("jax", "cpu")
+
+
+def three_steps(name: str, graph: Any = None, **changes: Any) -> dict[str, list[float]]:
     """The losses of three steps on the same batch, and the means of batch norm's statistics after them."""
     keras.utils.set_random_seed(0)
     config = tiny.config(dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes)
-    trainer, classifier = build.build_trainer(config, 0.3, 10, strips=strips)
+    build.rewrite.choose = lambda *args: graph
+    trainer, classifier = build.build_trainer(config, 0.3, 10, ON_CPU)
     weights = Path(sys.argv[1]) / f"{name}.weights.h5"
     if weights.exists():
         classifier.load_weights(weights)
@@ -44,45 +49,49 @@ def three_steps(name: str, strips: int = 1, **changes: Any) -> dict[str, list[fl
     return {"losses": losses, "statistics": statistics}
 
 
-def for_tpu(classifier: keras.Model) -> list[int]:
-    """Layers of batch norm that take the inputs of the convolution they are behind; depthwise ones that are full."""
+def fast_layers(classifier: keras.Model) -> list[int]:
+    """Numbers of batch norm layers with a joint gradient and of full depthwise convolutions."""
     joint = sum("bn" in layer.name and isinstance(layer.input, list) for layer in classifier.layers)
     return [joint, sum(getattr(layer, "full", "never") != "never" for layer in classifier.layers)]
 
 
+choose = build.rewrite.choose
 found: dict[str, Any] = {"backend": keras.backend.backend()}
 # Batch norm frozen: over eight images of one pixel, as in the last blocks, its statistics would blow up last digits.
 found["b0"] = three_steps("b0", freeze_batch_norm=True, lr=1e-3)
 backbones.build_classifier = tiny.build_classifier  # type: ignore[assignment]
-tiny.LAST_LAYER = "block2a_project_bn"  # where strips of 32 px end
+tiny.LAST_LAYER = "block2a_project_bn"  # where splits of 32 px end
 found["two_blocks"] = three_steps("two_blocks", lr=1e-3)
-found["two_blocks_in_strips"] = three_steps("two_blocks", strips=2, lr=1e-3)
+found["two_blocks_split"] = three_steps("two_blocks", Rewrite(2), lr=1e-3)
 if found["backend"] == "jax":
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
-        ways = {
-            way: build.build_trainer(tiny.config(), 0.3, 10, resampling=way)[1]
-            for way in ("gather", "matmul", "shears")
-        }
-        found[policy] = {way: for_tpu(classifier) for way, classifier in ways.items()}
-    found["half"] = [three_steps("two_blocks", lr=1e-3)]
-    backbones.build_classifier = lambda *args, **options: tiny.build_classifier(*args, **{**options, "for_tpu": True})
-    found["half"].append(three_steps("two_blocks", lr=1e-3))
+        found[policy] = {}
+        build.rewrite.choose = choose
+        for kind in ("cpu", "gpu", "tpu"):
+            for rewrites in (False, True):
+                config = tiny.config()
+                config.tpu.rewrites = rewrites
+                classifier = build.build_trainer(config, 0.3, 10, profile.DeviceProfile("jax", kind))[1]
+                found[policy][f"{kind}, {rewrites}"] = fast_layers(classifier)
+    found["half"] = [three_steps("two_blocks", graph, lr=1e-3) for graph in (None, Rewrite(1, True))]
     keras.config.set_dtype_policy("float32")
-    found["two_blocks_for_tpu"] = three_steps("two_blocks", lr=1e-3)
-    found["two_blocks_in_strips_for_tpu"] = three_steps("two_blocks", strips=2, lr=1e-3)
+    found["two_blocks_fast"] = three_steps("two_blocks", Rewrite(1, True), lr=1e-3)
+    found["two_blocks_split_fast"] = three_steps("two_blocks", Rewrite(2, True), lr=1e-3)
     # Built again from its description it still is what it was.
-    built = build.build_classifier(tiny.config(dropout=0.0), strips=2)
+    built = build.build_classifier(tiny.config(dropout=0.0), graph=Rewrite(2, True))
     found["rebuilt"] = []
     for copy in (built, keras.models.clone_model(built), keras.models.model_from_json(built.to_json())):
         copy.set_weights(built.get_weights())
         copy.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
-        found["rebuilt"].append([for_tpu(copy), copy.train_on_batch(features["image"] / 255.0, target)])
-    # Of 64 px the third stage cannot be cut.
-    shapes = {"whole": (64, 1), "cut": (96, 2), "cut in part": (64, 2)}
-    found["b0_for_tpu"] = {
-        name: for_tpu(tiny.build_real_classifier("efficientnet-b0", size, strips=strips, for_tpu=True))
-        for name, (size, strips) in shapes.items()
+        found["rebuilt"].append([fast_layers(copy), copy.train_on_batch(features["image"] / 255.0, target)])
+    # Of 64 px the third stage cannot be split.
+    shapes = {"whole": (64, 1), "split": (96, 2), "split in part": (64, 2)}
+    found["b0_fast"] = {
+        name: fast_layers(
+            tiny.build_real_classifier("efficientnet-b0", size, dropout=0.0, rewrite=Rewrite(splits, True))
+        )
+        for name, (size, splits) in shapes.items()
     }
 augment = build.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)

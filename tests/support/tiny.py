@@ -8,7 +8,7 @@ import keras
 import ml_collections
 
 from melanoma_tf.core import config as configs
-from melanoma_tf.models import backbones
+from melanoma_tf.models import backbones, heads
 
 build_real_classifier = backbones.build_classifier
 LAST_LAYER = "block1a_project_bn"
@@ -23,18 +23,18 @@ SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={
 
 
 def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
-    """Stands in for model.build_classifier: the same, cut off after the first block."""
+    """`backbones.build_classifier`, cut off after the first block."""
     whole = build_real_classifier(name, image_size, dropout=dropout, **options)
-    cut = "join" in [layer.name for layer in whole.layers]  # into strips; these are images again where it ends
-    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("join" if cut else LAST_LAYER).output)
+    split = "merge_rows" in [layer.name for layer in whole.layers]  # where splits are images again
+    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("merge_rows" if split else LAST_LAYER).output)
     x = keras.layers.Dropout(dropout)(x)
-    head = whole.get_layer(backbones.HEAD)
-    logit = keras.layers.Dense(1, bias_initializer=head.bias_initializer, name=backbones.HEAD)(x)
+    head = whole.get_layer(heads.HEAD)
+    logit = keras.layers.Dense(1, bias_initializer=head.bias_initializer, name=heads.HEAD)(x)
     return keras.Model(whole.input, logit)
 
 
 def config(**changes: Any) -> ml_collections.ConfigDict:
-    """configs/default.py for 32 px, two epochs, no pretrained weights."""
+    """configs/default.py at 32 px for two epochs, without pretrained weights."""
     c = configs.default()
     c.update(model="efficientnet-b0", weights="none", image_size=32, batch_size=8, epochs=2, warmup_epochs=0.5)
     c.update(shuffle_buffer=64, **changes)

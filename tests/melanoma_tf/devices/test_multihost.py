@@ -210,4 +210,4 @@ def test_flags_that_do_not_fit_are_named():
     done = run_command("-m", "melanoma_tf.train", "--strategy=cpu", "--process_id=1", **CPU)
     assert "error: --coordinator, --num_processes and --process_id belong to --strategy multihost" in done.stderr
     done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--num_processes=2", **CPU)
-    assert "error: no other hosts: JAX, told --num_processes 2, found none (" in done.stderr
+    assert "error: no other hosts: JAX, given --num_processes 2, found none (" in done.stderr

@@ -7,7 +7,7 @@ import urllib.error
 import pytest
 import tensorflow as tf
 
-from melanoma_tf.devices import select
+from melanoma_tf.devices import profile, select
 from tests.support.process import run_command
 
 # This machine may have an accelerator; these tests are about those that have none.
@@ -26,7 +26,7 @@ def test_tpu_without_a_tpu_says_what_it_looked_for_and_what_to_install():
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_gpu_without_a_gpu_is_an_error(backend):
-    code = "from melanoma_tf import runtime; runtime.start('gpu')"
+    code = "from melanoma_tf.devices import select; select.start('gpu')"
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": backend})
     assert done.returncode == 1
     assert "DeviceNotFoundError: no GPU: " in done.stderr
@@ -34,7 +34,7 @@ def test_gpu_without_a_gpu_is_an_error(backend):
 
 
 def test_auto_falls_back_to_the_cpu_and_says_so():
-    code = "from melanoma_tf import runtime; r = runtime.start('auto'); print(r.describe(8, r.precision()))"
+    code = "from melanoma_tf.devices import select; r = select.start('auto'); print(r.describe(8, r.precision()))"
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "tensorflow"})
     assert "tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
     assert "--strategy auto fell back to the CPU (no TPU; no GPU)" in done.stdout
@@ -42,7 +42,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
 
 def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
     code = (
-        "from melanoma_tf import runtime; r = runtime.start('cpu'); import keras; "
+        "from melanoma_tf.devices import select; r = select.start('cpu'); import keras; "
         "keras.config.set_dtype_policy('mixed_bfloat16'); "
         "say = lambda: print(type(keras.distribution.distribution()).__name__, keras.config.dtype_policy().name); "
         "print(r.replicas, r.backend); say(); r.forget_models(); say()"
@@ -54,12 +54,12 @@ def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
 
 def test_hosts_that_do_not_come_are_one_message():
     code = (
-        "from melanoma_tf import runtime; runtime._ARRIVAL = 3; "
-        "runtime.start('multihost', 'auto', None, 'localhost:1', 2, 1)"
+        "from melanoma_tf.devices import multihost, select; multihost.ARRIVAL_SECONDS = 3; "
+        "select.start('multihost', 'auto', None, 'localhost:1', 2, 1)"
     )
     done = run_command("-c", code, **NO_ACCELERATOR, KERAS_BACKEND="")
     assert done.returncode == 1
-    told = "told --coordinator localhost:1, --num_processes 2, --process_id 1"
+    told = "given --coordinator localhost:1, --num_processes 2, --process_id 1"
     assert f"multihost: waiting for the other processes, {told}" in done.stdout
     assert f"error: no other hosts: JAX, {told}, found none (waited 3 s)" in done.stderr
 
@@ -98,13 +98,13 @@ def test_gpus_that_jax_alone_sees_are_used(monkeypatch):
 
 def test_an_unknown_strategy_or_backend_says_what_there_is(monkeypatch):
     with pytest.raises(
-        ValueError, match="--strategy 'tpus' is unknown; there is: auto, cpu, gpu, mirrored, multihost, tpu"
+        ValueError, match="unknown --strategy 'tpus'; expected one of: auto, cpu, gpu, mirrored, multihost, tpu"
     ):
         select.start("tpus")
-    with pytest.raises(ValueError, match="--backend 'torch' is unknown; there is: auto, tensorflow, jax"):
+    with pytest.raises(ValueError, match="unknown --backend 'torch'; expected one of: auto, tensorflow, jax"):
         select.start("cpu", "torch")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(ValueError, match="KERAS_BACKEND='torch' is not supported here; there is: tensorflow, jax"):
+    with pytest.raises(ValueError, match="unsupported KERAS_BACKEND='torch'; expected one of: tensorflow, jax"):
         select.start("cpu")
 
 
@@ -151,13 +151,6 @@ def local_tpu(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("generation", "method"), [("TPU v3", "matmul"), ("TPU v4", "matmul"), ("TPU v5 lite", "shears"), ("", "shears")]
-)
-def test_tpus_with_much_fast_memory_shear_images(generation, method):
-    assert select.Runtime("jax", "tpu", ("tpu:0",), "test", generation=generation).resampling == method
-
-
 def test_a_local_tpu_comes_first_then_that_of_the_environment(monkeypatch, tpus):
     there, asked = tpus
     there |= {"local", "node-1"}
@@ -167,7 +160,7 @@ def test_a_local_tpu_comes_first_then_that_of_the_environment(monkeypatch, tpus)
     assert (found.backend, found.kind, found.devices, asked) == ("tensorflow", "tpu", ("TPU:0",), ["local"])
     assert found.why == "TPUStrategy at 'local'"
     assert found.precision() == "mixed_bfloat16"
-    assert found.resampling == "matmul"
+    assert found.profile == profile.DeviceProfile("tensorflow", "tpu")
     with found.scope():
         assert tf.distribute.has_strategy()
     there.remove("local")
@@ -200,8 +193,8 @@ def test_auto_takes_a_tpu_before_anything_else(monkeypatch, tpus):
 
 def test_the_flag_for_the_backend_wins_over_the_environment():
     code = (
-        "import sys; from absl import flags; from melanoma_tf import runtime; runtime.define_flags(); "
-        "flags.FLAGS(['x', '--strategy=cpu', '--backend=jax']); print(runtime.start_as_asked().backend)"
+        "import sys; from absl import flags; from melanoma_tf.devices import select; select.define_flags(); "
+        "flags.FLAGS(['x', '--strategy=cpu', '--backend=jax']); print(select.start_as_asked().backend)"
     )
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "tensorflow"})
     assert done.stdout.strip() == "jax", done.stderr[-1000:]

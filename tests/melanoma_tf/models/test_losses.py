@@ -65,5 +65,5 @@ def test_bad_arguments_are_named():
         losses.SigmoidFocal(gamma=-1)
     with pytest.raises(ValueError, match=r"alpha=1.5 must lie in \(0, 1\)"):
         losses.SigmoidFocal(alpha=1.5)
-    with pytest.raises(ValueError, match="loss 'dice' is unknown; there is: focal, bce"):
+    with pytest.raises(ValueError, match="unknown loss 'dice'; expected one of: focal, bce"):
         losses.build("dice", gamma=2.0, alpha=0.25, label_smoothing=0.0)

@@ -292,7 +292,7 @@ def _strip(file):
             _reshape,
             r"layer 'top_conv': it has top_conv/kernel:0\(1, 1, 320, 1279\), expected kernel\(1, 1, 320, 1280\)",
         ),
-        (_swap, "layer 'top_bn': found top_bn/beta:0 where gamma was expected"),
+        (_swap, "layer 'top_bn': found top_bn/beta:0, expected gamma"),
         (_lose_tensor, "does not fit layer 'top_bn'"),
         (_nan, r"layer 'top_bn': top_bn/beta:0 \(float32\) is not all finite"),
         (_strip, "neither the legacy Keras layout"),
@@ -335,7 +335,7 @@ def test_the_noisy_student_file_is_the_one_of_the_efficientnet_package():
 
 
 def test_weights_not_published_for_a_backbone_list_what_there_is(b0):
-    message = "no 'noisy-student' weights are published for efficientnetv2-s; there are: none, imagenet"
+    message = "no 'noisy-student' weights are published for efficientnetv2-s; expected one of: none, imagenet"
     with pytest.raises(ValueError, match=message):
         pretrained.load(b0, "efficientnetv2-s", "noisy-student")
 

@@ -100,10 +100,10 @@ LAYERS = {
 
 ON_JAX = """
 import jax, json, re, sys
-from melanoma_tf import compiled, preflight
+from melanoma_tf import preflight
 preflight.prepare("mixed_bfloat16")
 import keras
-from melanoma_tf import depthwise
+from melanoma_tf.tpu import depthwise, hlo_cost
 
 def step(case, full, side):
     channels, size, stride = case
@@ -123,7 +123,7 @@ def cycles(case, full):
     function, given = step(case, full, 24)
     on = jax.sharding.SingleDeviceSharding(preflight.topology_devices("v5e-1")[0])
     given = [jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=on) for each in given]
-    return compiled.effort(jax.jit(function, out_shardings=on).lower(*given).compile().as_text()).cycles
+    return hlo_cost.parse(jax.jit(function, out_shardings=on).lower(*given).compile().as_text()).cycles
 
 measure = {"groups": groups, "cycles": cycles}[sys.argv[1]]
 print(json.dumps([measure(*case) for case in json.loads(sys.argv[2])]))
@@ -160,7 +160,7 @@ def test_layers_that_are_not_plain_are_refused(other):
     layer(keras.Input((8, 8, 4)))
     assert depthwise.worthwhile(layer) == "never"
     depthwise.DepthwiseConv2D(3, **options)  # never full
-    with pytest.raises(ValueError, match=r"full='always' wants depth_multiplier=1, use_bias=False, no activation"):
+    with pytest.raises(ValueError, match=r"full='always' needs depth_multiplier=1, use_bias=False, no activation"):
         depthwise.DepthwiseConv2D(3, full="always", **options)
 
 

@@ -25,8 +25,8 @@ def convolve(narrow, kernel):
     return jax.lax.conv_general_dilated(narrow, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def moments(wide, borrowed):
-    own = wide[:, borrowed[0] : wide.shape[1] - borrowed[1]]
+def moments(wide, halo):
+    own = wide[:, halo[0] : wide.shape[1] - halo[1]]
     own = own.astype(jnp.promote_types(own.dtype, jnp.float32))
     mean = own.mean((0, 1, 2))
     return mean, jnp.square(own - mean).mean((0, 1, 2))
@@ -39,43 +39,43 @@ def loss(outputs):
     return jnp.sum(jnp.tanh(outputs) * weights + 0.5 * jax.nn.silu(outputs) * outputs)
 
 
-def by_autodiff(narrow, kernel, gamma, beta, borrowed, dtype):
+def by_autodiff(narrow, kernel, gamma, beta, halo, dtype):
     wide = convolve(narrow.astype(dtype), kernel.astype(dtype))
-    mean, variance = moments(wide, borrowed)
+    mean, variance = moments(wide, halo)
     scale = jax.lax.rsqrt(variance + EPSILON) * gamma
     return loss((wide * scale + (beta - mean * scale)).astype(dtype))
 
 
-def joined(narrow, kernel, gamma, beta, borrowed, dtype):
+def joined(narrow, kernel, gamma, beta, halo, dtype):
     narrow, kernel = narrow.astype(dtype), kernel.astype(dtype)
     wide = jax.lax.stop_gradient(convolve(narrow, kernel))
-    mean, variance = moments(wide, borrowed)
-    return loss(fused_conv_bn.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON, borrowed))
+    mean, variance = moments(wide, halo)
+    return loss(fused_conv_bn.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON, halo))
 
 
-def errors(function, borrowed, dtype, mean=0.0):
+def errors(function, halo, dtype, mean=0.0):
     """Root mean square of the error of each gradient, relative to autodiff in float64."""
     with jax.enable_x64(True):
         inputs = [jnp.asarray(value, jnp.float64) for value in given(mean)]
-        true = [np.asarray(g) for g in jax.grad(by_autodiff, (0, 1, 2, 3))(*inputs, borrowed, jnp.float64)]
-    found = jax.grad(function, (0, 1, 2, 3))(*given(mean), borrowed, dtype)
+        true = [np.asarray(g) for g in jax.grad(by_autodiff, (0, 1, 2, 3))(*inputs, halo, jnp.float64)]
+    found = jax.grad(function, (0, 1, 2, 3))(*given(mean), halo, dtype)
     return {
         place: float(np.sqrt(np.mean((np.asarray(a, np.float64) - b) ** 2) / np.mean(b**2)))
         for place, a, b in zip(PLACES, found, true, strict=True)
     }
 
 
-@pytest.mark.parametrize("borrowed", [(0, 0), (1, 2)])
-def test_in_float32_gradients_are_those_of_autodiff(borrowed):
-    assert max(errors(joined, borrowed, jnp.float32).values()) < 5e-5  # of sums that cancel, autodiff's too: 4e-6
-    found, true = (float(function(*[*given(), borrowed, jnp.float32])) for function in (joined, by_autodiff))
+@pytest.mark.parametrize("halo", [(0, 0), (1, 2)])
+def test_in_float32_gradients_are_those_of_autodiff(halo):
+    assert max(errors(joined, halo, jnp.float32).values()) < 5e-5  # of sums that cancel, autodiff's too: 4e-6
+    found, true = (float(function(*[*given(), halo, jnp.float32])) for function in (joined, by_autodiff))
     assert found == pytest.approx(true, 1e-5)
 
 
-@pytest.mark.parametrize("borrowed", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("halo", [(0, 0), (1, 2)])
 @pytest.mark.parametrize("mean", [0.0, 10.0])  # channels deviate from it by 1 to 3
-def test_in_bfloat16_they_are_as_true_as_those_of_autodiff(borrowed, mean):
-    theirs, ours = (errors(function, borrowed, jnp.bfloat16, mean) for function in (by_autodiff, joined))
+def test_in_bfloat16_they_are_as_true_as_those_of_autodiff(halo, mean):
+    theirs, ours = (errors(function, halo, jnp.bfloat16, mean) for function in (by_autodiff, joined))
     for place in PLACES:
         assert ours[place] < 1.5 * theirs[place]
 

@@ -104,10 +104,10 @@ calls=%inner, metadata={{op_name="f"}}, backend_config={{"window_config":{{"esti
 def test_a_listing_by_hand():
     flags, rows, half, columns = 512, 104 * 128 * 2, 56 * 128 * 2, 104 * 128 * 2
     read, written = 128 * 4 + half + rows, flags + 64 * 128 // 2 + columns
-    assert hlo_cost.effort(LISTING) == hlo_cost.HloCost(read + written, 1234)
+    assert hlo_cost.parse(LISTING) == hlo_cost.HloCost(read + written, 1234)
 
 
 @pytest.mark.parametrize("listing", ["", "HloModule x", LISTING.replace("estimated_cycles", "cycles")])
 def test_what_is_no_listing_of_a_tpu_is_refused(listing):
-    with pytest.raises(ValueError, match="not the listing of a program compiled for a TPU"):
-        hlo_cost.effort(listing)
+    with pytest.raises(ValueError, match="not the text of a program compiled for a TPU"):
+        hlo_cost.parse(listing)

@@ -1,4 +1,4 @@
-"""Models whose first blocks see images in strips, against the same models that see them whole."""
+"""Models whose first blocks see splits of each image, against the same models on whole images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from melanoma_tf.core import config
-from melanoma_tf.devices import select
 from melanoma_tf.models import backbones
-from melanoma_tf.tpu import spatial_split
+from melanoma_tf.tpu import rewrite, spatial_split
+from melanoma_tf.tpu.rewrite import Rewrite
 from tests.support import tiny
 
 RNG = np.random.default_rng(0)
@@ -23,16 +23,16 @@ def published(name, size):
 
 
 def build_both(name, size, count, **options):
-    """Models of whole images and of strips, with the same weights, of which none is as it begins."""
-    whole, cut = (backbones.build_classifier(name, size, strips=n, **options) for n in (1, count))
-    assert [v.path for v in whole.weights] == [v.path for v in cut.weights]
+    """Models of whole images and of splits, with the same weights, all different from their initial values."""
+    whole, split = (backbones.build_classifier(name, size, rewrite=r, **options) for r in (None, Rewrite(count)))
+    assert [v.path for v in whole.weights] == [v.path for v in split.weights]
     values = [np.asarray(v) * RNG.uniform(0.5, 1.5, v.shape) for v in whole.weights]
     for value, variable in zip(values, whole.weights, strict=True):
         if "mean" in variable.path or "beta" in variable.path:
             value += RNG.normal(0, 0.1, value.shape)
-    for built in (whole, cut):
+    for built in (whole, split):
         built.set_weights(values)
-    return whole, cut
+    return whole, split
 
 
 def step(built, images):
@@ -53,7 +53,7 @@ def step(built, images):
     [
         (V1, 384, 1, ()),
         (V1, 384, 2, ("stem", "1a", "2a", "2b", "3a", "3b")),
-        (V1, 384, 8, ("stem", "1a", "2a", "2b", "3a")),  # 3b would borrow four rows for six of its own
+        (V1, 384, 8, ("stem", "1a", "2a", "2b", "3a")),  # 3b would have a halo of four rows for six of its own
         (V1, 384, 3, ("stem", "1a", "2a", "2b", "3a", "3b")),
         ("efficientnet-b3", 300, 2, ("stem", "1a", "1b")),  # then 75 rows cannot be halved
         (V1, 383, 2, ()),
@@ -61,46 +61,46 @@ def step(built, images):
         (V2, 384, 4, ("stem", "1a", "2a", "2b", "3a", "3b")),
     ],
 )
-def test_blocks_are_cut_as_far_as_their_rows_go(name, size, count, blocks):
-    found = spatial_split.blocks_to_cut(published(name, size), count)
+def test_blocks_are_split_as_far_as_their_rows_go(name, size, count, blocks):
+    found = spatial_split.split_blocks(published(name, size), count)
     assert found == [block if block == "stem" else f"block{block}" for block in blocks]
 
 
 @pytest.fixture(scope="module")
 def halves():
-    """EfficientNet-B0 at 64 px on two strips of each image."""
+    """EfficientNet-B0 at 64 px on two splits of each image."""
     return build_both(V1, 64, 2)[1]
 
 
 @pytest.mark.parametrize(("name", "size", "count"), [(V1, 128, 4), ("efficientnet-b1", 96, 3), (V2, 64, 2)])
-def test_strips_give_the_numbers_of_whole_images(name, size, count):
-    """B1 has a block without expansion that is not the first, and drops whole images within the blocks cut."""
-    whole, cut = build_both(name, size, count, drop_connect=0.5)
+def test_splits_give_the_numbers_of_whole_images(name, size, count):
+    """B1 has a block without expansion that is not the first, and drops whole images within the split blocks."""
+    whole, split = build_both(name, size, count, drop_connect=0.5)
     images = RNG.random((6, size, size, 3), np.float32)
-    found, expected = (np.asarray(built(images, training=False)) for built in (cut, whole))
+    found, expected = (np.asarray(built(images, training=False)) for built in (split, whole))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    for found, expected in zip(step(cut, images), step(whole, images), strict=True):
+    for found, expected in zip(step(split, images), step(whole, images), strict=True):
         assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
     ("size", "asked", "said"),
     [
-        (64, 1, "images are seen whole"),
-        (64, 2, "the first blocks see each image in 2 strips"),
-        (64, 128, "the first blocks see each image in 4 strips"),  # of 8 rows behind the stem, and 2 borrowed
-        (63, 8, "images are seen whole"),
+        (64, 1, "plain graph"),
+        (64, 2, "first blocks on 2 splits of each image"),
+        (64, 128, "first blocks on 4 splits of each image"),  # of 8 rows after the stem, and a halo of 2
+        (63, 8, "plain graph"),
     ],
 )
-def test_fewer_strips_are_cut_where_rows_are_few(size, asked, said):
-    assert backbones.describe_strips(backbones.build_classifier(V1, size, strips=asked)) == said
+def test_there_are_fewer_splits_where_rows_are_few(size, asked, said):
+    assert rewrite.describe(backbones.build_classifier(V1, size, rewrite=Rewrite(asked))) == said
 
 
 def test_mixed_precision_stays_within_its_own_noise():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        whole, cut = build_both(V1, 64, 2)
+        whole, split = build_both(V1, 64, 2)
     finally:
         keras.config.set_dtype_policy(before)
     exact, _ = build_both(V1, 64, 2)
@@ -108,7 +108,7 @@ def test_mixed_precision_stays_within_its_own_noise():
     images = RNG.random((16, 64, 64, 3), np.float32)
     noise, difference = (
         np.std(np.asarray(a(images, training=False)) - np.asarray(b(images, training=False)))
-        for a, b in ((whole, exact), (cut, whole))
+        for a, b in ((whole, exact), (split, whole))
     )
     assert difference < noise
 
@@ -127,7 +127,7 @@ def test_its_file_of_weights_is_that_of_whole_images(halves, tmp_path):
         np.testing.assert_array_equal(found, expected, err_msg=found.path)
 
 
-def test_a_model_of_strips_survives_its_own_json(halves):
+def test_a_model_of_splits_survives_its_own_json(halves):
     again = keras.models.model_from_json(halves.to_json())
     again.set_weights(halves.get_weights())
     images = RNG.random((2, 64, 64, 3), np.float32)
@@ -135,25 +135,14 @@ def test_a_model_of_strips_survives_its_own_json(halves):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("backend", "kind", "asked", "images", "expected"),
-    [
-        ("jax", "tpu", 0, 128, 1),
-        ("jax", "tpu", 0, 64, 2),
-        ("jax", "tpu", 0, 48, 2),
-        ("jax", "tpu", 0, 8, 16),
-        ("jax", "tpu", 0, 256, 1),
-        ("jax", "tpu", 1, 8, 1),
-        ("jax", "gpu", 0, 8, 1),
-        ("tensorflow", "tpu", 0, 8, 1),
-        ("tensorflow", "cpu", 2, 8, 2),
-    ],
-)
-def test_strips_fill_the_registers_of_a_tpu(backend, kind, asked, images, expected):
-    assert select.Runtime(backend, kind, ("0",), "").strips(asked, images) == expected
+def test_fast_layers_are_refused_where_they_cannot_be_computed():
+    with pytest.raises(ValueError, match="TPU layers are written in JAX; Keras runs on tensorflow"):
+        backbones.build_classifier(V1, 64, rewrite=Rewrite(fast_layers=True))
 
 
 @pytest.mark.parametrize("asked", [-1, 129])
-def test_a_number_of_strips_that_cannot_be_is_refused(asked):
-    with pytest.raises(ValueError, match=f"config.strips={asked} must lie between 0 and 128"):
-        config.check(tiny.config(strips=asked))
+def test_a_number_of_splits_out_of_range_is_refused(asked):
+    settings = tiny.config()
+    settings.tpu.spatial_splits = asked
+    with pytest.raises(ValueError, match=f"config.tpu.spatial_splits={asked} must lie between 0 and 128"):
+        config.check(settings)

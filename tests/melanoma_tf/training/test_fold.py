@@ -16,7 +16,7 @@ import pytest
 
 from melanoma_tf.augment.warp import shears
 from melanoma_tf.data import pipeline
-from melanoma_tf.devices import select
+from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
@@ -56,7 +56,7 @@ def first_batches(dataset, count):
 def run_losses(config, batches, scope):
     keras.utils.set_random_seed(0)
     with scope():
-        trainer, _ = build.build_trainer(config, 0.3, 10)
+        trainer, _ = build.build_trainer(config, 0.3, 10, ONE_CPU.profile)
     import tensorflow as tf
 
     found = []
@@ -165,7 +165,7 @@ def test_a_step_with_nan_is_skipped_and_changes_nothing(dataset, monkeypatch, wh
         monkeypatch.setattr(build.losses, "build", lambda *args, **kwargs: loss)
     else:
         monkeypatch.setattr(build.policy, "_to_unit", to_nan)
-    trainer, classifier = build.build_trainer(tiny.config(augment="none"), 0.3, 10)
+    trainer, classifier = build.build_trainer(tiny.config(augment="none"), 0.3, 10, ONE_CPU.profile)
     (features, target), _ = first_batches(dataset, 2)
     white = {**features, "image": np.full_like(features["image"], 255)}
     trainer.train_on_batch(features, target)
@@ -196,7 +196,7 @@ def test_nan_on_one_replica_stops_the_step_on_all(dataset, two, monkeypatch, rep
 
     monkeypatch.setattr(build.losses, "build", lambda *args, **kwargs: loss)
     with two.scope():
-        trainer, classifier = build.build_trainer(tiny.config(freeze_batch_norm=True), 0.3, 10)
+        trainer, classifier = build.build_trainer(tiny.config(freeze_batch_norm=True), 0.3, 10, two.profile)
     ((features, target),) = first_batches(dataset, 1)
     bad = target.copy()
     bad[4 * replica] = 2.0  # replicas get halves of the batch
@@ -277,7 +277,7 @@ def test_moving_averages_are_evaluated_and_saved(dataset, tmp_path):
         predictor.predictor(classifier, tta=False), dataset.fold(0), batch_size=8, image_size=32
     )
     np.testing.assert_allclose(table["logit"], again, rtol=1e-6)
-    live = build.build_trainer(tiny.config(ema=0.5), 0.3, 10)
+    live = build.build_trainer(tiny.config(ema=0.5), 0.3, 10, ONE_CPU.profile)
     checkpoint.restore(tmp_path / "checkpoints", live[1], live[0].optimizer)
     assert any((a != b).any() for a, b in zip(live[1].get_weights(), classifier.get_weights(), strict=True))
 
@@ -306,23 +306,26 @@ def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path):
 
 @pytest.mark.parametrize(("size", "method"), [(shears.LARGEST, "shears"), (shears.LARGEST + 32, "matmul")])
 def test_images_too_large_to_be_sheared_are_turned_by_products(size, method):
-    trainer, _ = build.build_trainer(tiny.config(image_size=size), 0.3, 10, resampling="shears")
+    config = tiny.config(image_size=size)
+    config.tpu.warp = "shears"
+    trainer, _ = build.build_trainer(config, 0.3, 10, profile.DeviceProfile("jax", "tpu", "TPU v5 lite"))
     assert trainer.get_layer("augment").method == method
 
 
 def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
-    on_cpu, _ = build.build_trainer(tiny.config(), 0.3, 10, resampling="kernel")
-    assert build.describe_xla(on_cpu) == "XLA: off, on CPUs TensorFlow's own kernels are faster"
-    elsewhere, classifier = build.build_trainer(tiny.config(), 0.3, 10, resampling="gather")
-    elsewhere.jit_compile = True
-    assert build.describe_xla(elsewhere) == "XLA: on"
-    elsewhere.jit_compile = False
-    on_tpu, _ = build.build_trainer(tiny.config(), 0.3, 10, resampling="matmul")
+    gpu, tpu = (profile.DeviceProfile("tensorflow", kind) for kind in ("gpu", "tpu"))
+    on_cpu, _ = build.build_trainer(tiny.config(), 0.3, 10, ONE_CPU.profile)
+    assert build.describe_xla(on_cpu, ONE_CPU.profile) == "XLA: off, on CPUs TensorFlow's own kernels are faster"
+    on_gpu, classifier = build.build_trainer(tiny.config(), 0.3, 10, gpu)
+    on_gpu.jit_compile = True
+    assert build.describe_xla(on_gpu, gpu) == "XLA: on"
+    on_gpu.jit_compile = False
+    on_tpu, _ = build.build_trainer(tiny.config(), 0.3, 10, tpu)
     on_tpu.jit_compile = False  # as Keras has it under TPUStrategy
-    assert build.describe_xla(on_tpu) == "XLA: on, a TPU runs nothing else"
-    assert build.describe_xla(elsewhere) == "XLA: off, as Keras does under MirroredStrategy"
+    assert build.describe_xla(on_tpu, tpu) == "XLA: on, a TPU runs nothing else"
+    assert build.describe_xla(on_gpu, gpu) == "XLA: off, as Keras does under MirroredStrategy"
     classifier.get_layer("stem_conv").supports_jit = False
-    assert build.describe_xla(elsewhere) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
+    assert build.describe_xla(on_gpu, gpu) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
 
 
 def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
@@ -338,19 +341,21 @@ def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
         first, _, third = found["tensorflow"][name]["losses"]
         assert abs(first - third) > 5e-5  # it trains
         _assert_same_steps(found["jax"][name], found["tensorflow"][name])
-    for backend, changes in {"tensorflow": 1, "jax": 3}.items():  # strips; under JAX layers for TPUs and both as well
+    for backend, changes in {"tensorflow": 1, "jax": 3}.items():  # splits; under JAX fast layers and both as well
         changed = [steps for name, steps in found[backend].items() if name.startswith("two_blocks_")]
         assert len(changed) == changes
         for steps in changed:
             _assert_same_steps(steps, found[backend]["two_blocks"])
     # One of the two blocks widens, of B0 fifteen, and the last convolution; one of the two has few channels, of B0 two.
-    assert found["jax"]["float32"] == {"gather": [0, 0], "matmul": [0, 0], "shears": [0, 0]}
-    assert found["jax"]["mixed_bfloat16"] == {"gather": [0, 0], "matmul": [1, 1], "shears": [1, 1]}
-    assert found["jax"]["b0_for_tpu"] == {"whole": [16, 2], "cut": [16, 2], "cut in part": [16, 1]}
-    usual, for_tpu = found["jax"]["half"]
-    assert for_tpu != usual
-    np.testing.assert_allclose(for_tpu["losses"], usual["losses"], atol=5e-4)
-    np.testing.assert_allclose(for_tpu["statistics"], usual["statistics"], atol=1e-4)
+    assert all(layers == [0, 0] for layers in found["jax"]["float32"].values())
+    on_tpu = found["jax"]["mixed_bfloat16"].pop("tpu, True")
+    assert on_tpu == [1, 1]
+    assert all(layers == [0, 0] for layers in found["jax"]["mixed_bfloat16"].values())
+    assert found["jax"]["b0_fast"] == {"whole": [16, 2], "split": [16, 2], "split in part": [16, 1]}
+    usual, fast = found["jax"]["half"]
+    assert fast != usual
+    np.testing.assert_allclose(fast["losses"], usual["losses"], atol=5e-4)
+    np.testing.assert_allclose(fast["statistics"], usual["statistics"], atol=1e-4)
     built, *rebuilt = found["jax"]["rebuilt"]
     assert built[0] == [1, 1]
     for counts, loss in rebuilt:
