@@ -1,17 +1,17 @@
-"""What does augmentation cost? On a TPU by its compiler, on this machine by the clock, beside what others do.
+"""Cost of augmentation: on a TPU by its compiler, on this machine by the clock, compared with other libraries.
 
     python benchmarks/augment.py                                  # images/s of one core
-    python benchmarks/augment.py --device gpu                     # images/s of a GPU, by JAX if KERAS_BACKEND=jax
+    python benchmarks/augment.py --device gpu                     # images/s of a GPU, under JAX if KERAS_BACKEND=jax
     python benchmarks/augment.py --tpu v5e-4                      # MB and GFLOP per image; needs libtpu, no TPU
 
-Here: each augmenter makes batches of u8 images into floats, taking turns; images/s is the median over the turns. On
-a CPU each has one thread; on a GPU ours and the layers of Keras and keras-cv run there, the images' way to it counts,
-and the others stay on the CPU as before. All do the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %,
-left-right flip, brightness, contrast, saturation and hue, cutout. What is not installed is named, not measured
-(pip install '.[bench]'); so is keras-cv, which is no longer developed and in no list of ours.
+Here: each augmenter turns batches of u8 images into floats, in rotation; images/s is the median over the rounds. On a
+CPU each has one thread. On a GPU ours and the layers of Keras and keras-cv run there, including the transfer of the
+images, and the others stay on the CPU. All run the same policy: rotation by any angle, shear 2, zoom 10 %, shift 2 %,
+left-right flip, brightness, contrast, saturation and hue, cutout. Libraries that are not installed are reported and
+skipped (pip install '.[bench]'; keras-cv, which is no longer developed, has to be installed by itself).
 
---tpu: each operation and ready policy is compiled for one TPU chip by libtpu, as the trainer would run it (u8 in,
-bfloat16 out), and its compiler's own figures are printed: megabytes moved and GFLOP, per image.
+--tpu: libtpu compiles each operation and named policy for one TPU chip, as the trainer would run it (u8 to bfloat16),
+and the compiler's own megabytes moved and GFLOP per image are printed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ import numpy as np
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-BATCHES = 4  # a turn
+BATCHES = 4  # per round
 flags.DEFINE_integer("size", 384, "Side of the images, in pixels.", 32)
-flags.DEFINE_integer("batch", 64, "Images at a time.", 1)
-flags.DEFINE_integer("repeat", 5, "Turns.", 1)
+flags.DEFINE_integer("batch", 64, "Batch size.", 1)
+flags.DEFINE_integer("repeat", 5, "Rounds.", 1)
 flags.DEFINE_string("images", None, "Folder of JPEGs; default: random pixels.")
-flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where, without --tpu.")
+flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Device, without --tpu.")
 flags.DEFINE_string("tpu", None, "Compile for one chip of this TPU instead, e.g. v5e-4.")
-flags.DEFINE_list("only", [], "Of --tpu: only these rows.")
-flags.DEFINE_string("compile", None, "Used by this script itself: compile one policy and print its figures.")
+flags.DEFINE_list("only", [], "Only these rows, with --tpu.")
+flags.DEFINE_string("compile", None, "Internal: compile one policy and print its figures.")
 
 AFFINE = "affine(rotate=180, shear=2, zoom=0.1, shift=0.02)"
 COLOUR = "color(0.1, 0.2, 0.3, 0.01)"
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
 
 
 def tpu_table() -> None:
-    """One process a row: a compilation that fails takes nothing else with it."""
+    """Prints the table of compiled rows, each compiled in its own process so that one may fail."""
     print(f"{FLAGS.tpu}, {FLAGS.size} px, batch {FLAGS.batch}: per image")
     print(f"{'':36} {'MB moved':>9} {'GFLOP':>7} {'temporary MB':>13}")
     for name, row in ROWS.items():
@@ -101,7 +101,7 @@ def tpu_table() -> None:
 
 
 def compile_one(policy_text: str, method: Any) -> dict[str, float]:
-    """The TPU compiler's figures of one policy, per image."""
+    """Compiles one policy; returns the TPU compiler's figures per image."""
     from melanoma_tf import preflight
 
     preflight.prepare("float32")
@@ -131,7 +131,7 @@ def ours_for_tpu(policy_text: str, method: Any) -> Callable[[Any, Any], Any]:
 
 
 def keras_rotation(images: Any, seeds: Any) -> Any:
-    """Keras' RandomRotation alone, on JAX; under TensorFlow the layer switches XLA off."""
+    """Keras' RandomRotation alone, under JAX; under TensorFlow the layer switches XLA off."""
     import keras
 
     layer = keras.layers.RandomRotation(0.5)
@@ -143,7 +143,7 @@ def keras_rotation(images: Any, seeds: Any) -> Any:
 
 
 def here() -> None:
-    """The table of images/s."""
+    """Prints the table of images/s."""
     if FLAGS.device == "cpu":
         import tensorflow as tf
 
@@ -165,7 +165,7 @@ def here() -> None:
         try:
             augmenters[name] = make()
         except ImportError as error:
-            print(f"{name}: not measured, {error}")
+            print(f"{name}: skipped, {error}")
     for augment in augmenters.values():
         for turn in range(2):
             wait(augment(images, turn))
@@ -185,12 +185,12 @@ def here() -> None:
 
 
 def wait(batch: Any) -> None:
-    """Until it is there; copying all of it would count as augmentation."""
+    """Waits for a batch by reading one pixel; copying all of it would count as augmentation."""
     np.asarray(batch[:1, :1, :1])
 
 
 def batch_of_images() -> Any:
-    """u8[B,S,S,3]."""
+    """Images u8[B,S,S,3] from --images, or random."""
     if FLAGS.images is None:
         return np.random.default_rng(0).integers(0, 256, (FLAGS.batch, FLAGS.size, FLAGS.size, 3), dtype=np.uint8)
     from PIL import Image
@@ -235,11 +235,11 @@ def keras_layers() -> Callable[[Any, int], Any]:
         k.RandomErasing(0.7, scale=(0.14, 0.14), value_range=(0, 1)),
     ]
 
-    return one_after_the_other(layers, 255.0, 1.0)
+    return in_sequence(layers, 255.0, 1.0)
 
 
-def one_after_the_other(layers: list[Any], before: float, after: float) -> Callable[[Any, int], Any]:
-    """Layers on floats that are the images over `before`; what comes out is divided by `after`."""
+def in_sequence(layers: list[Any], before: float, after: float) -> Callable[[Any, int], Any]:
+    """Applies layers in order to the images divided by `before`; divides the output by `after`."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -257,7 +257,7 @@ def one_after_the_other(layers: list[Any], before: float, after: float) -> Calla
 
 
 def by_jax(model: Any, before: float, after: float) -> Callable[[Any, int], Any]:
-    """A model without weights, whose state is that of its generators."""
+    """Compiles a model whose only state is that of its random generators."""
     import jax
 
     model.build((None, FLAGS.size, FLAGS.size, 3))
@@ -268,12 +268,12 @@ def by_jax(model: Any, before: float, after: float) -> Callable[[Any, int], Any]
         found, state = model.stateless_call([], state, images.astype("float32") / before, training=True)
         return found / after, state
 
-    def turned(images: Any, turn: int) -> Any:
+    def augment_next(images: Any, turn: int) -> Any:
         nonlocal state
         found, state = augment(state, images)
         return found
 
-    return turned
+    return augment_next
 
 
 def keras_cv_layers() -> Callable[[Any, int], Any]:
@@ -281,7 +281,7 @@ def keras_cv_layers() -> Callable[[Any, int], Any]:
     import keras_cv
 
     if keras.backend.backend() != "tensorflow":
-        raise ImportError("its layers are TensorFlow's")
+        raise ImportError("its layers need the TensorFlow backend")
     k = keras_cv.layers
     layers = [
         k.RandomFlip("horizontal"),
@@ -293,11 +293,11 @@ def keras_cv_layers() -> Callable[[Any, int], Any]:
         k.RandomCutout(0.375, 0.375),
     ]
 
-    return one_after_the_other(layers, 1.0, 255.0)
+    return in_sequence(layers, 1.0, 255.0)
 
 
 def tf_image() -> Callable[[Any, int], Any]:
-    """As the notebooks do it, in tf.data's map: ops of tf.image, and the kernel behind Keras' for the warp."""
+    """The notebooks' way, in tf.data's map: tf.image ops, and the kernel of Keras' layers for the warp."""
     import tensorflow as tf
 
     def one(image: Any) -> Any:
@@ -363,7 +363,9 @@ def albumentations_images() -> Callable[[Any, int], Any]:
             a.CoarseDropout(**hole, p=0.7),
         ]
     )
-    batch = np.empty((FLAGS.batch, FLAGS.size, FLAGS.size, 3), np.float32)  # fresh memory would cost more than the rest
+    batch = np.empty(
+        (FLAGS.batch, FLAGS.size, FLAGS.size, 3), np.float32
+    )  # allocating it for each batch would dominate
 
     def augment(images: Any, turn: int) -> Any:
         for each, place in zip(images, batch, strict=True):

@@ -1,10 +1,10 @@
-"""Look at augmentation before training with it.
+"""Draw a sheet of augmented images, to inspect a policy before training.
 
     python -m melanoma_tf.sheet --data tfrecords/384 --out sheet.png
     python -m melanoma_tf.sheet --data tfrecords/384 --policy "flip|affine(rotate=180)|hair(20)" --out sheet.png
 
-One row per image, the image itself first and then what the policy makes of it; without --policy one row per
-operation and ready policy, all of the same image.
+One row per image: the original, then augmented versions. Without --policy, one row per operation and named policy, all
+of the same image.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _LABEL = 16  # pixels above each row
 
 
 def define_flags() -> None:
-    """The flags of this command."""
-    flags.DEFINE_string("data", None, "Folder that tfrecord_tools.build wrote.", required=True)
-    flags.DEFINE_string("policy", None, "What to show, as in config.augment. Default: every operation.")
-    flags.DEFINE_string("out", "sheet.png", "PNG to write.")
-    flags.DEFINE_integer("images", 6, "Rows of --policy.", 1)
-    flags.DEFINE_integer("draws", 7, "Augmented images in each row.", 1)
-    flags.DEFINE_integer("size", 192, "Side of the images on the sheet, in pixels.", 32)
-    flags.DEFINE_integer("seed", 0, "Of the draws.", 0)
-    methods = ["gather", "kernel", "matmul"]  # TensorFlow's: this command runs on it
-    flags.DEFINE_enum("method", "gather", methods, "How affine maps are resampled.")
+    """Defines the flags of this command."""
+    flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build.", required=True)
+    flags.DEFINE_string("policy", None, "Augmentation policy, as in config.augment. Default: every operation.")
+    flags.DEFINE_string("out", "sheet.png", "Output PNG file.")
+    flags.DEFINE_integer("images", 6, "Number of rows, with --policy.", 1)
+    flags.DEFINE_integer("draws", 7, "Augmented images per row.", 1)
+    flags.DEFINE_integer("size", 192, "Side of each image, in pixels.", 32)
+    flags.DEFINE_integer("seed", 0, "Random seed.", 0)
+    methods = ["gather", "kernel", "matmul"]  # those of TensorFlow, on which this command runs
+    flags.DEFINE_enum("method", "gather", methods, "Resampling method of affine maps.")
 
 
 def main(argv: list[str]) -> None:
@@ -81,7 +81,18 @@ def main(argv: list[str]) -> None:
 
 
 def render(images: Any, rows: list[tuple[str, int]], draws: int, seed: int, method: Any) -> Any:
-    """The sheet, a PIL image. images: u8[N,S,S,3]; rows: a policy and the index of a image."""
+    """Renders the sheet.
+
+    Args:
+      images: u8[N,S,S,3].
+      rows: for each row a policy and the index of an image.
+      draws: augmented images per row.
+      seed: random seed.
+      method: of resampling, see `augment.warp.affine`.
+
+    Returns:
+      A PIL image.
+    """
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -92,14 +103,14 @@ def render(images: Any, rows: list[tuple[str, int]], draws: int, seed: int, meth
     pen = ImageDraw.Draw(sheet)
     for row, (text, index) in enumerate(rows):
         layer = policy.Augment(text, method, dtype="float32")
-        # The rest of the batch, with which mixing mixes, is the next image.
+        # Every other image of the batch is the next image, for mixup and cutmix to mix in.
         batch = np.repeat(images[index : index + 1], 2 * draws, axis=0)
         batch[1::2] = images[(index + 1) % len(images)]
         seeds = np.arange(2 * draws, dtype=np.uint32) + np.uint32(1000 * seed + 100 * index)
-        changed = (np.asarray(layer(batch, seeds, training=True))[::2] * 255).round().astype(np.uint8)
+        augmented = (np.asarray(layer(batch, seeds, training=True))[::2] * 255).round().astype(np.uint8)
         top = row * (size + _LABEL)
         pen.text((2, top + 2), text, fill="black")
-        for column, image in enumerate([images[index], *changed]):
+        for column, image in enumerate([images[index], *augmented]):
             sheet.paste(Image.fromarray(image), (column * size, top + _LABEL))
     return sheet
 

@@ -1,1 +1,1 @@
-"""Augmentation on the device, in `keras.ops`: one code for TensorFlow and JAX, for CPU, GPU and TPU."""
+"""Augmentation on the device, in `keras.ops`: the same code for TensorFlow and JAX on CPU, GPU and TPU."""

@@ -1,7 +1,7 @@
-"""Mixing of two examples of a batch: mixup and cutmix, with their labels.
+"""Mixup and cutmix of the examples of a batch and of their labels.
 
-Each example is mixed with the one after it in the batch, so, unlike every other augmentation, what it becomes depends
-on the batch it is in. How much, and where, depends on its own seed alone.
+Each example is mixed with the next one of the batch, so that, unlike in every other augmentation, the result depends on
+the batch. The proportion and the position depend on the example's own seed alone.
 """
 
 from __future__ import annotations
@@ -14,28 +14,50 @@ from melanoma_tf.augment import occlusion
 
 
 def partner(values: Any) -> Any:
-    """Of each example of a batch [B,...], the one it is mixed with."""
+    """Values [B,...] of the example that each example is mixed with."""
     return ops.roll(values, -1, axis=0)
 
 
 def mixup(images: Any, share: Any) -> Any:
-    """`share` f32[B] of each image [B,H,W,C] and the rest of its partner (H. Zhang et al. 2018)."""
+    """Weighted mean of each image and its partner (H. Zhang et al. 2018).
+
+    Args:
+      images: float[B,H,W,C].
+      share: f32[B] in [0,1], weight of the image itself.
+
+    Returns:
+      Like `images`.
+    """
     share = ops.cast(share, images.dtype)[:, None, None, None]
     return share * images + (1.0 - share) * partner(images)
 
 
-def cutmix(images: Any, centre_x: Any, centre_y: Any, size: Any) -> tuple[Any, Any]:
-    """A square of the partner pasted into each image (S. Yun et al. 2019); see `occlusion.cutout`.
+def cutmix(images: Any, center_x: Any, center_y: Any, size: Any) -> tuple[Any, Any]:
+    """Pastes a square of the partner into each image (S. Yun et al. 2019).
+
+    Args:
+      images: float[B,H,W,C].
+      center_x: f32[B] in [0,1), see `occlusion.cutout`.
+      center_y: f32[B] in [0,1).
+      size: f32[B], side of the square as a fraction of the shorter side.
 
     Returns:
-      The images [B,H,W,C], and f32[B] how much of each is its own.
+      The images [B,H,W,C], and f32[B] the share of each that is its own.
     """
-    covered = occlusion.cutout(ops.ones_like(images[..., :1]), centre_x, centre_y, size)
-    return ops.where(covered > 0, images, partner(images)), ops.mean(ops.cast(covered, "float32"), axis=(1, 2, 3))
+    mask = occlusion.cutout(ops.ones_like(images[..., :1]), center_x, center_y, size)
+    return ops.where(mask > 0, images, partner(images)), ops.mean(ops.cast(mask, "float32"), axis=(1, 2, 3))
 
 
 def labels(values: Any, share: Any) -> Any:
-    """What belongs to mixed images, targets f32[B] or metadata f32[B,...], each image's own by `share` f32[B]."""
+    """Weighted mean of each example's targets or metadata and its partner's.
+
+    Args:
+      values: f32[B,...].
+      share: f32[B] in [0,1], weight of the example itself.
+
+    Returns:
+      f32[B,...].
+    """
     values = ops.cast(values, "float32")
     share = ops.reshape(share, (-1, *(1 for _ in values.shape[1:])))
     return share * values + (1.0 - share) * partner(values)

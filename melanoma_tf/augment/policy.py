@@ -1,4 +1,4 @@
-"""Augmentation policies: strings such as "flip|quarter_turn|color(0.1, 0.1)" to operations, and the layer of them."""
+"""Augmentation policies: strings such as "flip|quarter_turn|color(0.1, 0.1)", and the Keras layer that applies them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,19 @@ from typing import Any
 import keras
 from keras import ops
 
-from melanoma_tf.augment import color, geometry, mixing, random
-from melanoma_tf.augment.operations import (
-    DRAWS_PER_OP,
-    OPS,
-    Affine,
-    GreyWorld,
-    Linear,
-    Mixing,
-    Op,
-    QuarterTurn,
-    Symmetric,
-)
+from melanoma_tf.augment import color, geometry, mixing, operations, random
+from melanoma_tf.augment.operations import Affine, ColorMatrixOp, DihedralOp, GreyWorld, MixOp, Op, QuarterTurn
+from melanoma_tf.augment.warp import affine
 
-_ALIASES = 1.4  # zoomed out by more than this, images show patterns that are not there
+_ALIASING_ZOOM = 1.4  # images zoomed out by more than this show aliasing
 
-# Ready policies. The competition's solutions are approximations where an operation of theirs is not here.
+# Named policies. Those of the competition's solutions are approximations where an operation is missing.
 POLICIES = {
     "none": "",
-    # Exact symmetries and mild colour: what no lesion minds.
+    # Exact symmetries and mild color changes, which keep any lesion's appearance realistic.
     "light": "flip|quarter_turn|color(0.1, 0.1, 0.1, 0.02)",
     # C. Deotte, kaggle.com/cdeotte/triple-stratified-kfold-with-tfrecords (2020): rotation 180, shear 2, zoom 8 and
-    # shift 8 (of 384 px), each times a normal number; left-right flip; hue 0.01, saturation 0.3, contrast 0.2,
+    # shift 8 (of 384 px), each times a normal draw; left-right flip; hue 0.01, saturation 0.3, contrast 0.2,
     # brightness 0.1.
     "deotte": "affine(rotate=180, shear=2, zoom=0.125, shift=0.021, normal=True)|flip(vertical=False)"
     "|color(0.1, 0.2, 0.3, 0.01)",
@@ -44,7 +35,8 @@ POLICIES = {
     # First place (haqishen et al., 2020, github.com/haqishen/SIIM-ISIC-Melanoma-Classification-1st-Place-Solution,
     # dataset.py): the eight symmetries, brightness and contrast 0.2, blur (three times as often) or noise, hue 10 of
     # 180, saturation 20 of 255, shift-scale-rotate 0.1, 0.1, 15 degrees with black beyond the edges, cutout 37.5 %.
-    # Without its lens distortions, CLAHE and shift of value; blur and noise are drawn apart, and the axes zoom apart.
+    # Without its lens distortions, CLAHE and shift of value; blur and noise are drawn independently, as are the zooms
+    # of the axes.
     "first_place": "flip|quarter_turn|color(brightness=0.2, p=0.75)|color(contrast=0.2, p=0.75)|blur(1.5, p=0.525)"
     "|noise(0.02, p=0.175)|color(saturation=0.08, hue=0.056, p=0.5)"
     "|affine(rotate=15, zoom=0.1, shift=0.1, fill='constant', p=0.85)|cutout(0.375, p=0.7)",
@@ -55,10 +47,16 @@ POLICIES = {
 
 
 def parse(policy: str) -> tuple[Op, ...]:
-    """The operations of a policy string or of a name in POLICIES.
+    """Parses a policy string, or the name of one of POLICIES.
+
+    Args:
+      policy: `op|op(1, key=2)|...`; the arguments are literals.
+
+    Returns:
+      The operations in order.
 
     Raises:
-      ValueError: not the grammar `op|op(1, key=2)|...`, an unknown operation or argument; it names what there is.
+      ValueError: bad syntax, or an unknown operation or argument.
     """
     text = POLICIES.get(policy.strip(), policy)
     if not text.strip():
@@ -68,139 +66,169 @@ def parse(policy: str) -> tuple[Op, ...]:
 
 def _parse_op(text: str, policy: str) -> Op:
     try:
-        node = ast.parse(text, mode="eval").body
-        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-        if not isinstance(call.func, ast.Name):
-            raise ValueError("no name")
-        name = call.func.id
-        if any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("**")
-        args = [ast.literal_eval(arg) for arg in call.args]
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-        if len(kwargs) < len(call.keywords):
-            raise ValueError("the same argument twice")
+        name, args, kwargs = _parse_call(text)
     except (SyntaxError, ValueError) as error:
-        raise ValueError(f"augmentation policy {policy!r}: {text!r} is not of the form op or op(1, key=2)") from error
-    if name not in OPS:
         raise ValueError(
-            f"augmentation policy {policy!r}: no op {name!r}; available ops: {', '.join(sorted(OPS))}; "
-            f"ready policies, each to be named alone: {', '.join(POLICIES)}"
+            f"augmentation policy {policy!r}: cannot parse {text!r}; expected the form op or op(1, key=2)"
+        ) from error
+    if name not in operations.OPS:
+        raise ValueError(
+            f"augmentation policy {policy!r}: unknown op {name!r}; expected one of: "
+            f"{', '.join(sorted(operations.OPS))}; or, alone, a named policy: {', '.join(POLICIES)}"
         )
+    kind = operations.OPS[name]
     try:
-        op: Op = OPS[name](*args, **kwargs)
+        op: Op = kind(*args, **kwargs)
     except TypeError as error:
-        arguments = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(OPS[name]))
-        signature = f"{name}({arguments})"
-        raise ValueError(f"augmentation policy {policy!r}: {text!r} does not fit {signature}") from error
+        arguments = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(kind))
+        raise ValueError(
+            f"augmentation policy {policy!r}: bad arguments in {text!r}; expected {name}({arguments})"
+        ) from error
     return op
+
+
+def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Name, positional and keyword arguments of a call with literal arguments, without evaluating it."""
+    node = ast.parse(text, mode="eval").body
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if not isinstance(call.func, ast.Name):
+        raise ValueError("not a name")
+    if any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError("** is not supported")
+    args = [ast.literal_eval(arg) for arg in call.args]
+    kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+    if len(kwargs) < len(call.keywords):
+        raise ValueError("repeated argument")
+    return call.func.id, args, kwargs
 
 
 # -------------------------------------------------------------------------------------------------------- layer
 
 
-def _resample(run: Sequence[Op], images: Any, drawn: Sequence[Any], method: geometry.Method, dtype: str) -> Any:
-    """Geometry of a row of operations, at least one of which is an Affine, as one resampling."""
+def _resample(run: Sequence[Op], images: Any, params: Sequence[Any], method: affine.Method, dtype: str) -> Any:
+    """Applies neighboring geometric operations, at least one of them an Affine, in one resampling."""
     _, height, width, _ = images.shape
     maps = [
-        op.matrix(parameters, height, width) if isinstance(op, Affine) else geometry.symmetry_matrix(parameters)
-        for op, parameters in zip(run, drawn, strict=True)
+        op.matrix(drawn, height, width) if isinstance(op, Affine) else geometry.symmetry_matrix(drawn)
+        for op, drawn in zip(run, params, strict=True)
     ]
-    affine = [op for op in run if isinstance(op, Affine)]
-    # What the output shows was last changed by the last operation.
-    composed = functools.reduce(geometry.product, maps)
-    return geometry.affine(
+    affines = [op for op in run if isinstance(op, Affine)]
+    return affine.affine(
         images,
-        composed,
-        fill=affine[-1].fill,
+        functools.reduce(geometry.product, maps),
+        fill=affines[-1].fill,
         method=method,
-        reach=functools.reduce(lambda inner, op: op.reach(inner), reversed(affine), math.sqrt(0.5)) * height,
-        antialias=math.prod(op.zooms_out for op in affine) > _ALIASES,
+        # From the output back to the input.
+        reach=functools.reduce(lambda inner, op: op.reach(inner), reversed(affines), math.sqrt(0.5)) * height,
+        antialias=math.prod(op.max_zoom_out for op in affines) > _ALIASING_ZOOM,
         dtype=dtype,
     )
 
 
-def _recolour(run: Sequence[Linear], images: Any, drawn: Sequence[Any]) -> Any:
-    """Colour of a row of operations as one pass over the pixels."""
-    maps = [op.matrix(images, parameters) for op, parameters in zip(run, drawn, strict=True)]
-    return color.transform(images, functools.reduce(color.together, maps))
+def _transform_colors(run: Sequence[ColorMatrixOp], images: Any, params: Sequence[Any]) -> Any:
+    """Applies neighboring color matrices in one pass over the pixels."""
+    matrices = [op.matrix(images, drawn) for op, drawn in zip(run, params, strict=True)]
+    return color.transform(images, functools.reduce(color.compose, matrices))
 
 
-def _joins(run: Sequence[Op], op: Op) -> bool:
-    """Whether an operation is done at once with those before it."""
-    if isinstance(op, Symmetric | Affine) and isinstance(run[0], Symmetric | Affine):
+def _composable(run: Sequence[Op], op: Op) -> bool:
+    """Whether an operation can be composed with the run before it."""
+    if isinstance(op, DihedralOp | Affine) and isinstance(run[0], DihedralOp | Affine):
         fills = {each.fill for each in (*run, op) if isinstance(each, Affine)}
         return len(fills) < 2
-    # GreyWorld has to see what those before it have made.
-    return isinstance(op, Linear) and isinstance(run[0], Linear) and not isinstance(op, GreyWorld)
+    # GreyWorld depends on the output of the operations before it.
+    return isinstance(op, ColorMatrixOp) and isinstance(run[0], ColorMatrixOp) and not isinstance(op, GreyWorld)
 
 
 @keras.saving.register_keras_serializable("melanoma_tf")
 class Augment(keras.layers.Layer):
-    """u8 images and per-example seeds to [0,1] float images, augmented when training.
+    """Layer that scales u8 images to [0,1] and, in training, augments them by per-example seeds.
 
-    Inputs: images u8[B,H,W,3], seeds u32[B]. Output: [B,H,W,3] in [0,1] in the layer's compute dtype; the arithmetic
-    is float32, but for what `resample_dtype` says and for what TPUs (bfloat16) and GPUs (TF32) make of matrix products.
-    In inference it only scales. Values are clipped once, at the end. method, resample_dtype: of `geometry.affine`.
+    Inputs: images u8[B,H,W,3] and seeds u32[B]. Output: [B,H,W,3] in [0,1] in the layer's compute dtype. Values are
+    clipped once, at the end. The arithmetic is float32, except for `resample_dtype` and for matrix products on TPUs
+    (bfloat16) and GPUs (TF32).
     """
 
     def __init__(
         self,
         policy: str = "none",
-        method: geometry.Method = "gather",
+        method: affine.Method = "gather",
         resample_dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
+        """Creates the layer.
+
+        Args:
+          policy: see `parse`.
+          method: of resampling, see `affine.affine`.
+          resample_dtype: dtype of resampling, see `affine.affine`.
+          **kwargs: of `keras.layers.Layer`.
+
+        Raises:
+          ValueError: unknown method, or see `parse`.
+        """
+        affine.check_method(method)
         super().__init__(**kwargs)
         self.policy, self.method, self.resample_dtype = policy, method, resample_dtype
         self.ops = parse(policy)
-        # Keras compiles with XLA where every layer allows it. The kernel is for CPUs, where XLA's convolutions are ten
-        # times slower than TensorFlow's; Keras itself would take them for a CPU beside a GPU.
-        self.supports_jit = geometry.compiles_under_xla(method)
+        # Keras compiles a model by XLA if every layer supports it.
+        self.supports_jit = affine.COMPILES[method]
 
     def call(self, images: Any, seeds: Any, training: bool = False) -> Any:
         if not (training and self.ops):
             return ops.cast(_to_unit(images), self.compute_dtype)
         if any(isinstance(op, QuarterTurn) for op in self.ops) and images.shape[1] != images.shape[2]:
             raise ValueError(f"quarter_turn needs square images, got {images.shape[1]} x {images.shape[2]}")
-        is_unit = False  # u8 (or, once resampled, float) in 0..255 until an operation needs [0,1]
-        for run, drawn in self._runs(seeds):
+        is_unit = False  # in 0..255, u8 or, once resampled, float, until an operation needs [0,1]
+        for run, params in self._runs(seeds):
             if any(isinstance(op, Affine) for op in run):
-                images = _resample(run, images, drawn, self.method, self.resample_dtype)
+                images = _resample(run, images, params, self.method, self.resample_dtype)
                 continue
-            if isinstance(run[0], Symmetric):
-                together = functools.reduce(geometry.together, drawn)
-                images = run[0].apply(images, *drawn) if len(run) == 1 else geometry.dihedral(images, together)
+            if isinstance(run[0], DihedralOp):
+                composed = functools.reduce(geometry.compose, params)
+                images = run[0].apply(images, *params) if len(run) == 1 else geometry.dihedral(images, composed)
                 continue
             if not is_unit:
                 images, is_unit = _to_unit(images), True
-            images = _recolour(run, images, drawn) if isinstance(run[0], Linear) else run[0].apply(images, drawn[0])
+            if isinstance(run[0], ColorMatrixOp):
+                images = _transform_colors(run, images, params)
+            else:
+                images = run[0].apply(images, params[0])
         if not is_unit:
             images = _to_unit(images)
         return ops.cast(ops.clip(images, 0.0, 1.0), self.compute_dtype)
 
     def _runs(self, seeds: Any) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Operations that are done at once, all of one kind, with their parameters."""
+        """Yields groups of operations that are applied as one, with their drawn parameters."""
         runs: list[list[tuple[int, Op]]] = []
         for index, op in enumerate(self.ops):
-            if runs and _joins([before for _, before in runs[-1]], op):
+            if runs and _composable([before for _, before in runs[-1]], op):
                 runs[-1].append((index, op))
             else:
                 runs.append([(index, op)])
         for indexed in runs:
-            drawn = [op.draw(random.Numbers(seeds, index * DRAWS_PER_OP)) for index, op in indexed]
-            yield [op for _, op in indexed], drawn
+            yield [op for _, op in indexed], [_draw(op, index, seeds) for index, op in indexed]
 
     @property
     def mixes(self) -> bool:
-        """Whether labels have to be mixed too."""
-        return any(isinstance(op, Mixing) for op in self.ops)
+        """Whether the policy mixes examples, so that labels have to be mixed too."""
+        return any(isinstance(op, MixOp) for op in self.ops)
 
     def labels(self, targets: Any, seeds: Any, height: int, width: int) -> Any:
-        """The targets f32[B], or metadata f32[B,...], of what `call` makes of a batch in training."""
+        """Mixes targets or metadata like `call` mixes the images in training.
+
+        Args:
+          targets: f32[B,...].
+          seeds: u32[B], those given to `call`.
+          height: of the images, in pixels.
+          width: of the images, in pixels.
+
+        Returns:
+          f32[B,...].
+        """
         for index, op in enumerate(self.ops):
-            if isinstance(op, Mixing):
-                drawn = op.draw(random.Numbers(seeds, index * DRAWS_PER_OP))
-                targets = mixing.labels(targets, op.share(drawn, height, width))
+            if isinstance(op, MixOp):
+                targets = mixing.labels(targets, op.share(_draw(op, index, seeds), height, width))
         return targets
 
     def compute_output_shape(self, images_shape: Any, seeds_shape: Any = None) -> Any:
@@ -209,6 +237,11 @@ class Augment(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = {"policy": self.policy, "method": self.method, "resample_dtype": self.resample_dtype}
         return {**super().get_config(), **own}
+
+
+def _draw(op: Op, index: int, seeds: Any) -> Any:
+    """Parameters of the operation at a position of the policy."""
+    return op.draw(random.Stream(seeds, index * operations.DRAWS_PER_OP))
 
 
 def _to_unit(images: Any) -> Any:

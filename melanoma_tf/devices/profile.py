@@ -38,7 +38,7 @@ class DeviceProfile:
         return (self.backend, self.kind) == ("tensorflow", "cpu")
 
     def warp_method(self, settings: Any) -> WarpMethod:
-        """Method of `geometry.affine`; "shears" only where the settings ask for it and the TPU can run it."""
+        """Method of `warp.affine`; "shears" only where the settings ask for it and the TPU can run it."""
         if self.is_tpu:
             shears = self.backend == "jax" and not self.generation.startswith(_SMALL_TPUS)
             return "shears" if settings.warp == "shears" and shears else "matmul"

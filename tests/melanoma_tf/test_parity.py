@@ -122,12 +122,15 @@ def test_moving_average(given, theirs):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: addons.SigmoidFocalCrossEntropy(), "from_logits=False is not offered"),
-        (lambda: addons.rotate(np.zeros((1, 4, 4, 3)), 1.0, "nearest"), "interpolation 'nearest'; expected bilinear"),
-        (lambda: addons.transform(np.zeros((1, 4, 4, 3)), np.zeros(8), "nearest"), "expected bilinear"),
-        (lambda: addons.cutout(np.zeros((1, 4, 4, 3)), 3), "mask_size 3; expected one even number"),
+        (lambda: addons.SigmoidFocalCrossEntropy(), "from_logits=False is not supported"),
+        (
+            lambda: addons.rotate(np.zeros((1, 4, 4, 3)), 1.0, "nearest"),
+            "unsupported interpolation 'nearest'; expected: bilinear",
+        ),
+        (lambda: addons.transform(np.zeros((1, 4, 4, 3)), np.zeros(8), "nearest"), "expected: bilinear"),
+        (lambda: addons.cutout(np.zeros((1, 4, 4, 3)), 3), "unsupported mask_size 3; expected one even number"),
     ],
 )
-def test_what_is_not_offered_is_told(call, message):
+def test_unsupported_arguments_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -18,6 +18,6 @@ def test_the_command_draws_a_policy(shards, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     drawn = np.asarray(Image.open(out))
     assert drawn.shape == (2 * (32 + 16), 4 * 32, 3)
-    before, after = drawn[16:48, :32], drawn[16:48, 32:64]
-    assert before.std() > 5
-    assert not np.array_equal(before, after)
+    original, augmented = drawn[16:48, :32], drawn[16:48, 32:64]
+    assert original.std() > 5
+    assert not np.array_equal(original, augmented)

@@ -1,1 +1,1 @@
-"""Affine warps: one function, one module per method."""
+"""Affine warps: one function, `affine.affine`, and a module for each of its methods."""

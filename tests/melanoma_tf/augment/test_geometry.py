@@ -11,7 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from melanoma_tf.augment import geometry
-from melanoma_tf.augment.warp import shears
+from melanoma_tf.augment.warp import affine, shears
+from melanoma_tf.augment.warp.affine import METHODS
+from melanoma_tf.augment.warp.coordinates import FILLS
 from tests.support.process import run_command
 
 RNG = np.random.default_rng(0)
@@ -21,13 +23,13 @@ EVEN_AND_ODD = pytest.mark.parametrize("images", [IMAGES, ODD], ids=["even", "od
 IDENTITY = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
 
 
-def affine(images, matrices, *, method="gather", **options):
-    """`geometry.affine`; the shears, which are JAX's, whatever Keras runs on, and on the canvas that they choose."""
+def warp(images, matrices, *, method="gather", **options):
+    """`affine.affine`; the shears, which are JAX's, whatever Keras runs on, and on the canvas that they choose."""
     if method == "matmul":  # one by one: outside XLA its weights take a gigabyte of a image of 192 px
-        each = [geometry.affine(*one, method=method, **options) for one in _one_by_one(images, matrices)]
+        each = [affine.affine(*one, method=method, **options) for one in _one_by_one(images, matrices)]
         return np.concatenate([np.asarray(one) for one in each])
     if method != "shears":
-        return geometry.affine(images, matrices, method=method, **options)
+        return affine.affine(images, matrices, method=method, **options)
     options.pop("reach", None)
     return np.asarray(_shears(**options)(images, np.asarray(matrices)))
 
@@ -41,7 +43,7 @@ def _shears(**options):
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    return jax.jit(functools.partial(shears.affine, **options))
+    return jax.jit(functools.partial(shears.by_shears, **options))
 
 
 def matrix(rotate=0.0, shear=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, count=1):
@@ -82,11 +84,11 @@ def images(request):
 # ---------------------------------------------------------------------------------------------------- symmetries
 
 
-@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("symmetry", range(8))
 def test_the_matrix_of_a_symmetry_moves_pixels_as_it_does(symmetry, method):
     codes = np.full(4, symmetry, np.int32)
-    found = affine(IMAGES, geometry.symmetry_matrix(codes), method=method)
+    found = warp(IMAGES, geometry.symmetry_matrix(codes), method=method)
     np.testing.assert_allclose(found, geometry.dihedral(IMAGES, codes), atol=1e-3)
 
 
@@ -94,27 +96,27 @@ def test_two_symmetries_together_are_one_after_the_other():
     first, second = (np.repeat(np.arange(8, dtype=np.int32), 8), np.tile(np.arange(8, dtype=np.int32), 8))
     images = np.repeat(IMAGES[:1], 64, axis=0)
     step_by_step = geometry.dihedral(geometry.dihedral(images, first), second)
-    np.testing.assert_array_equal(geometry.dihedral(images, geometry.together(first, second)), step_by_step)
+    np.testing.assert_array_equal(geometry.dihedral(images, geometry.compose(first, second)), step_by_step)
     composed = np.asarray(geometry.symmetry_matrix(first)) @ np.asarray(geometry.symmetry_matrix(second))
-    np.testing.assert_array_equal(composed, geometry.symmetry_matrix(geometry.together(first, second)))
+    np.testing.assert_array_equal(composed, geometry.symmetry_matrix(geometry.compose(first, second)))
 
 
 # --------------------------------------------------------------------------------------------------- exact cases
 
 
 @EVEN_AND_ODD
-@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_identity_changes_nothing(method, images):
-    np.testing.assert_allclose(affine(images, IDENTITY, method=method), images, atol=1e-3)
+    np.testing.assert_allclose(warp(images, IDENTITY, method=method), images, atol=1e-3)
 
 
 @EVEN_AND_ODD
-@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("fill", "beyond"), [("constant", 7.0), ("nearest", None), ("reflect", None)])
 def test_whole_shifts_are_exact(method, fill, beyond, images):
     size = images.shape[1]
     m = matrix(shift_x=3, shift_y=-2, count=4)
-    found = np.asarray(affine(images, m, fill=fill, value=7.0, method=method, reach=size))
+    found = np.asarray(warp(images, m, fill=fill, value=7.0, method=method, reach=size))
     mode: Any = {"constant": "constant", "nearest": "edge", "reflect": "symmetric"}[fill]
     options: dict[str, Any] = {"constant_values": 7} if beyond else {}
     padded = np.pad(images, [(0, 0), (3, 3), (3, 3), (0, 0)], mode=mode, **options)
@@ -122,10 +124,10 @@ def test_whole_shifts_are_exact(method, fill, beyond, images):
 
 
 @EVEN_AND_ODD
-@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3), (270, 3)])
 def test_positive_angles_turn_counter_clockwise(method, degrees, turns, images):
-    found = affine(images, matrix(rotate=degrees, count=4), method=method)
+    found = warp(images, matrix(rotate=degrees, count=4), method=method)
     np.testing.assert_allclose(found, np.rot90(images, turns, axes=(1, 2)), atol=2e-3)
 
 
@@ -137,30 +139,30 @@ def test_zoom_shear_and_shift_go_the_way_they_say():
         (matrix(shift_x=4, shift_y=6), 16, 34),
         (matrix(shear=45), 10, 20 + 20),
     ):
-        for method in geometry.METHODS:
-            found = np.asarray(affine(dot, m, method=method, fill="constant"))[0, ..., 0]
+        for method in METHODS:
+            found = np.asarray(warp(dot, m, method=method, fill="constant"))[0, ..., 0]
             assert np.unravel_index(found.argmax(), found.shape) == (row, column)
 
 
 def test_each_image_has_its_own_map():
     maps = np.concatenate([matrix(rotate=angle) for angle in (0, 30, 90, 200)])
-    for method in geometry.METHODS:
-        together = np.asarray(affine(IMAGES, maps, method=method))
+    for method in METHODS:
+        together = np.asarray(warp(IMAGES, maps, method=method))
         for n in range(4):
-            alone = affine(IMAGES[n : n + 1], maps[n : n + 1], method=method)
+            alone = warp(IMAGES[n : n + 1], maps[n : n + 1], method=method)
             np.testing.assert_allclose(alone[0], together[n], atol=2e-3)
 
 
 # ------------------------------------------------------------------------------------------------ against SciPy
 
 
-@pytest.mark.parametrize("fill", geometry.FILLS)
+@pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("shape", [(24, 24), (20, 31)])
 @pytest.mark.parametrize("method", ["gather", "kernel"])
 def test_four_taps_are_scipys_bilinear(fill, shape, method):
     image = RNG.integers(0, 256, (1, *shape, 3), dtype=np.uint8)
     for m in (matrix(33, 4, 0.8, 1.1, 3, -5), matrix(-160, 0, 0.4, 0.5), matrix(shift_x=70.5)):
-        found = np.asarray(affine(image, m, fill=fill, value=9.0, method=method))[0]
+        found = np.asarray(warp(image, m, fill=fill, value=9.0, method=method))[0]
         expected = by_scipy(image[0], m[0], 1, "grid-constant" if fill == "constant" else fill, 9.0)
         np.testing.assert_allclose(found, expected, atol=0.02)
 
@@ -171,11 +173,11 @@ ANGLES = (2, 5, 15, 30, 40, 44, 46, 60, 89, 135, 170)
 @pytest.mark.parametrize("fill", ["reflect", pytest.param("nearest", marks=pytest.mark.slow)])
 def test_passes_and_shears_beside_four_taps_at_every_angle(images, fill):
     """All against a float64 cubic spline, edges included; on real images where there are any."""
-    gained: dict[geometry.Method, dict[int, float]] = {"matmul": {}, "shears": {}}
+    gained: dict[affine.Method, dict[int, float]] = {"matmul": {}, "shears": {}}
     for angle in ANGLES:
         m = matrix(angle, count=len(images))
         expected = np.stack([by_scipy(image, m[0], 3, fill) for image in images])
-        found = {way: affine(images, m, method=way, fill=fill) for way in geometry.METHODS}
+        found = {way: warp(images, m, method=way, fill=fill) for way in METHODS}
         for method, gains in gained.items():
             gains[angle] = psnr(found[method], expected) - psnr(found["gather"], expected)
     assert min(min(gains.values()) for gains in gained.values()) > 2, gained
@@ -189,9 +191,9 @@ def test_the_whole_map_agrees_too(images):
         m = np.repeat(matrix(*drawn), len(images), axis=0)
         expected = np.stack([by_scipy(image, m[0], 3, "reflect") for image in images])
         reach = 96 * 1.5 / 0.85 + 9
-        gathered = affine(images, m)
+        gathered = warp(images, m)
         for method in ("matmul", "shears"):
-            found = affine(images, m, method=method, reach=reach)
+            found = warp(images, m, method=method, reach=reach)
             assert psnr(found, expected) > psnr(gathered, expected)
             assert psnr(found, np.asarray(gathered, np.float64)) > 35
 
@@ -199,15 +201,15 @@ def test_the_whole_map_agrees_too(images):
 def test_bfloat16_costs_no_more_than_it_says(images):
     """Stated in docs/augmentation.md: the image keeps 40 dB, because bfloat16 has 8 bits."""
     m = matrix(44, count=len(images))
-    exact, half = (affine(images, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    exact, half = (warp(images, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert psnr(half, np.asarray(exact, np.float64)) > 40
     assert half.dtype == exact.dtype
-    exact, half = (affine(images, m, method="shears", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    exact, half = (warp(images, m, method="shears", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert psnr(half, exact.astype(np.float64)) > 55
 
 
 @pytest.mark.parametrize(("angle", "less"), [(0, 3.5), (20, 3.5), (45, 3.0)])
-@pytest.mark.parametrize("method", geometry.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_zooming_out_does_not_alias(method, angle, less):
     """A zone plate of frequencies up to Nyquist at half size: what cannot be shown must become grey, not rings."""
     size = 192
@@ -215,11 +217,11 @@ def test_zooming_out_does_not_alias(method, angle, less):
     plate = (127.5 + 127.5 * np.cos(np.pi * (x**2 + y**2) / size))[None, ..., None].astype(np.float32)
     m = matrix(rotate=angle, zoom_x=0.5, zoom_y=0.5)
     options: dict[str, Any] = {"fill": "constant", "value": 127.5, "antialias": True}
-    found = np.asarray(affine(plate, m, method=method, **options))[0, ..., 0]
+    found = np.asarray(warp(plate, m, method=method, **options))[0, ..., 0]
     # The plate reaches half of Nyquist, the most that half the pixels can show, at a radius of size/8 of the output.
     r = np.hypot(*(np.mgrid[:size, :size] - (size - 1) / 2))
     beyond = (r > size / 8 * 1.4) & (r < size / 4)
-    naive = np.asarray(affine(plate, m, **options | {"antialias": False}))[0, ..., 0]
+    naive = np.asarray(warp(plate, m, **options | {"antialias": False}))[0, ..., 0]
     assert found[beyond].std() < naive[beyond].std() / less
 
 
@@ -282,13 +284,15 @@ def test_shears_are_divided_among_devices(tmp_path):
 
 
 def test_what_cannot_be_done_is_named():
-    with pytest.raises(ValueError, match="fill 'wrap'; expected one of reflect, nearest, constant"):
-        affine(IMAGES, IDENTITY, fill="wrap")
-    with pytest.raises(ValueError, match="method 'fft'; expected one of gather, kernel, matmul, shears"):
-        affine(IMAGES, IDENTITY, method="fft")
-    with pytest.raises(ValueError, match="'shears' is JAX's; Keras runs on tensorflow: use 'matmul'"):
-        geometry.affine(IMAGES, IDENTITY, method="shears")
+    with pytest.raises(ValueError, match="unknown fill 'wrap'; expected one of: reflect, nearest, constant"):
+        warp(IMAGES, IDENTITY, fill="wrap")
+    with pytest.raises(ValueError, match="unknown method 'fft'; expected one of: gather, kernel, matmul, shears"):
+        warp(IMAGES, IDENTITY, method="fft")
+    with pytest.raises(ValueError, match="'shears' needs the JAX backend, got tensorflow; use method 'matmul'"):
+        affine.affine(IMAGES, IDENTITY, method="shears")
     with pytest.raises(ValueError, match="needs square images, got 4 x 6"):
-        affine(np.zeros((1, 4, 6, 3), np.uint8), IDENTITY[:1], method="matmul")
-    with pytest.raises(ValueError, match="images of 800 px; up to 768 fit a TPU's fast memory: use method 'matmul'"):
-        affine(np.zeros((1, 800, 800, 3), np.uint8), IDENTITY[:1], method="shears")
+        warp(np.zeros((1, 4, 6, 3), np.uint8), IDENTITY[:1], method="matmul")
+    with pytest.raises(
+        ValueError, match="images of 800 px exceed a TPU's fast memory; expected at most 768 px: use method 'matmul'"
+    ):
+        warp(np.zeros((1, 800, 800, 3), np.uint8), IDENTITY[:1], method="shears")

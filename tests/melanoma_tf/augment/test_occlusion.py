@@ -16,15 +16,15 @@ def column(*values):
     return np.array(values, np.float32)
 
 
-def numbers(count=5000):
-    return random.Numbers(np.arange(count, dtype=np.uint32))
+def stream(count=5000):
+    return random.Stream(np.arange(count, dtype=np.uint32))
 
 
 # ------------------------------------------------------------------------------------------------------- generator
 
 
 def test_normal_numbers_are_normal_and_independent():
-    one, other = (np.asarray(numbers(20_000).normal(draw)) for draw in (0, 2))
+    one, other = (np.asarray(stream(20_000).normal(draw)) for draw in (0, 2))
     assert stats.kstest(one, "norm").pvalue > 1e-3
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
 
@@ -87,7 +87,7 @@ def test_the_microscope_is_black_outside_its_circle_only():
 
 def test_blur_is_scipys_gaussian_and_none_is_none():
     sigma = column(0.0, 0.5, 1.0, 1.5, 2.0, 0.01)
-    found = np.asarray(occlusion.blur(IMAGES, sigma, most=2.0))
+    found = np.asarray(occlusion.blur(IMAGES, sigma, max_sigma=2.0))
     for n in range(6):
         expected = (
             IMAGES[n] if sigma[n] < 0.05 else ndimage.gaussian_filter(IMAGES[n], (sigma[n], sigma[n], 0), radius=5)

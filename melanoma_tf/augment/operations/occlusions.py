@@ -1,0 +1,149 @@
+"""Occlusions and degradations: cutout, hair, the microscope's border, blur, noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from keras import ops
+
+from melanoma_tf.augment import occlusion, random
+from melanoma_tf.augment.operations.base import DRAWS_PER_OP, PixelOp, check_ranges, register
+
+_DRAWS_PER_HAIR = 7
+
+
+@register("cutout")
+@dataclasses.dataclass(frozen=True)
+class Cutout(PixelOp):
+    """Covers squares.
+
+    Attributes:
+      size: side, as a fraction of the image's shorter side.
+      p: probability.
+      holes: number of squares; many small ones are coarse dropout.
+      value: of the covered pixels, in [0,1].
+    """
+
+    size: float = 0.375
+    p: float = 1.0
+    holes: int = 1
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, size=1.0, p=1.0, holes=DRAWS_PER_OP // 2 - 1, value=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        size = ops.where(rng.bernoulli(0, self.p), self.size, 0.0)
+        return [(rng.uniform(2 * n + 1), rng.uniform(2 * n + 2), size) for n in range(self.holes)]
+
+    def apply(self, images: Any, params: Any) -> Any:
+        for x, y, size in params:
+            images = occlusion.cutout(images, x, y, size, self.value)
+        return images
+
+
+@register("hair")
+@dataclasses.dataclass(frozen=True)
+class Hair(PixelOp):
+    """Draws slightly bent hairs over the lesion, most of them dark.
+
+    Attributes:
+      most: largest number of hairs; at least 1 is drawn.
+      p: probability of any.
+    """
+
+    most: int = 20
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, most=(DRAWS_PER_OP - 2) // _DRAWS_PER_HAIR, p=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        count = ops.where(rng.bernoulli(0, self.p), rng.uniform(1, 1.0, self.most + 1.0), 0.0)
+        strokes = []
+        for n in range(self.most):
+            x, y, angle, bend, length, thickness, shade = (
+                rng.uniform(2 + _DRAWS_PER_HAIR * n + k) for k in range(_DRAWS_PER_HAIR)
+            )
+            visible = ops.where(count >= n + 1, 0.003 + 0.006 * thickness, 0.0)  # 1 to 3.5 px at 384
+            strokes.append((x, y, angle * math.pi, bend * 4.0 - 2.0, 0.2 + 0.6 * length, visible, shade**3 * 0.9))
+        return strokes
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return occlusion.hairs(images, params)
+
+
+@register("microscope")
+@dataclasses.dataclass(frozen=True)
+class Microscope(PixelOp):
+    """Adds the round black border of a dermoscope.
+
+    Attributes:
+      low: smallest radius, as a fraction of the shorter side.
+      high: largest radius.
+      p: probability.
+    """
+
+    low: float = 0.4
+    high: float = 0.6
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges(self, low=1.0, high=1.0, p=1.0)
+        if self.low > self.high:
+            raise ValueError(f"microscope: low={self.low} exceeds high={self.high}; expected low <= high")
+
+    def draw(self, rng: random.Stream) -> Any:
+        return ops.where(rng.bernoulli(1, self.p), rng.uniform(0, self.low, self.high), 2.0)
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return occlusion.microscope(images, params)
+
+
+@register("blur")
+@dataclasses.dataclass(frozen=True)
+class Blur(PixelOp):
+    """Gaussian blur.
+
+    Attributes:
+      sigma: largest standard deviation in pixels, drawn uniformly from 0.
+      p: probability.
+    """
+
+    sigma: float = 1.0
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, sigma=5.0, p=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        return ops.where(rng.bernoulli(1, self.p), rng.uniform(0, 0.0, self.sigma), 0.0)
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return occlusion.blur(images, params, self.sigma)
+
+
+@register("noise")
+@dataclasses.dataclass(frozen=True)
+class Noise(PixelOp):
+    """Gaussian noise, independent for each value.
+
+    Attributes:
+      sigma: largest standard deviation, of values in [0,1], drawn uniformly from 0.
+      p: probability.
+    """
+
+    sigma: float = 0.02
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, sigma=1.0, p=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        sigma = ops.where(rng.bernoulli(1, self.p), rng.uniform(0, 0.0, self.sigma), 0.0)
+        return rng.split(2), sigma
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return occlusion.noise(images, *params)
