@@ -1,4 +1,4 @@
-"""Cutout, hairs, border, blur and noise against NumPy and SciPy; mixing against its closed forms."""
+"""Cutout, hairs, border, blur and noise against NumPy and SciPy; mixing against closed forms."""
 
 from __future__ import annotations
 

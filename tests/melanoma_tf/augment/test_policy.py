@@ -82,7 +82,7 @@ def test_quarter_turns_of_a_rectangle_are_refused():
             augmented(np.zeros((1, 4, 6, 3), np.uint8), SEEDS[:1], text=text)
 
 
-# --------------------------------------------------------------------------------------------------------- colour
+# --------------------------------------------------------------------------------------------------------- color
 
 
 def apply_color(brightness=0.0, contrast=1.0, saturation=1.0, hue=0.0):
@@ -161,7 +161,7 @@ def test_a_policy_string_gives_its_operations():
         ("flip|", "cannot parse ''; expected the form op"),
     ],
 )
-def test_a_bad_policy_says_what_there_is(text, message):
+def test_a_bad_policy_raises_with_what_is_expected(text, message):
     with pytest.raises(ValueError, match=message):
         policy.parse(text)
 
@@ -206,13 +206,13 @@ def test_output_is_in_range_and_of_the_asked_dtype():
     assert float(ops.max(out)) <= 1
 
 
-# ------------------------------------------------------------------------------------------- colour, the rest of it
+# ------------------------------------------------------------------------------------------- color, the rest of it
 
 
 UNIT = IMAGES.astype(np.float32) / 255
 
 
-def test_matrices_together_do_what_they_do_one_after_the_other():
+def test_composed_color_matrices_equal_one_after_the_other():
     values = [tf.constant(RNG.uniform(-0.3, 0.3, 8), tf.float32) for _ in range(4)]
     first = color.matrix(values[0], 1 + values[1], 1 + values[2], values[3])
     second = color.gains(tf.constant(RNG.uniform(0.5, 1.5, (8, 3)), tf.float32))
@@ -235,7 +235,7 @@ def test_grey_world_makes_the_means_of_the_channels_equal():
     np.testing.assert_array_equal(color.transform(black, color.gains(color.grey_world(black, tf.ones(8)))), black)
 
 
-def test_grey_world_sees_what_the_colour_before_it_has_made():
+def test_grey_world_sees_the_output_of_the_color_before_it():
     text = "color(gain=0.4)|grey_world(1.0)"
     both = policy.Augment(text, dtype="float32")
     ((_, (gains,)), (_, (strength,))) = both._runs(SEEDS)
@@ -244,7 +244,7 @@ def test_grey_world_sees_what_the_colour_before_it_has_made():
     np.testing.assert_allclose(both(IMAGES, SEEDS, training=True), np.clip(expected, 0, 1), atol=1e-5)
 
 
-def test_maps_with_different_fills_are_not_joined():
+def test_maps_with_different_fills_are_not_composed():
     layer = policy.Augment("affine(rotate=30)|flip|affine(shift=0.2, fill='constant')", dtype="float32")
     assert [len(run) for run, _ in layer._runs(SEEDS)] == [2, 1]
 
@@ -291,7 +291,7 @@ def test_each_changes_images_stays_in_range_and_compiles_with_xla(text, method):
     assert 0 <= found.min() <= found.max() <= 1
     assert np.abs(found - UNIT).max() > 0.02
     if method == "kernel":
-        return  # TensorFlow has it for XLA from 2.21 on only, so nobody is to rely on it
+        return  # XLA has it only from TensorFlow 2.21 on
     compiled = tf.function(lambda x, s: layer(x, s, training=True), jit_compile=True)
     again = np.asarray(compiled(tf.constant(IMAGES), tf.constant(SEEDS)))
     # A pixel on the edge of a hole or stroke may fall on its other side.
@@ -317,7 +317,7 @@ def test_probabilities_are_what_they_say():
 
 
 def test_flips_turns_and_an_affine_map_are_one_resampling():
-    """The composition against one after the other; what is left is what the second resampling would lose."""
+    """The composition against one after the other; the tolerance is the loss of a second resampling."""
     smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
     images = (np.clip(smooth, 0, 1) * 255).astype(np.uint8)
     text = "flip|affine(rotate=30, shift=0.1, p=0.7)|quarter_turn"
@@ -336,7 +336,7 @@ def test_flips_turns_and_an_affine_map_are_one_resampling():
         assert difference[:, 10:54, 10:54].max() < 0.02  # not the corners, which "matmul" mirrors once more
 
 
-def test_beta_numbers_are_those_of_scipy():
+def test_beta_draws_are_those_of_scipy():
     numbers = random.uniform(np.arange(5000, dtype=np.uint32), 0)
     for alpha in (0.2, 1.0, 4.0):
         found = np.asarray(random.beta(numbers, alpha))
@@ -368,8 +368,8 @@ def test_labels_are_mixed_as_the_images_are(text):
         "affine(rotate=180, zoom=0.1)|flip|affine(shift=0.2)",
     ],
 )
-def test_images_show_the_same_by_products(text):
-    """Also far beyond their edges, where columns have to have been made."""
+def test_matmul_agrees_with_the_kernel(text):
+    """Also far beyond the edges, for which the columns are extended."""
     smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
     images = (np.clip(smooth, 0, 1) * 255).astype(np.uint8)
     layers = [policy.Augment(text, way, dtype="float32") for way in ("kernel", "matmul")]
@@ -391,7 +391,7 @@ def test_the_other_backend_compiles_them_to_the_same_images(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for key, theirs in np.load(tmp_path / "out.npz").items():
         text, method = key.rsplit("-", 1)
-        if method == "shears":  # TensorFlow has none; test_geometry.py says what they give
+        if method == "shears":  # JAX only; test_geometry.py checks their values
             assert theirs.min() >= 0
             assert theirs.max() <= 1
             assert theirs.std() > 0.05
