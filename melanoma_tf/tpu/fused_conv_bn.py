@@ -112,8 +112,6 @@ def normalise(
     import jax
     import jax.numpy as jnp
 
-    product = functools.partial(jnp.matmul, precision="highest")  # a TPU would round float32 to bfloat16
-
     @jax.custom_vjp
     def normed(wide: Any, mean: Any, variance: Any, narrow: Any, kernel: Any, gamma: Any, beta: Any) -> Any:
         del narrow, kernel
@@ -121,29 +119,38 @@ def normalise(
         return (wide.astype(jnp.float32) * scale + (beta - mean * scale)).astype(wide.dtype)
 
     def backward(saved: Any, upstream: Any) -> Any:
-        variance, narrow, kernel, gamma = saved
-        weights = kernel[0, 0].astype(jnp.float32)
-        own, count = _counted(narrow, halo)
-        centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
-        covariance = _outer(own, own) / count - centre[:, None] * centre
-        deviation = jax.lax.rsqrt(variance + epsilon)
-        scale = deviation * gamma
-        # Sums over all pixels of the upstream gradient, and of it times each channel of the centred inputs.
-        d_beta = jnp.sum(upstream, (0, 1, 2), dtype=jnp.float32)
-        products = _outer(narrow, upstream) - centre[:, None] * d_beta
-        d_gamma = jnp.sum(weights * products, 0) * deviation
-        d_kernel = (products - product(covariance, weights) * (deviation * d_gamma)) * scale
-        # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two terms
-        # outside the halo only; this is that gradient through the kernel.
-        direct = _pointwise(upstream, (weights * scale).T.astype(narrow.dtype))
-        mixing = product(weights * (scale * deviation * d_gamma / count), weights.T).astype(narrow.dtype)
-        constant = product(weights, scale * d_beta / count) - product(centre, mixing.astype(jnp.float32))
-        indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # as stored between the convolutions
-        d_narrow = (direct - _counted(indirect, halo)[0].astype(jnp.float32)).astype(narrow.dtype)
-        return None, None, None, d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
+        return None, None, None, *_gradients(saved, upstream, epsilon, halo)
 
     normed.defvjp(lambda *given: (normed(*given), given[2:6]), backward)
     return normed(wide, mean, variance, narrow, kernel, gamma, beta)
+
+
+def _gradients(saved: Any, upstream: Any, epsilon: float, halo: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+    """Gradients of narrow, kernel, gamma and beta; `saved` is variance, narrow, kernel and gamma of `normalise`."""
+    import jax
+    import jax.numpy as jnp
+
+    product = functools.partial(jnp.matmul, precision="highest")  # a TPU would round float32 to bfloat16
+    variance, narrow, kernel, gamma = saved
+    weights = kernel[0, 0].astype(jnp.float32)
+    own, count = _counted(narrow, halo)
+    centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
+    covariance = _outer(own, own) / count - centre[:, None] * centre
+    deviation = jax.lax.rsqrt(variance + epsilon)
+    scale = deviation * gamma
+    # Sums over all pixels of the upstream gradient, and of it times each channel of the centred inputs.
+    d_beta = jnp.sum(upstream, (0, 1, 2), dtype=jnp.float32)
+    products = _outer(narrow, upstream) - centre[:, None] * d_beta
+    d_gamma = jnp.sum(weights * products, 0) * deviation
+    d_kernel = (products - product(covariance, weights) * (deviation * d_gamma)) * scale
+    # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two terms
+    # outside the halo only; this is that gradient through the kernel.
+    direct = _pointwise(upstream, (weights * scale).T.astype(narrow.dtype))
+    mixing = product(weights * (scale * deviation * d_gamma / count), weights.T).astype(narrow.dtype)
+    constant = product(weights, scale * d_beta / count) - product(centre, mixing.astype(jnp.float32))
+    indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # as stored between the convolutions
+    d_narrow = (direct - _counted(indirect, halo)[0].astype(jnp.float32)).astype(narrow.dtype)
+    return d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta
 
 
 def _counted(tensor: Any, halo: tuple[int, ...]) -> tuple[Any, float]:
