@@ -35,6 +35,7 @@ def test_the_rewrites_agree_with_the_plain_graph():
     assert lines[-1] == "this is no TPU, so speed on one is unknown: keep the default"
 
 
+@pytest.mark.slow
 def test_a_rewrite_that_computes_something_else_fails():
     wrong = (
         "from melanoma_tf.tpu import fused_conv_bn as f; right = f.normalise; "
