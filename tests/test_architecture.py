@@ -106,6 +106,22 @@ def test_only_device_code_knows_about_devices(name):
     assert not [call for call in DEVICE_CALLS if call in text]
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_fit_on_a_few_screens(name):
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60 and f.name != "main"]
+    assert not long
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_of_ours_keep_their_names(name):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(tuple(LAYERS)):
+            assert not [alias.name for alias in node.names if alias.asname]
+
+
 def test_commands_start_without_what_they_do_not_need():
     # TensorFlow takes seconds to import, and worker processes would each pay for it.
     code = "import sys, tfrecord_tools.build, tfrecord_tools.verify; print('tensorflow' in sys.modules)"
