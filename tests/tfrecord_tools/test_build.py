@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import command, contents, copy_with_links, quarantined, records_of, settings
+from tests.support.builds import command, contents, copy_with_links, quarantined, records_of, replaced, settings
 from tests.support.process import descendants, is_running, wait_for
 from tfrecord_tools import build, schema
 from tfrecord_tools.builder import inputs, report
@@ -306,7 +306,7 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
 )
 def test_a_bad_setting_is_named(data, tmp_path, changes, message):
     with pytest.raises(build.BuildError) as caught:
-        build.build(settings(data, tmp_path / "out", **changes))
+        build.build(replaced(settings(data, tmp_path / "out"), **changes))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
