@@ -81,7 +81,7 @@ def report(label: str, compile_it: Contender, name: str, size: int, devices: lis
     except preflight.PreflightError as error:
         print(f"| {label} | {error} |", flush=True)
         return []
-    memory = found.memory_used / preflight.GB
+    memory = found.memory_used / 1e9
     figures = [found.megabytes, found.counted_megabytes, found.gflop, memory, found.expected_images_per_s]
     moved, counted, gflop, _, images = figures
     print(f"| {label} | {moved:.0f} | {counted:.0f} | {gflop:.1f} | {memory:.2f} | {images:,.0f} |", flush=True)

@@ -1,4 +1,4 @@
-"""Lists the commands:  python -m melanoma_tf"""
+"""List the commands of melanoma_tf."""
 
 from tfrecord_tools.core import cli
 

@@ -71,6 +71,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Checks this machine and prints the findings."""
     del argv
     if FLAGS.probe:
         print(json.dumps(probe(FLAGS.probe)))

@@ -39,6 +39,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Predicts and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     workdir = cli.local_folder("workdir", FLAGS.workdir)
     cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")

@@ -27,46 +27,13 @@ from ml_collections import config_flags
 
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import profile, select
+from melanoma_tf.tpu.chips import CHIPS, GB, Chip
 
 if TYPE_CHECKING:
     import keras
     import ml_collections
 
 FLAGS = flags.FLAGS
-GB = 1e9
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One JAX device of a TPU.
-
-    Attributes:
-      memory: bytes.
-      flops: FLOP/s in bfloat16.
-      bandwidth: of its memory, bytes/s.
-      products: of its matrix units in a cycle.
-    """
-
-    memory: float
-    flops: float
-    bandwidth: float
-    products: int
-
-    @property
-    def clock(self) -> float:
-        """Cycles/s; a product and its addition are two FLOP."""
-        return self.flops / (2 * self.products)
-
-
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the page of each version. In libtpu a device of v3
-# and v4 is half a chip.
-CHIPS = {
-    "v3": Chip(16 * GB, 61.5e12, 450e9, 2 * 128**2),
-    "v4": Chip(16 * GB, 137.5e12, 614e9, 4 * 128**2),
-    "v5e": Chip(16 * GB, 197e12, 819e9, 4 * 128**2),
-    "v5p": Chip(95 * GB, 459e12, 2765e9, 8 * 128**2),
-    "v6e": Chip(32 * GB, 918e12, 1640e9, 4 * 256**2),
-}
 # Names of Kaggle, Colab and Google Cloud -> names of libtpu.
 TOPOLOGIES = {
     "v3-8": "v3:2x2",
@@ -148,6 +115,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Compiles the step and prints its costs."""
     del argv
     settings = FLAGS.config
     config.check(settings)

@@ -62,6 +62,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Draws the sheet and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
     select.start("cpu")

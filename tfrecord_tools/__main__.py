@@ -1,4 +1,4 @@
-"""Lists the commands:  python -m tfrecord_tools"""
+"""List the commands of tfrecord_tools."""
 
 from tfrecord_tools.core import cli
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def verb(number: int, one: str, many: str) -> str:
-    """Form of a verb for a number: verb(1, "is", "are") is "is"."""
+    """The form of a verb that goes with a number: "is" for 1, "are" otherwise."""
     return one if number == 1 else many
 
 

@@ -87,6 +87,9 @@ def _detail_correlation(still: Floats, moving: Floats, moves: Floats, levelled: 
     """Correlation f32[n], -1..1, of the details that a blur by 2 pixels removes; 0 for moves out of bounds.
 
     Args:
+      still: f32[n,S,S], luma.
+      moving: f32[n,S,S], luma.
+      moves: f32[n,4], of `moving` onto `still`.
       levelled: whether details are divided by their local strength (noise is not amplified), so that one sharp dark
         spot, which many images have, does not outweigh the skin around it.
     """

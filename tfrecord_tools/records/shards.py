@@ -201,6 +201,7 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
     `quarantined`.
 
     Args:
+      task: images, metadata and folders of the shard.
       progress: called with 1 after each image; may raise to stop, which leaves no file.
 
     Raises:

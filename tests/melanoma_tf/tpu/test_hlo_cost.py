@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from melanoma_tf import preflight
+from melanoma_tf.tpu import chips as chip_figures
 from melanoma_tf.tpu import hlo_cost
 from tests.support.process import run_command
 
@@ -44,14 +44,15 @@ def found():
         f"{name!r}: ({chips!r}, {function}, {shapes})" for name, (chips, function, shapes) in cases.items()
     )
     code = (
-        "from melanoma_tf import compiled, preflight; preflight.prepare('float32'); import dataclasses, jax, json; "
+        "from melanoma_tf import preflight; preflight.prepare('float32'); import dataclasses, jax, json; "
+        "from melanoma_tf.tpu import hlo_cost; "
         "import jax.numpy as jnp; "
         "chip = lambda name: jax.sharding.SingleDeviceSharding(preflight.topology_devices(name)[0]); "
         "given = lambda shape, on: jax.ShapeDtypeStruct(tuple(map(int, shape.split(','))), 'bfloat16', sharding=on); "
         "program = lambda on, f, shapes: "
         "    jax.jit(f, out_shardings=on).lower(*[given(shape, on) for shape in shapes]).compile(); "
-        "effort = lambda name, *case: dataclasses.asdict(compiled.effort(program(chip(name), *case).as_text())); "
-        f"print(json.dumps({{k: effort(*case) for k, case in {{{listed}}}.items()}}))"
+        "cost = lambda name, *case: dataclasses.asdict(hlo_cost.parse(program(chip(name), *case).as_text())); "
+        f"print(json.dumps({{k: cost(*case) for k, case in {{{listed}}}.items()}}))"
     )
     done = run_command("-c", code, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -71,7 +72,7 @@ def test_what_does_not_fit_into_the_fast_memory_passes_more_than_once(found):
 @pytest.mark.parametrize("chips", CHIPS)
 def test_cycles_are_a_few_more_than_the_matrix_units_take(found, chips):
     """Which holds the clock, too, that cycles are turned into seconds with."""
-    least = SIDE**3 / preflight.CHIPS[chips.split("-")[0]].products
+    least = SIDE**3 / chip_figures.CHIPS[chips.split("-")[0]].products
     assert least < found[chips]["cycles"] < 1.15 * least
 
 
