@@ -148,10 +148,10 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     address = coordinator or os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES") or None
     count, index = _number(num_processes, "NUM_PROCESSES"), _number(process_id, "PROCESS_ID")
     given = {"--coordinator": address, "--num_processes": count, "--process_id": index}
-    told = ", ".join(f"{flag} {value}" for flag, value in given.items() if value is not None) or "no flags"
+    flags_given = ", ".join(f"{flag} {value}" for flag, value in given.items() if value is not None) or "no flags"
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of CPUs; other devices have their own
-    cli.say(f"multihost: waiting for the other processes, given {told}")
+    cli.say(f"multihost: waiting for the other processes, given {flags_given}")
     # keras.distribution.initialize cannot set how soon a silent host counts as dead. Not every JAX has all of these.
     timeouts = {
         "initialization_timeout": ARRIVAL_SECONDS + 60,
@@ -160,11 +160,11 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     }
     accepted = inspect.signature(jax.distributed.initialize).parameters
     options = {name: value for name, value in timeouts.items() if name in accepted}
-    with _arrival(told):
+    with _arrival(flags_given):
         try:
             jax.distributed.initialize(address and address.split(",")[0], count, index, **options)
         except (RuntimeError, ValueError) as error:
-            raise RuntimeError(_nobody_came(told, str(error).splitlines()[0])) from error
+            raise RuntimeError(_nobody_came(flags_given, str(error).splitlines()[0])) from error
     cli.leave = os._exit  # an orderly end would wait for the other hosts, which wait for this one
     # By host, so that the rows a host reads are contiguous.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -186,11 +186,11 @@ def _number(value: int | None, variable: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _arrival(told: str) -> Iterator[None]:
+def _arrival(flags_given: str) -> Iterator[None]:
     """Ends the process with one message where JAX would abort it with a stack trace of its own."""
 
     def give_up() -> None:
-        print(f"error: {_nobody_came(told, f'waited {ARRIVAL_SECONDS} s')}", file=sys.stderr, flush=True)
+        print(f"error: {_nobody_came(flags_given, f'waited {ARRIVAL_SECONDS} s')}", file=sys.stderr, flush=True)
         os._exit(1)
 
     watch = threading.Timer(ARRIVAL_SECONDS, give_up)
@@ -202,9 +202,9 @@ def _arrival(told: str) -> Iterator[None]:
         watch.cancel()
 
 
-def _nobody_came(told: str, reason: str) -> str:
+def _nobody_came(flags_given: str, reason: str) -> str:
     return (
-        f"no other hosts: JAX, given {told}, found none ({reason}). Start every process with the same --coordinator "
+        f"no other hosts: JAX, given {flags_given}, found none ({reason}). Start every process with the same --coordinator "
         "HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them "
         "by itself."
     )

@@ -109,8 +109,8 @@ def test_a_gpu_that_training_would_not_use_is_told(monkeypatch, tmp_path, backen
     monkeypatch.setattr(doctor, "_DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     findings = [str(finding) for finding in doctor.judge(backend, SOUND | {"kind": kind})]
-    told = [finding for finding in findings if "does not see the NVIDIA GPU" in finding]
-    assert len(told) == (kind == "cpu")
+    found = [finding for finding in findings if "does not see the NVIDIA GPU" in finding]
+    assert len(found) == (kind == "cpu")
     assert any(finding.startswith("FAILED") for finding in findings) == failed
 
 

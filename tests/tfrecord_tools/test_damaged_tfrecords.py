@@ -277,14 +277,14 @@ def test_a_shard_that_is_cut_off_early_tells_how_many_records_are_gone(tmp_path)
 
 # ----------------------------------------------------------------------------------------------------- fuzz
 
-# Images that are told apart by their bytes; what a record says of its image must stay with it.
+# Images that differ in their bytes; what a record says of its image must stay with it.
 IMAGES = [SKIN, flat_jpeg(170, 120, 100), flat_jpeg(150, 110, 90)]
 RECORDS = [example(values(f"ISIC_{number}", image=image)) for number, image in enumerate(IMAGES)]
 HASHES = {hashlib.sha256(image).digest(): f"ISIC_{number}" for number, image in enumerate(IMAGES)}
 
 
 def changed(seed: int, inside: bool) -> bytes:
-    """The shard with a few bytes changed; inside: within a record, whose checksums are made anew."""
+    """The shard with a few bytes changed; inside: within a record, with new checksums."""
     rng, records = random.Random(seed), list(RECORDS)
     if not inside:
         return mutated(framed(*records), rng)

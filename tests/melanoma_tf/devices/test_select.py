@@ -59,9 +59,9 @@ def test_hosts_that_do_not_come_are_one_message():
     )
     done = run_command("-c", code, **NO_ACCELERATOR, KERAS_BACKEND="")
     assert done.returncode == 1
-    told = "given --coordinator localhost:1, --num_processes 2, --process_id 1"
-    assert f"multihost: waiting for the other processes, {told}" in done.stdout
-    assert f"error: no other hosts: JAX, {told}, found none (waited 3 s)" in done.stderr
+    given = "given --coordinator localhost:1, --num_processes 2, --process_id 1"
+    assert f"multihost: waiting for the other processes, {given}" in done.stdout
+    assert f"error: no other hosts: JAX, {given}, found none (waited 3 s)" in done.stderr
 
 
 def test_one_host_of_a_tpu_with_several_is_refused(monkeypatch):
