@@ -204,7 +204,7 @@ def _arrival(flags_given: str) -> Iterator[None]:
 
 def _nobody_came(flags_given: str, reason: str) -> str:
     return (
-        f"no other hosts: JAX, given {flags_given}, found none ({reason}). Start every process with the same --coordinator "
-        "HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX finds them "
-        "by itself."
+        f"no other hosts: JAX, given {flags_given}, found none ({reason}). Start every process with the same "
+        "--coordinator HOST:PORT and --num_processes, and its own --process_id; on TPU pods, Slurm and Open MPI JAX "
+        "finds them by itself."
     )
