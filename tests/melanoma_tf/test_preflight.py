@@ -57,7 +57,7 @@ def test_images_of_any_size_are_turned_on_a_chip(topology, size):
     ]
     done = run_command("-c", TINY, *SMALL, *turned, "--batch=8", "--json", **JAX)
     assert done.returncode == 0, done.stderr[-2000:]
-    # As XLA counts, the small model alone moves 400 MB of a image of 384 px. Weights of a product that are stored
+    # As XLA counts, the small model alone moves 400 MB of an image of 384 px. Weights of a product that are stored
     # would be another 1,200, pixels that are gathered 9,800.
     assert json.loads(done.stdout)["counted_megabytes"] < 1000 * (size / 384) ** 2
 

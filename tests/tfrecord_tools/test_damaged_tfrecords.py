@@ -183,7 +183,7 @@ def test_shards_of_which_nothing_can_be_used_are_refused_with_the_first_reason(t
 
 
 def damage(folder: Path) -> list[dict[str, Any]]:
-    """Three shards of 24 patients: a flipped byte, a bad value and a image that is cut off; one cut; a wrong count.
+    """Three shards of 24 patients: a flipped byte, a bad value and an image that is cut off; one cut; a wrong count.
 
     Returns the records that are sound.
     """
@@ -309,7 +309,7 @@ def check_shard(data: bytes) -> None:
             lies = data[place.offset : place.offset + place.length]
             assert lies == record.image
             assert place.sha256 == hashlib.sha256(lies).digest()
-            # A image that is whole comes under its own name, unless the name is what was changed.
+            # An image that is whole comes under its own name, unless the name is what was changed.
             name = str(record.row["image_name"])
             assert name not in HASHES.values() or HASHES.get(place.sha256, name) == name
         for each in found:

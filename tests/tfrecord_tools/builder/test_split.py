@@ -88,7 +88,7 @@ def test_leak_groups_join_patients_lesions_and_copies():
     names = ["a", "b", "c", "d", "e", "f"]
     patients = ["P2", "P1", "P2", "", "", ""]
     lesions = ["", "L1", "", "L1", "", ""]
-    # b and d share a lesion; e is a copy of a image of P2; f stands alone; a pair with an unknown name joins nothing.
+    # b and d share a lesion; e is a copy of an image of P2; f stands alone; a pair with an unknown name joins nothing.
     groups = split.leak_groups(names, patients, lesions, [("e", "a"), ("f", "elsewhere")])
     assert groups == ["P2", "P1", "P2", "P1", "P2", "image:f"]
 

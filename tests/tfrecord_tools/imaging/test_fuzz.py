@@ -75,7 +75,7 @@ def check_jpegs(count, seed):
         decoded = convert.decode(found.jpeg)
         assert (decoded.size, decoded.mode) == ((SIZE, SIZE), "RGB")
         difference = np.abs(np.asarray(decoded).astype(float) - pillow(data))
-        # Reduced decoding lies between them; damage that passed as a image has hard edges.
+        # Reduced decoding lies between them; damage that passed as an image has hard edges.
         assert difference.mean() < 8, f"mutation {index}: {difference.mean():.1f} levels from Pillow"
         if index % 20 == 0:  # what came before leaves nothing behind
             assert convert.convert(sources[0], SIZE, 95) == before
