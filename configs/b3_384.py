@@ -1,4 +1,4 @@
-"""EfficientNet-B3 at 384 px for eight TPU chips: configs/default.py with a batch that keeps them busy.
+"""EfficientNet-B3 at 384 px for eight TPU chips: configs/default.py with a larger batch and averages.
 
     python -m tfrecord_tools.build --size 384
     python -m melanoma_tf.preflight --config configs/b3_384.py --topology v5e-8
@@ -13,7 +13,7 @@ from melanoma_tf.core import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """configs/default.py for a larger batch."""
+    """configs/default.py with a larger batch, AdamW and moving averages."""
     c = config.default()
     c.batch_size = 256
     c.lr = 6e-4  # twice the default's for four times the batch: the square root, as Adam wants it

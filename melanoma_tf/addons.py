@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from melanoma_tf.augment import geometry, occlusion, random
+from melanoma_tf.augment import degradation, geometry, random
 from melanoma_tf.augment.warp import affine
 from melanoma_tf.models import losses
 
@@ -133,7 +133,7 @@ def cutout(images: Any, mask_size: int | tuple[int, int], offset: Any = (0, 0), 
         raise ValueError(f"unsupported mask_size {mask_size}; expected one even number of pixels")
     position = ops.broadcast_to(ops.reshape(ops.cast(offset, "float32"), (-1, 2)), (ops.shape(images)[0], 2)) + 0.5
     size = ops.ones_like(position[:, 0]) * (sides[0] / min(height, width))
-    return occlusion.cutout(images, position[:, 1] / width, position[:, 0] / height, size, constant_values)
+    return degradation.cutout(images, position[:, 1] / width, position[:, 0] / height, size, constant_values)
 
 
 def random_cutout(images: Any, mask_size: int | tuple[int, int], seeds: Any, constant_values: float = 0.0) -> Any:

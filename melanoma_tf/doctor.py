@@ -45,7 +45,7 @@ class Finding:
 
     Attributes:
       passed: False counts as a failure.
-      what: was found.
+      what: the finding, in one line.
       remedy: how to fix it; "" where nothing is wrong.
     """
 
@@ -154,7 +154,7 @@ def converter() -> Finding:
         importlib.import_module("tfrecord_tools.imaging._resample")
     except ImportError:
         remedy = "for speed alone: install a C compiler (apt install gcc), then this package again"
-        return Finding(True, "the converter works without its C: the same bytes in 1.4 times the time", remedy)
+        return Finding(True, "the converter works without its C extension: the same bytes, more slowly", remedy)
     return Finding(True, "the converter resamples in C")
 
 

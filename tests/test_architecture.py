@@ -34,8 +34,6 @@ LAYERS = {
 ROOMS = {"tfrecord_tools.schema": "records"}  # the record, which shards hold
 SHARED = (  # what melanoma_tf may import
     "tfrecord_tools.schema",
-    "tfrecord_tools.imaging",
-    "tfrecord_tools.html",
     "tfrecord_tools.core.cli",
     "tfrecord_tools.records.tfrecord",
 )

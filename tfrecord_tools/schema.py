@@ -34,7 +34,7 @@ DIAGNOSIS = (
     "solar lentigo",
     "cafe-au-lait macule",
     "atypical melanocytic proliferation",
-    # The rest is not in ISIC 2020; `tfrecord_tools.metadata.formats` maps words of other sources to it.
+    # The rest is not in ISIC 2020; `tfrecord_tools.metadata.vocabulary` maps words of other sources to it.
     "basal cell carcinoma",
     "squamous cell carcinoma",
     "actinic keratosis",

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras import ops
 
-from melanoma_tf.augment import occlusion
+from melanoma_tf.augment import degradation
 
 
 def partner(values: Any) -> Any:
@@ -37,14 +37,14 @@ def cutmix(images: Any, center_x: Any, center_y: Any, size: Any) -> tuple[Any, A
 
     Args:
       images: float[B,H,W,C].
-      center_x: f32[B] in [0,1), see `occlusion.cutout`.
+      center_x: f32[B] in [0,1), see `degradation.cutout`.
       center_y: f32[B] in [0,1).
       size: f32[B], side of the square as a fraction of the shorter side.
 
     Returns:
       The images [B,H,W,C], and f32[B] the share of each that is its own.
     """
-    mask = occlusion.cutout(ops.ones_like(images[..., :1]), center_x, center_y, size)
+    mask = degradation.cutout(ops.ones_like(images[..., :1]), center_x, center_y, size)
     return ops.where(mask > 0, images, partner(images)), ops.mean(ops.cast(mask, "float32"), axis=(1, 2, 3))
 
 

@@ -3,7 +3,7 @@
 RUN/run.json        config and hashes of the data
 RUN/fold0/          history.csv, checkpoints/; model.weights.h5 and oof.csv once the fold is finished
 RUN/oof.csv         out-of-fold predictions of all finished folds
-RUN/metrics.json    written by melanoma_tf.evaluate
+RUN/metrics.json    written by melanoma_tf.train and melanoma_tf.evaluate
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def verb(number: int, one: str, many: str) -> str:
-    """The form of a verb that goes with a number: "is" for 1, "are" otherwise."""
+    """The word that goes with a number: "is" for 1, "are" otherwise."""
     return one if number == 1 else many
 
 

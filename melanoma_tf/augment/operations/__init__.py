@@ -5,9 +5,9 @@ A new operation is a frozen dataclass under `@register("name")` in one of the mo
 """
 
 from melanoma_tf.augment.operations.base import DRAWS_PER_OP, OPS, Op, PixelOp, register
+from melanoma_tf.augment.operations.degradations import Blur, Cutout, Hair, Microscope, Noise
 from melanoma_tf.augment.operations.geometric import Affine, DihedralOp, Flip, QuarterTurn
 from melanoma_tf.augment.operations.mixes import Cutmix, MixOp, Mixup
-from melanoma_tf.augment.operations.occlusions import Blur, Cutout, Hair, Microscope, Noise
 from melanoma_tf.augment.operations.photometric import Color, ColorMatrixOp, Gamma, GreyWorld
 
 __all__ = [

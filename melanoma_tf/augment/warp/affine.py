@@ -52,8 +52,8 @@ def affine(
         sides. Farther out it is mirrored or repeated once more. None suffices for any rotation.
       antialias: filter against aliasing when zooming out, by up to 2: with wider kernels in "matmul" and "shears", with
         a blur before "gather" and "kernel".
-      dtype: of the products of "matmul" and of the result of "shears"; bfloat16 halves the memory moved and keeps
-        40 dB of "matmul".
+      dtype: of the products of "matmul" and of the result of "shears"; bfloat16 halves the memory moved and keeps at
+        least 40 dB of "matmul".
 
     Returns:
       f32[B,H,W,C] in the scale of `images`; "matmul" and "shears" overshoot by a few percent at sharp edges.

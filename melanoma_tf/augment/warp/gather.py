@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from melanoma_tf.augment import occlusion
+from melanoma_tf.augment import degradation
 from melanoma_tf.augment.warp.coordinates import Fill, centered, pixel_index
 
 _MAX_SHRINK = 4.0  # in area, without aliasing
@@ -26,7 +26,7 @@ def prefilter(images: Any, matrices: Any) -> Any:
     """
     shrink = ops.abs(matrices[:, 0, 0] * matrices[:, 1, 1] - matrices[:, 0, 1] * matrices[:, 1, 0])  # in area
     sigma = ops.sqrt(ops.clip(shrink, 1.0, _MAX_SHRINK) - 1.0) / 2.0
-    return occlusion.blur(ops.cast(images, "float32"), sigma, math.sqrt(_MAX_SHRINK - 1.0) / 2.0)
+    return degradation.blur(ops.cast(images, "float32"), sigma, math.sqrt(_MAX_SHRINK - 1.0) / 2.0)
 
 
 def by_gather(images: Any, matrices: Any, fill: Fill, value: float) -> Any:

@@ -214,7 +214,7 @@ def test_matmul_and_shears_gain_on_four_taps_in_whole_maps(images, seed):
 
 
 def test_bfloat16_costs_no_more_than_it_says(images):
-    """bfloat16 has 8 bits, so images keep 40 dB, as docs/augmentation.md states."""
+    """bfloat16 has 8 bits, so images keep 40 dB, as `affine.affine` states."""
     m = matrix(44, count=len(images))
     exact, half = (warp(images, m, method="matmul", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert psnr(half, np.asarray(exact, np.float64)) > 40

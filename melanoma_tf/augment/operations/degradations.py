@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from melanoma_tf.augment import occlusion, random
+from melanoma_tf.augment import degradation, random
 from melanoma_tf.augment.operations.base import DRAWS_PER_OP, PixelOp, check_ranges, register
 
 _DRAWS_PER_HAIR = 7
@@ -40,7 +40,7 @@ class Cutout(PixelOp):
 
     def apply(self, images: Any, params: Any) -> Any:
         for x, y, size in params:
-            images = occlusion.cutout(images, x, y, size, self.value)
+            images = degradation.cutout(images, x, y, size, self.value)
         return images
 
 
@@ -72,7 +72,7 @@ class Hair(PixelOp):
         return strokes
 
     def apply(self, images: Any, params: Any) -> Any:
-        return occlusion.hairs(images, params)
+        return degradation.hairs(images, params)
 
 
 @register("microscope")
@@ -99,7 +99,7 @@ class Microscope(PixelOp):
         return ops.where(rng.bernoulli(1, self.p), rng.uniform(0, self.low, self.high), 2.0)
 
     def apply(self, images: Any, params: Any) -> Any:
-        return occlusion.microscope(images, params)
+        return degradation.microscope(images, params)
 
 
 @register("blur")
@@ -122,7 +122,7 @@ class Blur(PixelOp):
         return ops.where(rng.bernoulli(1, self.p), rng.uniform(0, 0.0, self.sigma), 0.0)
 
     def apply(self, images: Any, params: Any) -> Any:
-        return occlusion.blur(images, params, self.sigma)
+        return degradation.blur(images, params, self.sigma)
 
 
 @register("noise")
@@ -146,4 +146,4 @@ class Noise(PixelOp):
         return rng.split(2), sigma
 
     def apply(self, images: Any, params: Any) -> Any:
-        return occlusion.noise(images, *params)
+        return degradation.noise(images, *params)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from melanoma_tf.augment import mixing, occlusion, random
+from melanoma_tf.augment import degradation, mixing, random
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 20, 26, 3)).astype(np.float32)
@@ -42,7 +42,7 @@ def test_a_field_of_normal_numbers_is_normal_and_each_examples_own():
 
 def test_cutout_covers_a_square_cut_off_at_the_edges():
     x, y, size = column(0.5, 0.0, 0.99, 0.2, 0.7, 0.5), column(0.5, 0.0, 0.1, 0.95, 0.3, 0.5), column(*[0.4] * 5, 0)
-    found = np.asarray(occlusion.cutout(IMAGES, x, y, size, value=0.25))
+    found = np.asarray(degradation.cutout(IMAGES, x, y, size, value=0.25))
     expected = IMAGES.copy()
     for n in range(5):
         row, col = int(np.floor(y[n] * 20)), int(np.floor(x[n] * 26))
@@ -56,7 +56,7 @@ def test_cutout_covers_a_square_cut_off_at_the_edges():
 def test_a_straight_hair_covers_a_rectangle_of_its_length_and_thickness():
     white = np.ones((1, 100, 100, 3), np.float32)
     stroke = [column(v) for v in (0.5, 0.5, 0.0, 0.0, 0.6, 0.04, 0.0)]
-    found = np.asarray(occlusion.hairs(white, [stroke]))[0]
+    found = np.asarray(degradation.hairs(white, [stroke]))[0]
     assert (1 - found).sum() / 3 == pytest.approx(60 * 4, rel=0.02)  # antialiased, so the area is exact
     inside = np.argwhere((found < 0.5).all(axis=2))
     assert np.ptp(inside[:, 0]) <= 4
@@ -66,16 +66,16 @@ def test_a_straight_hair_covers_a_rectangle_of_its_length_and_thickness():
 def test_a_bent_hair_is_an_arc_and_none_is_drawn_without_thickness():
     white = np.ones((1, 200, 200, 3), np.float32)
     bent = [column(v) for v in (0.5, 0.3, 0.0, 1.0, 0.5, 0.02, 0.0)]
-    dark = np.argwhere(np.asarray(occlusion.hairs(white, [bent]))[0, ..., 0] < 0.5)
+    dark = np.argwhere(np.asarray(degradation.hairs(white, [bent]))[0, ..., 0] < 0.5)
     radius = 200.0  # 1 / bend, below the hair's middle
     distance = np.hypot(dark[:, 0] + 0 - (0.3 * 200 + radius), dark[:, 1] - 100)
     assert np.abs(distance - radius).max() < 5
     nothing = [*bent[:5], column(0.0), bent[6]]
-    np.testing.assert_array_equal(occlusion.hairs(white, [nothing]), white)
+    np.testing.assert_array_equal(degradation.hairs(white, [nothing]), white)
 
 
 def test_the_microscope_is_black_outside_its_circle_only():
-    found = np.asarray(occlusion.microscope(np.ones((1, 100, 120, 3), np.float32), column(0.4)))[0, ..., 0]
+    found = np.asarray(degradation.microscope(np.ones((1, 100, 120, 3), np.float32), column(0.4)))[0, ..., 0]
     y, x = np.mgrid[:100, :120]
     r = np.hypot(y - 49.5, x - 59.5)
     assert (found[r < 38.9] == 1).all()
@@ -87,7 +87,7 @@ def test_the_microscope_is_black_outside_its_circle_only():
 
 def test_blur_is_scipys_gaussian_and_none_is_none():
     sigma = column(0.0, 0.5, 1.0, 1.5, 2.0, 0.01)
-    found = np.asarray(occlusion.blur(IMAGES, sigma, max_sigma=2.0))
+    found = np.asarray(degradation.blur(IMAGES, sigma, max_sigma=2.0))
     for n in range(6):
         expected = (
             IMAGES[n] if sigma[n] < 0.05 else ndimage.gaussian_filter(IMAGES[n], (sigma[n], sigma[n], 0), radius=5)
@@ -97,7 +97,7 @@ def test_blur_is_scipys_gaussian_and_none_is_none():
 
 def test_noise_has_its_standard_deviation_and_leaves_the_mean():
     seeds, sigma = np.arange(6, dtype=np.uint32), column(0.0, 0.1, 0.1, 0.2, 0.2, 0.3)
-    added = np.asarray(occlusion.noise(IMAGES, seeds, sigma)) - IMAGES
+    added = np.asarray(degradation.noise(IMAGES, seeds, sigma)) - IMAGES
     np.testing.assert_allclose(added.std(axis=(1, 2, 3)), sigma, rtol=0.08, atol=1e-6)
     assert np.abs(added.mean(axis=(1, 2, 3))).max() < 0.03
 
