@@ -77,8 +77,12 @@ def main(argv: list[str]) -> None:
         print(json.dumps(probe(FLAGS.probe)))
         return
     if FLAGS.measure:
+        lines = []
         for line in measure_step(FLAGS.model, FLAGS.size, FLAGS.batch):
+            lines.append(line)
             cli.say(line)
+        if any(line.startswith("FAILED") for line in lines):
+            sys.exit(1)
         return
     failed = 0
     workdir, out = (cli.local_folder(name, FLAGS[name].value) for name in ("workdir", "out"))

@@ -54,6 +54,7 @@ def define_flags() -> None:
     flags.DEFINE_string("policy", None, "Augmentation policy, as in config.augment. Default: every operation.")
     flags.DEFINE_string("out", "sheet.png", "Output PNG file.")
     flags.DEFINE_integer("images", 6, "Number of rows, with --policy.", 1)
+    flags.DEFINE_alias("pictures", "images")  # its name in earlier versions
     flags.DEFINE_integer("draws", 7, "Augmented images per row.", 1)
     flags.DEFINE_integer("size", 192, "Side of each image, in pixels.", 32)
     flags.DEFINE_integer("seed", 0, "Random seed.", 0)

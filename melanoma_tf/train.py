@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
-    cli.existing_folder("data", data, expected="the output folder of tfrecord_tools.build")
+    if FLAGS.data and FLAGS.strategy != "multihost":  # there all hosts have to connect before one may refuse
+        cli.existing_folder("data", data, expected="the output folder of tfrecord_tools.build")
 
     # ------------------------------------------------------------------ devices
     devices = select.start_as_asked()  # before Keras, which reads its backend on import

@@ -54,10 +54,10 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {
-    module_name(path): path
+    module_name(path).removesuffix(".__init__"): path
     for package in LAYERS
     for path in sorted((REPOSITORY / package).rglob("*.py"))
-    if path.name != "__init__.py"
+    if path.name != "__init__.py" or (path.parent.name != package and "import" in path.read_text(encoding="utf-8"))
 }
 
 
@@ -73,8 +73,9 @@ def imports_of(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    rest = module.partition(".")[2]
-    return ROOMS.get(module) or (rest.partition(".")[0] if "." in rest else "commands")
+    package, first, *_ = module.split(".")
+    known = first in set().union(*LAYERS[package])
+    return ROOMS.get(module) or (first if known else "commands")
 
 
 def layer(module: str) -> int:

@@ -44,11 +44,21 @@ RENAMED = {"strips": "tpu.spatial_splits"}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks the values of all settings in `RANGES` and `WORDS`.
+    """Checks that a config has the settings of configs/default.py, and the values of those in `RANGES` and `WORDS`.
 
     Raises:
-      ValueError: a value is not allowed; names the setting and what is.
+      ValueError: a setting is missing, unknown or renamed, or its value is not allowed.
     """
+    given, known = _names(config.to_dict()), _names(default().to_dict())
+    for old, new in RENAMED.items():
+        if old in given:
+            raise ValueError(f"config.{old} is now config.{new}; rename it in the config file")
+    if given != known:
+        name = min(given ^ known)
+        problem = "has no" if name in known else "has an unknown"
+        raise ValueError(
+            f"the config {problem} setting {name!r}; start config files from melanoma_tf.core.config.default()"
+        )
     for name, (least, most) in RANGES.items():
         if not least <= _get(config, name) <= most:
             raise ValueError(f"config.{name}={_get(config, name)} must lie between {least:g} and {most:g}")
@@ -112,7 +122,7 @@ def restore(stored: dict[str, Any], place: Path) -> ml_collections.ConfigDict:
         if old in given:
             raise ValueError(
                 f"{place} has the setting {old!r} of an earlier version, now config.{new}; it does not change a run's "
-                f"results: delete it from the file, and set --config.{new} if training goes on on a TPU"
+                f"results: delete its line from the file, and pass --config.{new} to train on a TPU"
             )
     unknown = sorted(given - known)
     if unknown:

@@ -93,7 +93,7 @@ def sync_batch_stats(classifier: keras.Model) -> None:
 def sync_variables(model: keras.Model) -> None:
     """Updates the model's variables during a `fit`; under JAX it holds their values in a state of its own."""
     if keras.backend.backend() == "jax":
-        model.jax_statesync_variables()
+        model.jax_state_sync()
 
 
 def steps_taken(optimizer: keras.optimizers.Optimizer) -> int:

@@ -141,6 +141,7 @@ def data_sha256(data_path: str) -> str:
 
 def _check_same(before: RunDir, now: RunDir) -> None:
     old, new = before.config.to_dict(), now.config.to_dict()
+    new.pop("tpu")  # how fast, not what is computed
     differing: list[Any] = [f"{k}: {old.get(k)!r} then, {new[k]!r} now" for k in new if old.get(k) != new[k]]
     if (before.evaluation_data, before.training_data) != (now.evaluation_data, now.training_data):
         differing.append("the data set")

@@ -98,6 +98,10 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path)
     stored = json.loads((folder / "run.json").read_text())
     with pytest.raises(run_dir.RunDirError, match="differs in lr: 0.002 then, 0.5 now"):
         run_dir.claim(folder, other, [], overwrite=False)
+    with before.config.unlocked():
+        before.config.tpu.rewrites = True  # computes the same, so it may be set when a run is resumed
+    with pytest.raises(run_dir.RunDirError, match="differs in the data set\\."):
+        run_dir.claim(folder, before.config, [], overwrite=False)
     assert json.loads((folder / "run.json").read_text()) == stored
     shutil.copytree(folder / "fold0", folder / "fold0_old")
     assert before.finished_folds() == folds

@@ -55,7 +55,7 @@ def test_a_missing_package_fails_and_an_optional_one_does_not(monkeypatch):
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_a_converter_without_its_c_is_told(monkeypatch, absent):
+def test_a_converter_without_its_c_is_reported(monkeypatch, absent):
     module = None if absent else types.ModuleType("_resample")  # None: importing it fails
     monkeypatch.setitem(sys.modules, "tfrecord_tools.imaging._resample", module)
     found = doctor.converter()
@@ -103,7 +103,7 @@ def test_wrong_results_fail(change, failed):
         ("tensorflow", "gpu", False, False),
     ],
 )
-def test_a_gpu_that_training_would_not_use_is_told(monkeypatch, tmp_path, backend, kind, for_jax, failed):
+def test_a_gpu_that_training_would_not_use_is_reported(monkeypatch, tmp_path, backend, kind, for_jax, failed):
     monkeypatch.setattr(doctor.select, "jax_is_for_gpus", lambda: for_jax)
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(doctor, "_DEVICES", tmp_path)

@@ -255,7 +255,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
     assert again.returncode == 0, again.stderr
 
 
-def test_resume_takes_in_images_that_were_mended(data, finished, tmp_path):
+def test_resume_takes_in_images_that_were_fixed(data, finished, tmp_path):
     folder = copy_with_links(data, tmp_path / "data")
     missing = sorted((folder / "jpeg" / "train").iterdir())[0]
     away = missing.rename(tmp_path / missing.name)
@@ -498,6 +498,12 @@ def test_resume_of_another_build_names_what_differs(data, finished, tmp_path):
     changed.write_text((data / "train.csv").read_text().replace("torso", "head/neck", 1))
     with pytest.raises(build.BuildError, match=r"differences:\n  train input sha256: '[0-9a-f]{64}' then"):
         build.build(settings(data, finished, resume=True, csv=str(changed)))
+    before = json.loads((finished / "manifest.json").read_text())
+    del before["versions"]["converter"]  # as written before images were decoded in another way
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.json").write_text(json.dumps(before))
+    with pytest.raises(build.BuildError, match=r"differences:\n  converter: None then, '2' now"):
+        build.build(settings(data, tmp_path / "out", resume=True))
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_no_shard(data, tmp_path):

@@ -41,7 +41,7 @@ def test_published_duplicates_are_dropped_if_asked(data, strangers, tmp_path, ca
     assert "left out, as duplicates of others: 1 of 48 images" in capsys.readouterr().out
 
 
-def test_of_duplicates_the_one_with_a_image_stays(data, strangers, tmp_path):
+def test_of_duplicates_the_one_with_an_image_stays(data, strangers, tmp_path):
     images = copy_with_links(data, tmp_path / "data")
     first = min(strangers)
     (images / "jpeg" / "train" / f"{first}.jpg").unlink()

@@ -93,7 +93,7 @@ def test_a_training_set_that_the_test_set_holds_leaves_nothing_to_build(data, tm
         build.build(build.BuildSettings.of(32, out="out"))
 
 
-def test_images_that_are_all_of_no_use_are_no_build_but_can_be_mended(data, finished, tmp_path):
+def test_images_that_are_all_of_no_use_are_no_build_but_can_be_fixed(data, finished, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for path in (data / "jpeg" / "train").iterdir():

@@ -27,7 +27,7 @@ def test_a_resumed_build_tells_what_it_made_itself(data, finished, tmp_path):
     assert "python -m melanoma_tf.train --data" in done.stdout
 
 
-def test_a_labelled_table_as_a_test_set_is_told(data, tmp_path, capsys):
+def test_a_labelled_table_as_a_test_set_is_reported(data, tmp_path, capsys):
     manifest = build.build(settings(data, tmp_path / "out", split="test"))
     assert {entry.split for entry in manifest.shards} == {"test"}
     assert f"note: {data / 'train.csv'}: --split test leaves out its targets" in capsys.readouterr().out
@@ -116,7 +116,7 @@ def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"schema_version": 1}', "[1]", '{"schema_version": 9}'])
-def test_a_damaged_manifest_is_told_and_overwritten_if_asked(data, finished, tmp_path, damage):
+def test_a_damaged_manifest_is_reported_and_overwritten_if_asked(data, finished, tmp_path, damage):
     out = tmp_path / "out"
     build.build(settings(data, out, shards=40, size=40))
     (out / "manifest.json").write_text(damage)

@@ -16,7 +16,7 @@ from tfrecord_tools.imaging import channel_order, convert
 from tfrecord_tools.records import shards
 
 
-def test_foreign_shards_are_folded_anew_and_converted(tmp_path):
+def test_foreign_shards_are_folded_again_and_converted(tmp_path):
     records = patients(20)
     path = shard(tmp_path, *records)
     manifest = build.build(foreign_settings(path, tmp_path / "out"))
@@ -41,7 +41,7 @@ def test_our_own_shards_converted_again_hold_all_but_the_image_unchanged(data, t
     assert manifest.inputs["train"]["sources"] == ["mine"]
 
 
-def test_folding_anew_costs_no_quality(data, tmp_path):
+def test_folding_again_costs_no_quality(data, tmp_path):
     build.build(settings(data, tmp_path / "old", quality=80, subsampling="4:4:4"))
     manifest = build.build(foreign_settings(tmp_path / "old" / "*.tfrec", tmp_path / "new", seed=5))
     assert manifest.settings["kept"] == "quality any, subsampling any"
@@ -60,7 +60,7 @@ def test_images_are_encoded_again_if_something_else_is_asked(tmp_path, asked):
     assert found[record["image_name"].decode()].image == convert.convert_sizes(first.image, (32,), **options).jpegs[0]
 
 
-def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_anew(data, tmp_path):
+def test_what_a_build_of_ours_kept_in_one_fold_stays_so_when_it_is_folded_again(data, tmp_path):
     first, second = sorted(path.stem for path in (data / "jpeg" / "train").iterdir())[:2]
     (tmp_path / "pairs.csv").write_text(f"image_name_1,image_name_2\n{first},{second}\n")
     build.build(settings(data, tmp_path / "old", duplicates=str(tmp_path / "pairs.csv")))
@@ -204,7 +204,7 @@ def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path
     assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
 
 
-def test_a_test_set_that_has_targets_is_told(tmp_path, capsys):
+def test_a_test_set_that_has_targets_is_reported(tmp_path, capsys):
     path = shard(tmp_path, *patients(10), name="test00-10.tfrec")
     manifest = build.build(foreign_settings(path, tmp_path / "train"))
     assert {result.split for result in manifest.shards} == {"train"}
@@ -224,7 +224,7 @@ def test_records_without_labels_become_test_shards(tmp_path):
         build.build(foreign_settings(path, tmp_path / "other", split="train"))
 
 
-def test_a_image_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
+def test_an_image_that_cannot_be_used_is_quarantined_with_its_place(tmp_path):
     records = patients(10)
     records[3]["image"] = records[3]["image"][:-200]
     path = shard(tmp_path, *records)

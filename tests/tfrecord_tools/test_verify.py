@@ -139,7 +139,7 @@ def test_a_near_duplicate_within_a_fold_is_none(out):
     assert verify.verify([out]).problems == []
 
 
-def test_all_pairs_are_listed_for_a_build_that_will_fold_anew(out, tmp_path):
+def test_all_pairs_are_listed_for_a_build_that_will_fold_again(out, tmp_path):
     name = rewrite(out, "train00", lambda records: [dataclasses.replace(r, image=records[0].image) for r in records])
     done = run_command("-m", "tfrecord_tools.verify", str(out), "--pairs", str(tmp_path / "pairs.csv"))
     assert done.returncode == 0, done.stdout

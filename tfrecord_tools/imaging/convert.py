@@ -26,9 +26,10 @@ from tfrecord_tools.imaging.resample import Box, ImageArray, resample
 
 try:
     import simplejpeg
-except ImportError as error:
-    raise ImportError("simplejpeg is not installed; it decodes the images: pip install simplejpeg") from error
+except ImportError:
+    simplejpeg = None  # `versions` refuses before an image is read
 
+CONVERTER_VERSION = "2"  # raised whenever the bytes of converted images change
 MAX_PIXELS = 100_000_000  # the largest ISIC 2020 image has 24 million; more is a mistake or an attack
 FITS = ("crop", "pad", "stretch")
 SUBSAMPLINGS = tuple(passthrough.SUBSAMPLINGS)
@@ -85,8 +86,15 @@ class ConvertedSizes(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that the converted bytes depend on."""
+    """Versions that the converted bytes depend on.
+
+    Raises:
+        RuntimeError: simplejpeg is not installed. Pillow alone would accept damaged images.
+    """
+    if simplejpeg is None:
+        raise RuntimeError("simplejpeg is not installed; it decodes the images: pip install simplejpeg")
     return {
+        "converter": CONVERTER_VERSION,
         "pillow": features.version("pil") or "unknown",
         "libjpeg_turbo": features.version("libjpeg_turbo") or "unknown",
         "simplejpeg": simplejpeg.__version__,

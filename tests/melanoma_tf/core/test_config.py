@@ -42,5 +42,17 @@ def test_a_run_of_an_earlier_version_names_the_new_setting():
 @pytest.mark.parametrize("argument", ["--config.strips=2", "--config.strips"])
 def test_the_command_line_names_the_new_setting(argument):
     done = run_command("-m", "melanoma_tf.train", argument)
-    assert done.returncode == 1
-    assert done.stderr == "error: --config has no such setting: strips; use --config.tpu.spatial_splits\n"
+    assert done.returncode == 2
+    assert done.stderr == "error: --config has no such setting: strips; use --config.tpu.spatial_splits; see --help\n"
+
+
+def test_config_files_of_earlier_versions_name_what_to_change():
+    old = config.default()
+    with old.unlocked():
+        old.strips = 4
+    with pytest.raises(ValueError, match=r"config\.strips is now config\.tpu\.spatial_splits"):
+        config.check(old)
+    with old.unlocked():
+        del old.strips, old.tpu
+    with pytest.raises(ValueError, match=r"the config has no setting 'tpu\.\w+'; start config files from"):
+        config.check(old)

@@ -136,7 +136,7 @@ def on_jax(measure, cases):
     return json.loads(done.stdout)
 
 
-def test_a_layer_is_a_full_convolution_where_it_is_told_to_be():
+def test_a_layer_is_a_full_convolution_where_it_is_reported_to_be():
     """By how many groups of channels there are in what JAX is given: forward, back to the inputs, to the kernel."""
     found = on_jax("groups", [((32, 3, 1), full) for full in ("never", "backward", "always")])
     assert found == [[32, 32, 32], [32, 1, 32], [1, 1, 32]]

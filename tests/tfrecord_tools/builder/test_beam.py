@@ -171,7 +171,7 @@ def test_the_work_is_spread_over_processes_and_counted(tmp_path):
 
 @needs_beam
 @pytest.mark.parametrize("options", [(), PROCESSES], ids=["in_memory", "processes"])
-def test_a_task_that_fails_is_told_by_its_own_message(tmp_path, options, capfd):
+def test_a_task_that_fails_is_reported_by_its_own_message(tmp_path, options, capfd):
     with pytest.raises(beam.BeamError) as caught:
         list(run(fail_on_two, [1, 2, 3, 4], tmp_path, options))
     assert str(caught.value) == "cannot write shard train02: no space"

@@ -20,7 +20,7 @@ from tfrecord_tools.dedup import pairs
         ('image_name_1,image_name_2\n"A,B\n', "pairs.csv: line 2: not CSV: unexpected end of data; is a"),
     ],
 )
-def test_a_wrong_list_is_told_with_line_and_column(tmp_path, text, message):
+def test_a_wrong_list_is_reported_with_line_and_column(tmp_path, text, message):
     path = tmp_path / "pairs.csv"
     path.write_text(text)
     with pytest.raises(pairs.PairsError) as caught:
@@ -60,7 +60,7 @@ def test_a_list_is_written_over_a_list_and_an_empty_file_only(tmp_path):
         assert path.read_text() == text
 
 
-def test_a_list_that_could_not_be_written_is_told_before_the_work(tmp_path):
+def test_a_list_that_could_not_be_written_is_reported_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     for path, message in (
         (tmp_path / "nodir" / "x.csv", f"no such folder {tmp_path / 'nodir'}; make it first"),

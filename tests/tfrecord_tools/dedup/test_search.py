@@ -96,7 +96,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, names, message):
 @pytest.mark.parametrize(
     ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
 )
-def test_what_is_no_jpeg_is_told_by_its_first_bytes(data, found):
+def test_what_is_no_jpeg_is_recognized_by_its_first_bytes(data, found):
     assert search.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
 
 

@@ -260,7 +260,7 @@ def swapped(found):
     return [path for path, channels in found.channels.items() if channels.swapped]
 
 
-def test_swapped_shards_are_told_from_right_ones(tmp_path):
+def test_swapped_shards_are_distinguished_from_right_ones(tmp_path):
     right = shard(tmp_path, values(), name="train00-1.tfrec")
     wrong = shard(tmp_path, values("ISIC_2", image=flat_jpeg(130, 150, 200)), name="train01-1.tfrec")
     assert swapped(reader.read_shards([right, wrong])) == [str(wrong)]

@@ -1,8 +1,6 @@
 import io
 import os
 import struct
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from tests.support.images import jpeg, pixels, psnr, waves
 from tests.support.lanczos import exact_lanczos
-from tests.support.process import REPOSITORY
+from tests.support.process import run_command
 from tfrecord_tools.imaging import convert
 
 
@@ -209,11 +207,22 @@ def test_pillow_decodes_what_simplejpeg_refuses_without_calling_it_damaged(monke
     assert convert.convert(data, 96, 95) == expected
 
 
-def test_without_simplejpeg_nothing_is_built():
-    code = "import sys; sys.modules['simplejpeg'] = None; import tfrecord_tools.build"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+def test_without_simplejpeg_nothing_is_built(data, tmp_path):
+    code = "import sys; sys.modules['simplejpeg'] = None; from tfrecord_tools import build; build.run()"
+    args = [
+        "--size",
+        "32",
+        "--csv",
+        str(data / "train.csv"),
+        "--images",
+        str(data / "jpeg/train"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = run_command("-c", code, *args)
     assert done.returncode == 1
-    assert done.stderr.endswith("simplejpeg is not installed; it decodes the images: pip install simplejpeg\n")
+    assert done.stderr == "error: simplejpeg is not installed; it decodes the images: pip install simplejpeg\n"
+    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------------------- unusual images

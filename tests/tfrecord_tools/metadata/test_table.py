@@ -238,7 +238,7 @@ def test_files_that_share_no_column_or_several_are_not_joined(tmp_path):
         table.read_table([one, one], labelled=False)
 
 
-def test_one_half_of_isic_2019_is_told_what_is_missing(tmp_path):
+def test_one_half_of_isic_2019_is_reported_what_is_missing(tmp_path):
     truth, meta = two_files(tmp_path, ["ISIC_1,1,0,0,0,0,0,0,0,0"], ["ISIC_1,,,,"])
     with pytest.raises(table.TableError, match=r"isic2019: .*both files together.*\(missing age_approx, anatom_site"):
         table.read_table(truth, labelled=True)
