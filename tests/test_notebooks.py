@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.process import REPOSITORY
 
+pytestmark = pytest.mark.integration
+
 NOTEBOOKS = ("kaggle", "colab_tpu")
 COMPETITION = "siim-isic-melanoma-classification"
 # A rehearsal as small as training allows: 12 images of as many patients held out, 3 or 4 of them malignant; 6 steps.

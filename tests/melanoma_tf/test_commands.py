@@ -23,6 +23,8 @@ from tests.support import tiny
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
 
+pytestmark = pytest.mark.integration
+
 # `python -c PREDICT --flags` is melanoma_tf.predict with the tiny model.
 PREDICT = tiny.TRAIN.replace("import train; train.run()", "import predict; predict.run()")
 

@@ -16,6 +16,8 @@ from tfrecord_tools.builder.settings import BuildError
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.records import tfrecord
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def main_csv(synthetic):

@@ -13,7 +13,10 @@ from melanoma_tf.augment.warp import shears
 from tests.support import tiny
 from tests.support.process import run_command
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+]
 # The tiny model's module imports Keras, so the backend has to be chosen before the command does.
 JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 TINY = tiny.TRAIN.replace("melanoma_tf import train; train.run()", "melanoma_tf import preflight; preflight.run()")

@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from melanoma_tf import sheet
 from melanoma_tf.augment import operations, policy
 from tests.support.process import run_command
+
+pytestmark = pytest.mark.integration
 
 
 def test_every_operation_and_ready_policy_is_on_the_sheet():

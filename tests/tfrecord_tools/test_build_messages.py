@@ -13,6 +13,8 @@ from tests.support.process import descendants, is_running, wait_for
 from tfrecord_tools import build
 from tfrecord_tools.records import tfrecord
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_resumed_build_tells_what_it_made_itself(data, finished, tmp_path):
     for name, content in contents(finished).items():

@@ -17,6 +17,8 @@ from melanoma_tf.augment.warp.affine import METHODS
 from melanoma_tf.augment.warp.coordinates import FILLS
 from tests.support.process import run_command
 
+pytestmark = pytest.mark.integration
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
 ODD = RNG.integers(0, 256, (4, 33, 33, 3), dtype=np.uint8)

@@ -20,6 +20,8 @@ from melanoma_tf.devices.multihost import ALONE, Hosts
 from tests.support import tiny
 from tests.support.process import REPOSITORY, run_command
 
+pytestmark = pytest.mark.integration
+
 CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "jax"}
 
 

@@ -19,6 +19,8 @@ from keras.src.utils import file_utils
 from melanoma_tf.models import backbones as models
 from melanoma_tf.models import pretrained
 
+pytestmark = pytest.mark.integration
+
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # as published, not read from our code
 
 

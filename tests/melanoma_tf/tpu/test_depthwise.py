@@ -14,6 +14,8 @@ import pytest
 from melanoma_tf.tpu import depthwise
 from tests.support.process import run_command
 
+pytestmark = pytest.mark.integration
+
 BOTH_WAYS = [True, False]
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from melanoma_tf.tpu import fused_conv_bn
 
+pytestmark = pytest.mark.integration
+
 EPSILON = 1e-3
 PLACES = ("narrow", "kernel", "gamma", "beta")
 

@@ -11,6 +11,8 @@ from melanoma_tf.tpu import chips as chip_figures
 from melanoma_tf.tpu import hlo_cost
 from tests.support.process import run_command
 
+pytestmark = pytest.mark.integration
+
 # name: (function of the arguments, their shapes, bytes that have to pass the chip's memory)
 PROGRAMS = {
     "elementwise": ("lambda x: jnp.sin(x) * 2", ["1024, 1024"], 2 * 2 * 1024**2),

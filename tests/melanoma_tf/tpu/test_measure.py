@@ -9,6 +9,8 @@ from melanoma_tf import doctor
 from melanoma_tf.tpu import measure
 from tests.support.process import run_command
 
+pytestmark = pytest.mark.integration
+
 TINY = (
     "from tests.support import tiny; from melanoma_tf.models import backbones; "
     "tiny.LAST_LAYER = 'block2a_project_bn'; backbones.build_classifier = tiny.build_classifier; "

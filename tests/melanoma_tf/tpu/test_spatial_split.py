@@ -13,6 +13,8 @@ from melanoma_tf.tpu import rewrite, spatial_split
 from melanoma_tf.tpu.rewrite import Rewrite
 from tests.support import tiny
 
+pytestmark = pytest.mark.integration
+
 RNG = np.random.default_rng(0)
 V1, V2 = "efficientnet-b0", "efficientnetv2-b0"
 

@@ -22,6 +22,8 @@ from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
 from tests.support.process import REPOSITORY, run_command
 
+pytestmark = pytest.mark.integration
+
 HANG_S = 600  # no wait takes as long, except on a machine that hangs
 
 

@@ -25,7 +25,10 @@ needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed; pip install '.[beam]'"
 )
 # Beam's threads end with an error where a test kills their worker.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
