@@ -233,7 +233,7 @@ def test_each_config_is_valid_and_documented(path):
     config.check(settings)
     backbones.backbone(settings.model)
     assert settings.keys() == config.default().keys()
-    for word in ("python -m melanoma_tf.train", "Hardware:", "Expected"):
+    for word in ("python -m melanoma_tf.train", "Hardware:", "easured"):
         assert word in module["__doc__"]
     changed = [key for key in settings if settings[key] != config.default()[key]]
     assert bool(changed) == (path.stem != "default")

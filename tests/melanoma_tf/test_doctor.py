@@ -17,6 +17,7 @@ from tests.support.process import run_command
 SOUND = {"runtime": "here", "kind": "cpu", "weights_difference": 0.0, "loss": 0.2, "changed": True, "seconds": 1.0}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
 def test_a_sound_machine_passes(tmp_path, backend):
     args = ["--backends", backend, f"--workdir={tmp_path}/runs", f"--out={tmp_path}/tfrecords"]

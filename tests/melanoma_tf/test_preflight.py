@@ -74,7 +74,9 @@ def test_images_of_any_size_are_turned_on_a_chip(topology, size):
             ["--topology=v5litepod-8", "--config.batch_size=100"],
             "config.batch_size=100 is global and not divisible by 8 chips",
         ),
-        (["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: "),
+        pytest.param(
+            ["--topology=v5e:2x2", "--batch=4000000"], "v5e:2x2, 4000000 images a chip: ", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_does_not_compile_says_why(args, message):

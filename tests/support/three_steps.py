@@ -64,16 +64,20 @@ tiny.LAST_LAYER = "block2a_project_bn"  # where splits of 32 px end
 found["two_blocks"] = three_steps("two_blocks", lr=1e-3)
 found["two_blocks_split"] = three_steps("two_blocks", Rewrite(2), lr=1e-3)
 if found["backend"] == "jax":
-    for policy in ("float32", "mixed_bfloat16"):
+    build.rewrite.choose = choose
+    found |= {"float32": {}, "mixed_bfloat16": {}}
+    # tests of DeviceProfile have the other combinations
+    for policy, kind, rewrites in (
+        ("float32", "tpu", True),
+        ("mixed_bfloat16", "gpu", True),
+        ("mixed_bfloat16", "tpu", False),
+        ("mixed_bfloat16", "tpu", True),
+    ):
         keras.config.set_dtype_policy(policy)
-        found[policy] = {}
-        build.rewrite.choose = choose
-        for kind in ("cpu", "gpu", "tpu"):
-            for rewrites in (False, True):
-                config = tiny.config()
-                config.tpu.rewrites = rewrites
-                classifier = build.build_trainer(config, 0.3, 10, profile.DeviceProfile("jax", kind))[1]
-                found[policy][f"{kind}, {rewrites}"] = fast_layers(classifier)
+        config = tiny.config()
+        config.tpu.rewrites = rewrites
+        classifier = build.build_trainer(config, 0.3, 10, profile.DeviceProfile("jax", kind))[1]
+        found[policy][f"{kind}, {rewrites}"] = fast_layers(classifier)
     found["half"] = [three_steps("two_blocks", graph, lr=1e-3) for graph in (None, Rewrite(1, True))]
     keras.config.set_dtype_policy("float32")
     found["two_blocks_fast"] = three_steps("two_blocks", Rewrite(1, True), lr=1e-3)

@@ -366,6 +366,7 @@ def interrupt(data, out, signal_number):
     return message
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_build_killed_anywhere_resumes_to_the_same_bytes(data, finished, tmp_path, signal_number):
     for attempt in range(10):  # a stalled machine may deliver the signal after the build's end
@@ -432,6 +433,7 @@ def check_kills(data, two_sizes, out, count, seed):
     assert tree(out) == tree(two_sizes)
 
 
+@pytest.mark.integration
 def test_kills_at_random_moments_lose_nothing(data, two_sizes, tmp_path):
     check_kills(data, two_sizes, tmp_path / "out", count=6, seed=0)
 

@@ -280,6 +280,7 @@ def test_every_operation_is_among_those_tested():
     assert sorted(EVERY) == sorted(operations.OPS)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("text", [*EVERY.values(), *READY])
 @pytest.mark.parametrize("method", OF_TENSORFLOW)
 def test_each_changes_images_stays_in_range_and_compiles_with_xla(text, method):
@@ -316,6 +317,7 @@ def test_probabilities_are_what_they_say():
         assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
 
 
+@pytest.mark.integration
 def test_flips_turns_and_an_affine_map_are_one_resampling():
     """The composition against one after the other; the tolerance is the loss of a second resampling."""
     smooth = np.asarray(tf.image.resize(tf.random.stateless_uniform([8, 6, 6, 3], [0, 1]), [64, 64], "bicubic"))
@@ -359,6 +361,7 @@ def test_labels_are_mixed_as_the_images_are(text):
     np.testing.assert_allclose(layer.labels(metadata, SEEDS, 40, 40), expected, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "text",
     [
@@ -377,16 +380,26 @@ def test_matmul_agrees_with_the_kernel(text):
     assert np.abs(by_kernel - by_products).max() < 0.03
 
 
-def test_the_other_backend_compiles_them_to_the_same_images(tmp_path):
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "methods", [("gather",), pytest.param(("gather", "matmul", "shears"), marks=pytest.mark.slow)], ids=len
+)
+def test_the_other_backend_compiles_them_to_the_same_images(tmp_path, methods):
     code = (
         "import sys, jax, numpy as np; from melanoma_tf.augment import policy; d = np.load(sys.argv[1]); "
         "make = lambda t, m: policy.Augment(t, method=m, dtype='float32'); "
         "run = lambda layer: jax.jit(lambda x, s: layer(x, s, training=True))(d['images'], d['seeds']); "
-        "every = [(t, m) for t in sys.argv[3:] for m in ('gather', 'matmul', 'shears')]; "
+        "every = [(t, m) for t in sys.argv[4:] for m in sys.argv[3].split()]; "
         "np.savez(sys.argv[2], **{f'{t}-{m}': run(make(t, m)) for t, m in every})"
     )
     np.savez(tmp_path / "in.npz", images=IMAGES, seeds=SEEDS)
-    args = [str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *READY, "mixup|cutmix|grey_world|gamma|microscope"]
+    args = [
+        str(tmp_path / "in.npz"),
+        str(tmp_path / "out.npz"),
+        " ".join(methods),
+        *READY,
+        "mixup|cutmix|grey_world|gamma|microscope",
+    ]
     done = run_command("-c", code, *args, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr[-2000:]
     for key, theirs in np.load(tmp_path / "out.npz").items():

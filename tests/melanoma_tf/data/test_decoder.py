@@ -104,6 +104,7 @@ def test_tensorflow_takes_the_memory_without_a_copy_and_keeps_it():
         np.testing.assert_array_equal(tensor, of_tensorflow([jpeg(seed)]))
 
 
+@pytest.mark.integration
 def test_epochs_leave_neither_threads_nor_memory_behind(shards):
     dataset = pipeline.open_data(str(shards))
     size = 24  # unique, so that no other test shares the decoder

@@ -14,6 +14,7 @@ from tests.support.process import run_command
 NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "TPU_NAME": "", "COLAB_TPU_ADDR": ""}
 
 
+@pytest.mark.integration
 def test_tpu_without_a_tpu_says_what_it_looked_for_and_what_to_install():
     done = run_command("-m", "melanoma_tf.train", "--strategy", "tpu", KERAS_BACKEND="", **NO_ACCELERATOR)
     assert done.returncode == 1
@@ -24,6 +25,7 @@ def test_tpu_without_a_tpu_says_what_it_looked_for_and_what_to_install():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_gpu_without_a_gpu_is_an_error(backend):
     code = "from melanoma_tf.devices import select; select.start('gpu')"
@@ -33,6 +35,7 @@ def test_gpu_without_a_gpu_is_an_error(backend):
     assert "--strategy cpu" in done.stderr
 
 
+@pytest.mark.integration
 def test_auto_falls_back_to_the_cpu_and_says_so():
     code = "from melanoma_tf.devices import select; r = select.start('auto'); print(r.describe(8, r.precision()))"
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "tensorflow"})
@@ -40,6 +43,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
     assert "--strategy auto fell back to the CPU (no TPU; no GPU)" in done.stdout
 
 
+@pytest.mark.integration
 def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
     code = (
         "from melanoma_tf.devices import select; r = select.start('cpu'); import keras; "
@@ -52,6 +56,7 @@ def test_two_jax_devices_share_a_batch_also_after_models_are_forgotten():
     assert done.stdout.split() == ["2", "jax", *["DataParallel", "mixed_bfloat16"] * 2], done.stderr[-1000:]
 
 
+@pytest.mark.integration
 def test_hosts_that_do_not_come_are_one_message():
     code = (
         "from melanoma_tf.devices import multihost, select; multihost.ARRIVAL_SECONDS = 3; "
@@ -191,6 +196,7 @@ def test_auto_takes_a_tpu_before_anything_else(monkeypatch, tpus):
     assert select.start("auto").kind == "tpu"
 
 
+@pytest.mark.integration
 def test_the_flag_for_the_backend_wins_over_the_environment():
     code = (
         "import sys; from absl import flags; from melanoma_tf.devices import select; select.define_flags(); "

@@ -75,6 +75,7 @@ def test_imagenet_normalisation_is_inside_the_model(b0):
     assert b0.get_layer("stem_conv_pad").input is b0.get_layer("normalise").output
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnetv2-s"])
 def test_v2_equals_keras_applications_with_its_own_preprocessing(name):
     ours = backbones.build_classifier(name, 48)
@@ -87,6 +88,7 @@ def test_v2_equals_keras_applications_with_its_own_preprocessing(name):
     np.testing.assert_allclose(features(ours, images / 255), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.integration
 def test_it_is_rebuilt_from_json(b0):
     again = keras.models.model_from_json(b0.to_json())
     again.set_weights(b0.get_weights())
@@ -102,6 +104,7 @@ def test_drop_connect_grows_linearly_with_depth_as_keras_applications_has_it(b0)
     assert drop_rates(b0)[-1] == pytest.approx(0.2 * 14 / 16)  # block6d is the 15th of 16
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("drop_connect", "varies"), [(0.0, False), (0.9, True)])
 def test_drop_connect_takes_effect_in_training(drop_connect, varies):
     model = backbones.build_classifier(
@@ -137,6 +140,7 @@ def test_batch_norm_momentum_is_set_or_the_backbones_own(b0):
     assert b0.get_layer("stem_bn").momentum == 0.99
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_computes_the_backbone_only_in_half_precision(policy):
     before = keras.config.dtype_policy()

@@ -96,6 +96,7 @@ def test_it_compiles_under_xla():
     np.testing.assert_allclose(compiled(images), theirs(images, training=True), atol=2e-6)
 
 
+@pytest.mark.integration
 def test_a_model_is_the_same_with_the_layers_of_keras():
     from melanoma_tf.models import backbones
 

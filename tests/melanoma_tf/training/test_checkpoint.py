@@ -35,6 +35,7 @@ def same(model, other):
     return all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_a_restored_run_continues_to_the_same_bits(tmp_path, use_ema):
     straight, stopped, resumed = small(use_ema), small(use_ema), small(use_ema)

@@ -254,7 +254,7 @@ def test_eight_views_are_the_mean_over_the_symmetries(dataset):
     ("change", "error", "message"),
     [
         ({"batch_size": 1000}, pipeline.DataError, "fold 0 has .* training images, fewer than one batch of 1000"),
-        ({"model": "resnet"}, ValueError, "unknown backbone 'resnet'; available: efficientnet-b0"),
+        ({"model": "resnet"}, ValueError, "unknown backbone 'resnet'; expected one of: efficientnet-b0"),
         ({"augment": "spin"}, ValueError, "unknown op 'spin'"),
         ({"warmup_epochs": 2.0}, ValueError, "warm-up of .* steps does not fit"),
     ],
