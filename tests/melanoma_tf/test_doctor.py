@@ -61,7 +61,7 @@ def test_a_converter_without_its_c_is_reported(monkeypatch, absent):
     monkeypatch.setitem(sys.modules, "tfrecord_tools.imaging._resample", module)
     found = doctor.converter()
     assert found.passed
-    assert ("works without its C: the same bytes" in found.what) == absent
+    assert ("works without its C extension: the same bytes" in found.what) == absent
     assert bool(found.remedy) == absent
 
 
