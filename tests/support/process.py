@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HANG_S = 600  # no wait takes as long, except on a machine that hangs
 
 
 def run_command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def run_command(*args: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, *args], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = HANG_S) -> None:
     """Waits for an event; only a hang reaches the limit."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -18,7 +18,7 @@ import pytest
 from melanoma_tf.data import pipeline
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tests.support import tiny
-from tests.support.process import REPOSITORY, run_command
+from tests.support.process import HANG_S, REPOSITORY, run_command, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ def start_hosts(
 
 def wait(processes: list[subprocess.Popen[str]], logs: Path) -> None:
     for host, process in enumerate(processes):
-        assert process.wait(timeout=300) == 0, (logs / f"host-{host}").read_text()[-3000:]
+        assert process.wait(timeout=HANG_S) == 0, (logs / f"host-{host}").read_text()[-3000:]
 
 
 def outcome(workdir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -90,15 +90,12 @@ def test_a_host_that_dies_ends_the_others_and_a_restart_goes_on(settings, tmp_pa
         time.sleep(0.1)
     processes[killed].send_signal(signal.SIGKILL)
     other = processes[1 - killed]
-    assert other.wait(timeout=60) != 0  # TimeoutExpired if it goes on
+    assert other.wait(timeout=HANG_S) != 0  # TimeoutExpired if it goes on
     processes[killed].wait()
     assert not (workdirs[0] / "oof.csv").exists()
     # The rest of so long a run would take minutes: that it goes on where it was is all there is to see.
     processes = start_hosts(workdirs, [long] * 2, logs)
-    deadline = time.monotonic() + 120
-    while "resumes at step" not in (logs / "host-1").read_text():
-        assert time.monotonic() < deadline, (logs / "host-1").read_text()[-3000:]
-        time.sleep(0.1)
+    wait_for(lambda: "resumes at step" in (logs / "host-1").read_text())
     for process in processes:
         process.kill()
         process.wait()
@@ -151,7 +148,7 @@ def test_hosts_that_were_not_asked_for_the_same_all_refuse(settings, tmp_path, c
     logs = tmp_path / "logs"
     processes = start_hosts([tmp_path / "run", tmp_path / "none"], [settings, [*settings, *changes]], logs)
     for host, (process, message) in enumerate(zip(processes, messages, strict=True)):
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=HANG_S) == 1
         assert message in (logs / f"host-{host}").read_text()
     assert not (tmp_path / "run").exists()
 
@@ -161,7 +158,7 @@ def test_what_the_first_host_refuses_all_refuse(settings, tmp_path):
     (tmp_path / "run/mine").write_text("mine")
     logs = tmp_path / "logs"
     for host, process in enumerate(start_hosts([tmp_path / "run", tmp_path / "none"], [settings] * 2, logs)):
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=HANG_S) == 1
         assert "is not empty and holds no run" in (logs / f"host-{host}").read_text()
 
 
@@ -175,9 +172,9 @@ def test_a_host_that_ends_with_an_error_ends_the_others_too(settings, shards, tm
         file.write_bytes(content)
     logs, bad = tmp_path / "logs", [setting for setting in settings if not setting.startswith("--data")]
     processes = start_hosts([tmp_path / "run", tmp_path / "none"], [settings, [*bad, f"--data={damaged}"]], logs)
-    assert processes[1].wait(timeout=300) != 0
+    assert processes[1].wait(timeout=HANG_S) != 0
     assert "the checksum of its data is wrong" in (logs / "host-1").read_text()
-    assert processes[0].wait(timeout=60) != 0
+    assert processes[0].wait(timeout=HANG_S) != 0
 
 
 def test_three_hosts_read_each_image_once_in_an_order_of_their_own(shards):

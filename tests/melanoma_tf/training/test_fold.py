@@ -20,11 +20,9 @@ from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
-from tests.support.process import REPOSITORY, run_command
+from tests.support.process import HANG_S, REPOSITORY, run_command
 
 pytestmark = pytest.mark.integration
-
-HANG_S = 600  # no wait takes as long, except on a machine that hangs
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -330,19 +328,34 @@ def test_the_run_says_whether_xla_compiles_it_and_what_prevents_it():
     assert build.describe_xla(on_gpu, gpu) == "XLA: OFF, which makes each step slower: it cannot compile stem_conv"
 
 
-def test_tensorflow_and_jax_find_the_same_losses(tmp_path):
-    """Three steps of EfficientNet-B0 and of its first two blocks, augmentation included, from the same weights."""
-    found = {}
-    for backend in ("tensorflow", "jax"):
-        done = run_command("-m", "tests.support.three_steps", str(tmp_path), KERAS_BACKEND=backend)
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory):
+    """A function of a backend and more arguments that runs tests.support.three_steps, on the same weights each time."""
+    weights = str(tmp_path_factory.mktemp("weights"))
+
+    def run(backend, *args):
+        done = run_command("-m", "tests.support.three_steps", weights, *args, KERAS_BACKEND=backend)
         assert done.returncode == 0, done.stderr[-2000:]
-        found[backend] = json.loads(done.stdout.splitlines()[-1])
-        assert found[backend]["backend"] == backend
-    np.testing.assert_allclose(found["jax"]["augmented"], found["tensorflow"]["augmented"], atol=1e-5)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["backend"] == backend
+        return found
+
+    return run
+
+
+def test_tensorflow_and_jax_find_the_same_losses(three_steps):
+    """Three steps of EfficientNet-B0 and of its first two blocks, augmentation included, from the same weights."""
+    tensorflow, jax = three_steps("tensorflow"), three_steps("jax")
+    np.testing.assert_allclose(jax["augmented"], tensorflow["augmented"], atol=1e-5)
     for name in ("b0", "two_blocks"):
-        first, _, third = found["tensorflow"][name]["losses"]
+        first, _, third = tensorflow[name]["losses"]
         assert abs(first - third) > 5e-5  # it trains
-        _assert_same_steps(found["jax"][name], found["tensorflow"][name])
+        _assert_same_steps(jax[name], tensorflow[name])
+
+
+@pytest.mark.slow
+def test_rewritten_graphs_find_the_same_losses_too(three_steps):
+    found = {backend: three_steps(backend, "rewrites") for backend in ("tensorflow", "jax")}
     for backend, changes in {"tensorflow": 1, "jax": 3}.items():  # splits; under JAX fast layers and both as well
         changed = [steps for name, steps in found[backend].items() if name.startswith("two_blocks_")]
         assert len(changed) == changes
