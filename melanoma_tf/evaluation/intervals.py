@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from melanoma_tf.evaluation import metrics
 
+# From weights [R,N] of the images to [R] values of each of several statistics.
+Statistics = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
+
 _ROWS = 64  # resamples at a time, each of N weights, to bound memory
+_MIN_DEFINED = 0.9  # of the resamples, or there is no interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval."""
+    """An estimate with its confidence interval; the bounds are NaN where too few resamples define the statistic."""
 
     value: float
     low: float
@@ -22,7 +27,99 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.4f} (no interval)"
         return f"{self.value:.4f} ({self.level:.0%} interval {self.low:.4f} to {self.high:.4f})"
+
+
+def resamples(clusters: ArrayLike, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yields how often each image is drawn when whole clusters are drawn with replacement.
+
+    Args:
+      clusters: [N], patient of each image.
+      replicates: number of resamples.
+      seed: seed of the resampling.
+
+    Yields:
+      [R,N] for some of the resamples.
+    """
+    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    n = int(cluster.max()) + 1
+    rng = np.random.default_rng(seed)
+    for start in range(0, replicates, _ROWS):
+        rows = min(_ROWS, replicates - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=rows)[:, cluster].astype(np.float64)
+
+
+def bootstrap(
+    statistics: Statistics,
+    clusters: ArrayLike,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Computes statistics of the data and of resamples of whole clusters (patients).
+
+    Images of one patient are not independent; resampling images would give intervals that are too narrow
+    (Field & Welsh 2007).
+
+    Args:
+      statistics: all statistics of a batch of weightings.
+      clusters: [N], patient of each image.
+      replicates: number of resamples.
+      seed: seed of the resampling; the same seed draws the same resamples, so that differences are paired.
+      progress: called with the number of resamples done.
+
+    Returns:
+      [1 + replicates] for each statistic: its value, then that of each resample, NaN where it is undefined.
+    """
+    n = len(np.asarray(clusters))
+    found = {name: [values] for name, values in statistics(np.ones((1, n))).items()}
+    done = 0
+    for weights in resamples(clusters, replicates, seed):
+        for name, values in statistics(weights).items():
+            found[name].append(values)
+        done += len(weights)
+        if progress:
+            progress(done)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def percentile(values: NDArray[np.float64], level: float = 0.95) -> Interval:
+    """Returns the percentile interval of one statistic of `bootstrap`."""
+    value, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if not len(drawn) or len(drawn) < _MIN_DEFINED * (len(values) - 1):
+        return Interval(value, np.nan, np.nan, level)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Interval(value, float(low), float(high), level)
+
+
+def ranking_statistics(labels: ArrayLike, scores: ArrayLike) -> Statistics:
+    """Returns the metrics of `metrics.RANKING` as statistics of weights.
+
+    Raises:
+      metrics.UndefinedMetricError, ValueError: see `metrics.Ranking`.
+    """
+    ranking = metrics.Ranking(labels, scores)
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        curve = ranking.curve(weights)
+        return {name: metric(curve) for name, metric in metrics.RANKING.items()}
+
+    return statistics
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Returns a statistic of weights: the weighted sum of one column [N] over that of another."""
+    a, b = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (weights @ a) / (weights @ b)
+
+    return statistic
 
 
 def clustered_auc_interval(
@@ -36,9 +133,6 @@ def clustered_auc_interval(
 ) -> Interval:
     """AUC with a percentile bootstrap interval that resamples whole clusters (patients).
 
-    Images of one patient are not independent; resampling images would give intervals that are too narrow
-    (Field & Welsh 2007). Resamples without one of the classes are drawn again.
-
     Args:
       labels: [N] in {0, 1}.
       scores: [N], larger means more likely positive; finite.
@@ -49,24 +143,14 @@ def clustered_auc_interval(
 
     Raises:
       metrics.UndefinedMetricError: only one class, or a class with images of fewer than two clusters.
-      ValueError: see `metrics.auc`.
+      ValueError: see `metrics.Ranking`.
     """
-    y, s, _ = metrics.check_inputs(labels, scores)
-    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    ranking = metrics.Ranking(labels, scores)
+    y, cluster = np.asarray(labels), np.asarray(clusters)
     for label, name in ((1, "positive"), (0, "negative")):
         if len(np.unique(cluster[y == label])) < 2:
             raise metrics.UndefinedMetricError(f"an interval needs {name} images of at least two patients")
-    order = np.argsort(s, kind="stable")
-    y, cluster, starts = y[order], cluster[order], metrics.tie_starts(s[order])
-    rng = np.random.default_rng(seed)
-    clusters_n = int(cluster.max()) + 1
-    found: list[float] = []
-    while len(found) < replicates:
-        rows = min(_ROWS, replicates - len(found))
-        times_drawn = rng.multinomial(clusters_n, np.full(clusters_n, 1 / clusters_n), size=rows)
-        values = metrics.auc_of_sorted(y, starts, times_drawn[:, cluster].astype(np.float64))
-        found.extend(values[np.isfinite(values)].tolist())
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(found, [tail, 100 - tail])
-    value = metrics.auc_of_sorted(y, starts, np.ones((1, len(y))))[0]
-    return Interval(float(value), float(low), float(high), level)
+    drawn = bootstrap(
+        lambda weights: {"auc": metrics.area(ranking.curve(weights))}, clusters, replicates=replicates, seed=seed
+    )
+    return percentile(drawn["auc"], level)

@@ -38,3 +38,36 @@ def test_interval_is_close_to_delong_for_independent_images():
 def test_an_interval_needs_two_patients_of_each_class():
     with pytest.raises(metrics.UndefinedMetricError, match="positive images of at least two patients"):
         intervals.clustered_auc_interval([1, 1, 0, 0], [4, 3, 2, 1], ["a", "a", "b", "c"])
+
+
+def test_too_few_defined_resamples_give_no_interval():
+    assert np.isnan(intervals.percentile(np.r_[0.7, np.full(89, 0.6), np.full(11, np.nan)]).low)
+    assert not np.isnan(intervals.percentile(np.r_[0.7, np.full(90, 0.6), np.full(10, np.nan)]).low)
+
+
+def test_the_same_seed_draws_the_same_patients():
+    patients = np.arange(10) // 2
+    one, two = (np.concatenate(list(intervals.resamples(patients, 100, 3))) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one[:, ::2], one[:, 1::2])  # whole patients
+    assert (one[:, ::2].sum(axis=1) == 5).all()
+
+
+@pytest.mark.slow
+def test_a_nominal_95_percent_covers_93_to_97_on_clustered_data_and_images_alone_do_not():
+    """1,000 simulated data sets of 150 patients with 1 to 9 images that share most of their score."""
+    rng = np.random.default_rng(0)
+    truth = 0.760250  # P(N(1, 2) > N(0, 2)) of two images of different patients: Phi(1 / sqrt(2 * 1))
+    covered = {"patients": 0, "images": 0}
+    for _ in range(1000):
+        of_patient = rng.integers(1, 10, 150)
+        patients = np.repeat(np.arange(150), of_patient)
+        labels = np.repeat(rng.random(150) < 0.4, of_patient).astype(int)
+        scores = (
+            labels + np.repeat(rng.normal(0, np.sqrt(0.7), 150), of_patient) + rng.normal(0, np.sqrt(0.3), len(labels))
+        )
+        for name, clusters in (("patients", patients), ("images", np.arange(len(labels)))):
+            found = intervals.clustered_auc_interval(labels, scores, clusters, replicates=500)
+            covered[name] += found.low <= truth <= found.high
+    assert 930 <= covered["patients"] <= 970
+    assert covered["images"] < 800

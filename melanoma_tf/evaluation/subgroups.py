@@ -1,0 +1,107 @@
+"""AUC and sensitivity within subgroups of the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from melanoma_tf.evaluation import intervals, metrics
+
+MIN_POSITIVES = 10  # fewer say nothing about a rate: 10 of 10 found has a lower limit of 69 %
+AGE_BANDS = (0, 30, 40, 50, 60, 70, 200)  # years
+UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subgroup:
+    """Figures of one subgroup.
+
+    Attributes:
+      images: number of images.
+      patients: number of patients.
+      positives: number of malignant images.
+      auc: None where there are too few positives or negatives.
+      sensitivity: at the operating point; None likewise.
+      specificity: at the operating point; None likewise.
+    """
+
+    images: int
+    patients: int
+    positives: int
+    auc: intervals.Interval | None = None
+    sensitivity: intervals.Interval | None = None
+    specificity: intervals.Interval | None = None
+
+
+def age_band(ages: pd.Series) -> pd.Series:
+    """Returns bands of ten years, `under 30` and `70 and over` at the ends, `unknown` where there is no age."""
+    names = [f"under {AGE_BANDS[1]}"]
+    names += [f"{low} to {high - 1}" for low, high in itertools.pairwise(AGE_BANDS[1:-1])]
+    names += [f"{AGE_BANDS[-2]} and over"]
+    bands = pd.cut(pd.to_numeric(ages), AGE_BANDS, right=False, labels=names)
+    return bands.astype(object).where(bands.notna(), UNKNOWN)
+
+
+def within(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    clusters: ArrayLike,
+    groups: Mapping[str, ArrayLike],
+    threshold: float,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[str, Subgroup]]:
+    """Evaluates every value of every grouping.
+
+    Args:
+      labels: [N] in {0, 1}.
+      scores: [N].
+      clusters: [N], patient of each image.
+      groups: name of a grouping to [N], the subgroup of each image, e.g. {"sex": ...}.
+      threshold: the operating point.
+      replicates: number of resamples.
+      seed: seed of the resampling.
+
+    Returns:
+      For each grouping its subgroups, the largest first.
+    """
+    y, s, cluster = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(clusters)
+    found: dict[str, dict[str, Subgroup]] = {}
+    for name, values in groups.items():
+        value = pd.Series(np.asarray(values, object)).fillna(UNKNOWN).astype(str).to_numpy()
+        sizes = pd.Series(value).value_counts()
+        found[name] = {
+            member: _subgroup(
+                y[value == member], s[value == member], cluster[value == member], threshold, replicates, seed
+            )
+            for member in sizes.index
+        }
+    return found
+
+
+def _subgroup(
+    y: NDArray[np.int64],
+    s: NDArray[np.float64],
+    cluster: NDArray[np.object_],
+    threshold: float,
+    replicates: int,
+    seed: int,
+) -> Subgroup:
+    counts = Subgroup(len(y), len(np.unique(cluster)), int(y.sum()))
+    if min(counts.positives, counts.images - counts.positives) < MIN_POSITIVES:
+        return counts
+    ranking, flagged = metrics.Ranking(y, s), s >= threshold
+    found, cleared = intervals.ratio((y == 1) & flagged, y == 1), intervals.ratio((y == 0) & ~flagged, y == 0)
+    drawn = intervals.bootstrap(
+        lambda w: {"auc": metrics.area(ranking.curve(w)), "sensitivity": found(w), "specificity": cleared(w)},
+        cluster,
+        replicates=replicates,
+        seed=seed,
+    )
+    return dataclasses.replace(counts, **{name: intervals.percentile(values) for name, values in drawn.items()})
