@@ -1,0 +1,281 @@
+"""All figures of a table of predictions, as metrics.json holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from melanoma_tf.evaluation import (
+    calibration,
+    floor,
+    intervals,
+    metrics,
+    operating_point,
+    predictions,
+    subgroups,
+)
+
+Progress = Callable[[str], None]
+_SCALES_DIFFER = 0.005  # of AUC, between pooling logits and pooling ranks within folds
+_FLOOR_FOLDS = 5  # more folds cost more and say no more
+_GROUPS_SHOWN = 12  # of image sizes and sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for.
+
+    Attributes:
+      rule: how the operating point is chosen, see `operating_point.choose`.
+      value: of the rule.
+      method: calibration method, see `calibration.fit`.
+      prevalence: share of melanoma at which predictive values are stated, or None for that of the data.
+      refer: guaranteed (sensitivity, specificity) of the refer set.
+      replicates: resamples of each interval.
+      allow_leakage: whether folds may share patients.
+    """
+
+    rule: operating_point.Rule = "sensitivity"
+    value: float = 0.9
+    method: calibration.Method = "platt"
+    prevalence: float | None = None
+    refer: tuple[float, float] = (0.95, 0.9)
+    replicates: int = 2000
+    allow_leakage: bool = False
+
+
+def analyze(
+    table: pd.DataFrame, options: Options | None = None, progress: Progress = lambda text: None
+) -> dict[str, Any]:
+    """Computes every figure that the table has the columns for.
+
+    Args:
+      table: a checked table, see `predictions`.
+      options: what is asked for.
+      progress: called with the name of each part before it starts.
+
+    Returns:
+      The contents of metrics.json.
+
+    Raises:
+      metrics.UndefinedMetricError: only one class.
+      predictions.PredictionsError: folds share patients.
+    """
+    asked = options or Options()
+    table = table.assign(patient=predictions.patients(table))
+    shared = predictions.shared_patients(table)
+    if shared and not asked.allow_leakage:
+        raise predictions.PredictionsError(
+            f"{len(shared):,} patients have images in two folds, e.g. {', '.join(shared[:3])}: a model was trained on "
+            "patients that it is judged on; --allow_leakage reports anyway and says so"
+        )
+    results: dict[str, Any] = {
+        "images": len(table),
+        "patients": int(table["patient"].nunique()),
+        "positives": int(table["target"].sum()),
+        "warnings": _warnings(table, shared),
+    }
+    progress("discrimination")
+    results |= discrimination(table, asked)
+    if table["fold"].nunique() > 1:
+        progress("floor")
+        results["floor"] = pixel_free_floor(table, asked)
+    progress("calibration")
+    logits, results["calibration"] = calibrated(table, asked)
+    progress("operating point")
+    results["operating_point"] = decide(table, logits, asked)
+    progress("subgroups")
+    results["subgroups"] = by_subgroup(table, logits, results["operating_point"]["threshold"], asked)
+    return results
+
+
+def _warnings(table: pd.DataFrame, shared: list[str]) -> list[str]:
+    found = []
+    if shared:
+        found.append(f"{len(shared):,} patients have images in two folds: every figure is too good")
+    if table["patient_id"].isna().all():
+        found.append("no patient is known: intervals take images as independent and are too narrow")
+    if table["probability"].isna().any():
+        found.append("predictions are no probabilities in [0, 1]: before calibration they are scores only")
+    return found
+
+
+def discrimination(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
+    """Returns metrics of the ranking with intervals, pooled, by fold and by source."""
+    y, z, patient = table["target"].to_numpy(), table["logit"].to_numpy(), table["patient"].to_numpy()
+    ranking = intervals.ranking_statistics(y, z)
+    top = intervals.ratio((y == 1) & metrics.in_top(z, patient), y == 1)
+    drawn = intervals.bootstrap(
+        lambda weights: {**ranking(weights), "top_15_sensitivity": top(weights)}, patient, replicates=asked.replicates
+    )
+    found = {name: dataclasses.asdict(intervals.percentile(values)) for name, values in drawn.items()}
+    few = min(table.loc[table["target"] == label, "patient"].nunique() for label in (0, 1)) < 2
+    if few:
+        found = {name: {**values, "low": np.nan, "high": np.nan} for name, values in found.items()}
+    results: dict[str, Any] = {
+        "auc": found["auc"],
+        "metrics": found,
+        "auc_per_fold": _auc_by(table, "fold"),
+        "auc_per_source": _auc_by(table, "source") if "source" in table else {},
+    }
+    if few:
+        results["no_interval"] = "an interval needs images of both classes of at least two patients"
+    folds = table.groupby("fold")["logit"]
+    if folds.ngroups > 1:
+        ranks = (folds.rank() - 0.5) / folds.transform("size")
+        results["auc_of_ranks_within_folds"] = metrics.auc(y, ranks)
+        if abs(results["auc_of_ranks_within_folds"] - found["auc"]["value"]) > _SCALES_DIFFER:
+            results["scales_differ"] = True
+    return results
+
+
+def _auc_by(table: pd.DataFrame, column: str) -> dict[str, float]:
+    """AUC within each value of a column that has both classes."""
+    return {
+        str(value): metrics.auc(part["target"], part["logit"])
+        for value, part in table.groupby(column)
+        if part["target"].nunique() > 1
+    }
+
+
+def pixel_free_floor(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
+    """Returns AUCs without pixels, what the model adds to the best of them, and AUCs within sizes and sources."""
+    y, patient = table["target"].to_numpy(), table["patient"].to_numpy()
+    folds = np.unique(table["fold"], return_inverse=True)[1] % _FLOOR_FOLDS
+    columns = floor.features(table)
+    sets = {name: [c for c in names if c in columns] for name, names in floor.SETS.items()}
+    sets = {name: kept for name, kept in sets.items() if kept and len(kept) == len([*floor.SETS[name]])}
+    results: dict[str, Any] = {"without_pixels": {}, "within": {}}
+    everything = columns.to_numpy()
+    if everything.shape[1]:
+        for name, kept in sets.items():
+            results["without_pixels"][name] = metrics.auc(y, floor.out_of_fold(columns[kept], y, folds))
+        alone = floor.out_of_fold(everything, y, folds)
+        both = floor.stacked(table["logit"], everything, y, table["fold"])
+        base, with_model = metrics.Ranking(y, alone), metrics.Ranking(y, both)
+
+        def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+            lower, upper = metrics.area(base.curve(weights)), metrics.area(with_model.curve(weights))
+            return {"auc": lower, "auc_with_model": upper, "model_adds": upper - lower}
+
+        drawn = intervals.bootstrap(statistics, patient, replicates=asked.replicates)
+        results |= {name: dataclasses.asdict(intervals.percentile(values)) for name, values in drawn.items()}
+        results["features"] = list(columns)
+    if {"width", "height"} <= set(table):
+        size = table["width"].astype("Int64").astype(str) + " x " + table["height"].astype("Int64").astype(str)
+        results["within"]["image size"] = _within(table.assign(group=size))
+    if "source" in table and table["source"].nunique() > 1:
+        results["within"]["source"] = _within(table.assign(group=table["source"]))
+    return results
+
+
+def _within(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Images, positives and AUC of the largest groups."""
+    sizes = table["group"].value_counts()
+    found = {}
+    for name in sizes.index[:_GROUPS_SHOWN]:
+        part = table[table["group"] == name]
+        few = min(part["target"].sum(), (1 - part["target"]).sum()) < subgroups.MIN_POSITIVES
+        value = None if few else metrics.auc(part["target"], part["logit"])
+        found[str(name)] = {"images": len(part), "positives": int(part["target"].sum()), "auc": value}
+    return found
+
+
+def calibrated(table: pd.DataFrame, asked: Options) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns calibrated out-of-fold logits [N] and figures before and after calibration.
+
+    With one fold nothing can be calibrated without its own labels; the logits stay as they are.
+    """
+    y, z, fold = (table[name].to_numpy() for name in ("target", "logit", "fold"))
+    results: dict[str, Any] = {}
+    if not table["probability"].isna().any():
+        results["before"] = _calibration_figures(y, z)
+    if len(np.unique(fold)) < 2:
+        results["none"] = "one fold cannot be calibrated without its own labels; train more folds"
+        return z, results
+    logits = calibration.nested(asked.method, y, z, fold)
+    results["after"] = _calibration_figures(y, logits)
+    results["calibrator"] = calibration.fit(asked.method, y, z).to_json()
+    return logits, results
+
+
+def _calibration_figures(y: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    probabilities = 1 / (1 + np.exp(-logits))
+    curve = calibration.reliability(y, probabilities)
+    slope, intercept = calibration.slope_and_intercept(y, logits)
+    return {
+        "brier": calibration.brier(y, probabilities),
+        "log_loss": calibration.log_loss(y, logits),
+        "slope": slope,
+        "intercept": intercept,
+        "error": curve.error,
+        "curve": {name: values.tolist() for name, values in dataclasses.asdict(curve).items()},
+    }
+
+
+def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options) -> dict[str, Any]:
+    """Returns the operating point, predictive values at a prevalence, the decision curve and the refer set."""
+    y, patient = table["target"].to_numpy(), table["patient"].to_numpy()
+    threshold = operating_point.choose(y, logits, asked.rule, asked.value)
+    found = operating_point.performance(y, logits, threshold, patient, replicates=asked.replicates)
+    prevalence = float(y.mean()) if asked.prevalence is None else asked.prevalence
+    positive, negative = calibration.predictive_values(
+        found["sensitivity"].value, found["specificity"].value, prevalence
+    )
+    results: dict[str, Any] = {
+        "rule": asked.rule,
+        "value": asked.value,
+        "threshold": threshold,
+        "probability": operating_point.probability(threshold),
+        **{name: dataclasses.asdict(interval) for name, interval in found.items()},
+        "at_prevalence": {
+            "prevalence": prevalence,
+            "positive_predictive_value": positive,
+            "negative_predictive_value": negative,
+        },
+    }
+    # One would biopsy at a risk of a few percent: from 1 in 500 to 1 in 2.
+    thresholds = np.geomspace(0.002, 0.5, 60)
+    curve = operating_point.decision_curve(y, 1 / (1 + np.exp(-logits)), thresholds)
+    results["decision_curve"] = {name: values.tolist() for name, values in dataclasses.asdict(curve).items()}
+    try:
+        results["refer"] = dataclasses.asdict(operating_point.refer_set(y, logits, *asked.refer))
+    except metrics.UndefinedMetricError as error:
+        results["refer"] = {"none": str(error)}
+    return results
+
+
+def by_subgroup(table: pd.DataFrame, logits: np.ndarray, threshold: float, asked: Options) -> dict[str, Any]:
+    """Returns the figures of subgroups that the table has columns for."""
+    groups: dict[str, pd.Series] = {}
+    if "sex" in table:
+        groups["sex"] = table["sex"]
+    if "age_approx" in table:
+        groups["age"] = subgroups.age_band(table["age_approx"])
+    if "anatom_site_general_challenge" in table:
+        groups["site"] = table["anatom_site_general_challenge"]
+    if "source" in table:
+        groups["source"] = table["source"]
+    groups = {name: values for name, values in groups.items() if values.nunique() > 1}
+    found = subgroups.within(
+        table["target"], logits, table["patient"], groups, threshold, replicates=min(asked.replicates, 1000)
+    )
+    return {
+        name: {member: dataclasses.asdict(figures) for member, figures in members.items()}
+        for name, members in found.items()
+    }
+
+
+def to_json(value: Any) -> Any:
+    """Returns a copy for json.dumps: NaN becomes None, NumPy numbers Python's."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
