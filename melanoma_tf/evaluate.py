@@ -1,98 +1,216 @@
-"""Evaluate a run's out-of-fold predictions.
+"""Evaluate a run's out-of-fold predictions, or anybody's.
 
     python -m melanoma_tf.evaluate --workdir RUN
+    python -m melanoma_tf.evaluate --predictions oof.csv --data DIR --out REPORT
+    python -m melanoma_tf.evaluate --predictions oof.csv --metadata train.csv --folds_from tfrecord --out REPORT
+    python -m melanoma_tf.evaluate --predictions a.csv --against b.csv --out REPORT
 
-Writes the AUC of the held-out images, with an interval that resamples patients, to RUN/metrics.json.
+Writes metrics.json and report.html: AUC and other metrics with intervals that resample patients, what can be predicted
+without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others are a CSV with
+image_name, patient_id, target, prediction, and fold if they are out of fold.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from absl import flags
 
 from melanoma_tf.core import cli, files
-from melanoma_tf.evaluation import intervals, metrics
 from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
+from tfrecord_tools.core import cli as base
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from melanoma_tf.evaluation import analysis
 
 FLAGS = flags.FLAGS
+REPORT, COMPARISON = "report.html", "comparison.json"
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("workdir", None, "Run folder: the --workdir of melanoma_tf.train.", required=True)
+    flags.DEFINE_string("workdir", None, "Run folder: the --workdir of melanoma_tf.train.")
+    flags.DEFINE_string("predictions", None, "CSV of predictions instead: image_name, patient_id, target, prediction.")
+    flags.DEFINE_string("against", None, "CSV of another model's predictions of the same images, to compare with.")
+    flags.DEFINE_string(
+        "metadata", None, "CSV with more columns by image_name: patient_id, sex, age_approx, width, ..."
+    )
+    flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: metadata, pixels, a gallery.")
+    flags.DEFINE_string("folds_from", None, "Column with the fold of each image; default: fold.")
+    flags.DEFINE_string("out", None, "Folder for the report; default: --workdir.")
+    flags.DEFINE_enum("rule", "sensitivity", ["sensitivity", "specificity", "cost"], "How the threshold is chosen.")
+    flags.DEFINE_float("value", None, "Of --rule: least rate (0.9), or false alarms that a missed melanoma costs (20).")
+    flags.DEFINE_enum("calibration", "platt", ["temperature", "platt", "isotonic"], "How probabilities are calibrated.")
+    flags.DEFINE_float("prevalence", None, "Share of melanoma where the model is to be used, for predictive values.")
+    flags.DEFINE_integer("replicates", 2000, "Resamples of each interval.", 100)
+    flags.DEFINE_bool("allow_leakage", False, "Report although folds share patients; the page says so.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints the metrics of --workdir."""
-    cli.say(report(cli.local_folder("workdir", FLAGS.workdir)))
+    """Prints and writes what the flags ask for."""
+    if (FLAGS.workdir is None) == (FLAGS.predictions is None):
+        raise base.UsageError("pass --workdir RUN or --predictions CSV; see --help")
+    if FLAGS.predictions and not FLAGS.out:
+        raise base.UsageError("--predictions needs --out, the folder for the report; see --help")
+    if FLAGS.workdir:
+        folder = cli.local_folder("workdir", FLAGS.workdir)
+        table, title = _of_run(folder), f"Evaluation of {folder.name}"
+        out = Path(FLAGS.out) if FLAGS.out else folder
+    else:
+        table, title, out = _of_file(Path(FLAGS.predictions)), f"Evaluation of {FLAGS.predictions}", Path(FLAGS.out)
+    if FLAGS.against:
+        cli.say(compare(table, Path(FLAGS.against), out))
+    else:
+        cli.say(write(table, title, out, _options(), FLAGS.data))
+
+
+def _options() -> analysis.Options:
+    from melanoma_tf.evaluation import analysis
+
+    default = 20.0 if FLAGS.rule == "cost" else 0.9
+    return analysis.Options(
+        rule=FLAGS.rule,
+        value=default if FLAGS.value is None else FLAGS.value,
+        method=FLAGS.calibration,
+        prevalence=FLAGS.prevalence,
+        replicates=FLAGS.replicates,
+        allow_leakage=FLAGS.allow_leakage,
+    )
+
+
+def _of_run(folder: Path) -> pd.DataFrame:
+    """Reads a run's out-of-fold predictions."""
+    from melanoma_tf.evaluation import predictions
+
+    if not (folder / OOF).is_file():
+        raise RunDirError(f"{folder / OOF} does not exist; melanoma_tf.train writes it when it finishes a fold")
+    return predictions.check(read_predictions(folder / OOF), str(folder / OOF))
+
+
+def _of_file(path: Path) -> pd.DataFrame:
+    """Reads --predictions, with --metadata or --data beside it."""
+    from melanoma_tf.evaluation import build_images, predictions
+
+    in_metadata = FLAGS.folds_from if FLAGS.metadata else None
+    table = predictions.read(path, None if in_metadata else FLAGS.folds_from)
+    if FLAGS.metadata:
+        known = predictions.read_metadata(Path(FLAGS.metadata))
+        table = predictions.with_metadata(table, known, FLAGS.metadata, in_metadata)
+    if FLAGS.data:
+        known = build_images.metadata(FLAGS.data)
+        has_folds = (table["fold"] != predictions.NO_FOLD).any()
+        table = predictions.with_metadata(table, known, FLAGS.data, None if has_folds else "fold")
+    return table
 
 
 def report(folder: Path) -> str:
-    """Writes metrics.json of a run and returns the metrics as text.
+    """Writes metrics.json and report.html of a run and returns the main figures as text.
 
     Raises:
       RunDirError: no fold is finished.
-      metrics.UndefinedMetricError: a fold has only one class.
+      ValueError: the predictions cannot be evaluated, e.g. they have only one class.
     """
-    if not (folder / OOF).is_file():
-        raise RunDirError(f"{folder / OOF} does not exist; melanoma_tf.train writes it when it finishes a fold")
-    table = read_predictions(folder / OOF)
-    results = compute_metrics(table)
-    files.write_text(folder / METRICS, json.dumps(results, indent=1) + "\n")
-    lines = [
-        f"held out: {results['images']} images of {results['patients']} patients, {results['positives']} malignant"
-    ]
-    lines += [f"fold {fold}: AUC {value:.4f}" for fold, value in results["auc_per_fold"].items()]
-    if len(results["auc_per_source"]) > 1:
-        lines += [f"{source}: AUC {value:.4f}" for source, value in results["auc_per_source"].items()]
-    if "no_interval" in results:
-        lines += [f"AUC {results['auc']['value']:.4f}, without an interval: {results['no_interval']}"]
-    else:
-        lines += [f"AUC {intervals.Interval(**results['auc'])}, patients resampled"]
-    lines += [f"predictions: {folder / OOF}", f"metrics: {folder / METRICS}"]
-    return "\n".join(lines)
+    return write(_of_run(folder), f"Evaluation of {folder.resolve().name}", folder)
 
 
-def compute_metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Computes the metrics of out-of-fold predictions.
-
-    The AUC of several folds pools their logits, although models of different folds need not share a scale; the AUC of
-    each fold is free of that.
-
-    Args:
-      table: image_name, patient_id, source, fold, target and logit of each image.
+def write(
+    table: pd.DataFrame, title: str, out: Path, options: analysis.Options | None = None, data: str | None = None
+) -> str:
+    """Writes metrics.json and report.html of a checked table of predictions to a folder.
 
     Returns:
-      The contents of metrics.json; `no_interval` is the reason where an interval does not exist.
-
-    Raises:
-      metrics.UndefinedMetricError: a fold has only one class.
+      The main figures as text.
     """
-    # An image of an unknown patient is a cluster of its own.
-    patients = table["patient_id"].fillna("image " + table["image_name"])
-    results: dict[str, Any] = {
-        "images": len(table),
-        "patients": int(patients.nunique()),
-        "positives": int(table["target"].sum()),
-        "auc": {"value": metrics.auc(table["target"], table["logit"])},
-        "auc_per_fold": {str(k): metrics.auc(fold["target"], fold["logit"]) for k, fold in table.groupby("fold")},
-        "auc_per_source": {
-            k: metrics.auc(part["target"], part["logit"])
-            for k, part in table.groupby("source")
-            if part["target"].nunique() > 1
-        },
+    from melanoma_tf.evaluation import analysis, build_images
+    from melanoma_tf.evaluation.report import gallery, page
+
+    results = analysis.analyze(table, options, _say_part)
+    images = {}
+    if data:
+        _say_part("images")
+        errors = gallery.most_confident(table)
+        images = build_images.read(data, [name for names in errors.values() for name in names])
+        results.setdefault("floor", {})["pixels"] = build_images.pixel_floor(data, table)
+    results = analysis.to_json(results)
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
+    shown = gallery.section(table, errors, images) if data else None
+    files.write_text(out / REPORT, page.make(title, results, shown))
+    return "\n".join([*summary(results), f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
+
+
+def _say_part(text: str) -> None:
+    print(f"evaluating: {text}", file=sys.stderr)
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """Returns the main figures of metrics.json as lines."""
+    lines = [f"warning: {text}" for text in results["warnings"]]
+    lines.append(
+        f"held out: {results['images']} images of {results['patients']} patients, {results['positives']} malignant"
+    )
+    for what in ("fold", "source"):
+        if len(results[f"auc_per_{what}"]) > 1:
+            lines += [f"{what} {name}: AUC {value:.4f}" for name, value in results[f"auc_per_{what}"].items()]
+    auc, point, base_line = results["auc"], results["operating_point"], results.get("floor", {})
+    if "no_interval" in results:
+        lines.append(f"AUC {auc['value']:.4f}, without an interval: {results['no_interval']}")
+    else:
+        lines.append(f"AUC {_interval(auc)}, patients resampled")
+    if base_line.get("auc"):
+        lines.append(f"floor, without pixels: AUC {base_line['auc']['value']:.4f}")
+        lines.append(f"the model adds {_interval(base_line['model_adds'])} to it")
+    lines.append(
+        f"at {point['rule']} {point['value']:g}: sensitivity {point['sensitivity']['value']:.4f}, "
+        f"specificity {point['specificity']['value']:.4f}"
+    )
+    return lines
+
+
+def _interval(found: dict[str, Any]) -> str:
+    if found["low"] is None:
+        return f"{found['value']:.4f}"
+    return f"{found['value']:.4f} ({found['level']:.0%} interval {found['low']:.4f} to {found['high']:.4f})"
+
+
+def compare(table: pd.DataFrame, against: Path, out: Path) -> str:
+    """Writes comparison.json: every metric of two models of the same images, and the interval of its difference.
+
+    Args:
+      table: a checked table of predictions.
+      against: CSV of the other model's predictions.
+      out: folder to write to.
+
+    Returns:
+      The differences as text.
+    """
+    from melanoma_tf.evaluation import analysis, predictions
+    from melanoma_tf.evaluation import compare as comparison
+
+    other = predictions.same_images(table, predictions.read(against), ("--predictions", str(against)))
+    scores = table["logit"], other["logit"]
+    found = comparison.paired(table["target"], *scores, predictions.patients(table), replicates=FLAGS.replicates)
+    independent, p = comparison.delong(table["target"], scores).difference()
+    results = {
+        "differences": {name: dataclasses.asdict(each) for name, each in found.items()},
+        "delong": {**dataclasses.asdict(independent), "p_value": p, "assumes": "independent images"},
     }
-    try:
-        interval = intervals.clustered_auc_interval(table["target"], table["logit"], patients)
-        results["auc"] = dataclasses.asdict(interval)
-    except metrics.UndefinedMetricError as error:  # too few patients for an interval
-        results["no_interval"] = str(error)
-    return results
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / COMPARISON, json.dumps(analysis.to_json(results), indent=1) + "\n")
+    lines = [
+        f"{name.replace('_', ' ')}: {each.first:.4f} against {each.second:.4f}, difference {each.interval}, "
+        f"p = {each.p_value:.3g}"
+        for name, each in found.items()
+    ]
+    lines.append(f"AUC by DeLong, which takes images as independent: {independent}, p = {p:.3g}")
+    lines.append(f"data of this size show a difference in AUC from {found['auc'].detectable:.4f} (80% power)")
+    return "\n".join([*lines, f"comparison: {out / COMPARISON}"])
 
 
 def run() -> None:

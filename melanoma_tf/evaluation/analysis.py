@@ -83,7 +83,10 @@ def analyze(
     results |= discrimination(table, asked)
     if table["fold"].nunique() > 1:
         progress("floor")
-        results["floor"] = pixel_free_floor(table, asked)
+        try:
+            results["floor"] = pixel_free_floor(table, asked)
+        except metrics.UndefinedMetricError as error:
+            results["warnings"].append(f"no floor: {error}")
     progress("calibration")
     logits, results["calibration"] = calibrated(table, asked)
     progress("operating point")
@@ -119,6 +122,7 @@ def discrimination(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
     results: dict[str, Any] = {
         "auc": found["auc"],
         "metrics": found,
+        "roc": _thinned(metrics.Ranking(y, z).curve()),
         "auc_per_fold": _auc_by(table, "fold"),
         "auc_per_source": _auc_by(table, "source") if "source" in table else {},
     }
@@ -131,6 +135,14 @@ def discrimination(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
         if abs(results["auc_of_ranks_within_folds"] - found["auc"]["value"]) > _SCALES_DIFFER:
             results["scales_differ"] = True
     return results
+
+
+def _thinned(curve: metrics.Curve) -> dict[str, list[float]]:
+    """About 150 points of a ROC curve, as far apart as possible."""
+    x, y = curve.false_positive_rate[0], curve.sensitivity[0]
+    along = np.r_[0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))]
+    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], 150)).clip(max=len(along) - 1))
+    return {"false_positive_rate": x[kept].tolist(), "sensitivity": y[kept].tolist()}
 
 
 def _auc_by(table: pd.DataFrame, column: str) -> dict[str, float]:
@@ -167,7 +179,8 @@ def pixel_free_floor(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
         results["features"] = list(columns)
     if {"width", "height"} <= set(table):
         size = table["width"].astype("Int64").astype(str) + " x " + table["height"].astype("Int64").astype(str)
-        results["within"]["image size"] = _within(table.assign(group=size))
+        if size.nunique() > 1:
+            results["within"]["image size"] = _within(table.assign(group=size))
     if "source" in table and table["source"].nunique() > 1:
         results["within"]["source"] = _within(table.assign(group=table["source"]))
     return results
@@ -188,16 +201,16 @@ def _within(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def calibrated(table: pd.DataFrame, asked: Options) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns calibrated out-of-fold logits [N] and figures before and after calibration.
 
-    With one fold nothing can be calibrated without its own labels; the logits stay as they are.
+    Where a fold cannot be calibrated by others, the logits stay as they are.
     """
     y, z, fold = (table[name].to_numpy() for name in ("target", "logit", "fold"))
     results: dict[str, Any] = {}
     if not table["probability"].isna().any():
         results["before"] = _calibration_figures(y, z)
-    if len(np.unique(fold)) < 2:
-        results["none"] = "one fold cannot be calibrated without its own labels; train more folds"
-        return z, results
-    logits = calibration.nested(asked.method, y, z, fold)
+    try:
+        logits = calibration.nested(asked.method, y, z, fold)
+    except metrics.UndefinedMetricError as error:
+        return z, results | {"none": f"not calibrated: {error}"}
     results["after"] = _calibration_figures(y, logits)
     results["calibrator"] = calibration.fit(asked.method, y, z).to_json()
     return logits, results

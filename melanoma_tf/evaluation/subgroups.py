@@ -39,12 +39,12 @@ class Subgroup:
 
 
 def age_band(ages: pd.Series) -> pd.Series:
-    """Returns bands of ten years, `under 30` and `70 and over` at the ends, `unknown` where there is no age."""
+    """Returns bands of ten years as categories: `under 30` to `70 and over`, and `unknown` where there is no age."""
     names = [f"under {AGE_BANDS[1]}"]
     names += [f"{low} to {high - 1}" for low, high in itertools.pairwise(AGE_BANDS[1:-1])]
     names += [f"{AGE_BANDS[-2]} and over"]
     bands = pd.cut(pd.to_numeric(ages), AGE_BANDS, right=False, labels=names)
-    return bands.astype(object).where(bands.notna(), UNKNOWN)
+    return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
 
 
 def within(
@@ -69,18 +69,20 @@ def within(
       seed: seed of the resampling.
 
     Returns:
-      For each grouping its subgroups, the largest first.
+      For each grouping its subgroups: categories in their order, other values by falling number of images.
     """
     y, s, cluster = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(clusters)
     found: dict[str, dict[str, Subgroup]] = {}
     for name, values in groups.items():
-        value = pd.Series(np.asarray(values, object)).fillna(UNKNOWN).astype(str).to_numpy()
-        sizes = pd.Series(value).value_counts()
+        value = np.asarray(pd.Series(np.asarray(values, object)).fillna(UNKNOWN), str)
+        members = list(pd.Series(value).value_counts().index)
+        if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
+            members = [member for member in values.cat.categories if member in members]
         found[name] = {
             member: _subgroup(
                 y[value == member], s[value == member], cluster[value == member], threshold, replicates, seed
             )
-            for member in sizes.index
+            for member in members
         }
     return found
 

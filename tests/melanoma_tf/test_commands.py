@@ -293,21 +293,6 @@ def test_image_names_are_kept_as_text(tmp_path):
     assert "held out: 4 images of 4 patients, 2 malignant" in evaluate.report(tmp_path)
 
 
-def test_too_few_patients_for_an_interval_still_have_an_auc(tmp_path):
-    table = {"image_name": list("abcd"), "patient_id": ["p", "p", "q", "r"], "fold": 0, "target": [1, 1, 0, 0]}
-    frame = pd.DataFrame({**table, "source": "here", "logit": [2.0, 0.0, 1.0, -1.0]})
-    frame.to_csv(tmp_path / "oof.csv", index=False)
-    text = evaluate.report(tmp_path)
-    assert "AUC 0.7500, without an interval: an interval needs positive images of at least two patients" in text
-    assert json.loads((tmp_path / "metrics.json").read_text())["auc"] == {"value": 0.75}
-
-
-def test_each_source_has_its_auc_where_there_are_several():
-    table = {"image_name": list("abcdefg"), "patient_id": list("abcdefg"), "fold": 0, "target": [1, 1, 0, 0, 1, 0, 0]}
-    table |= {"source": ["one"] * 4 + ["two"] * 2 + ["only benign"], "logit": [2.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0]}
-    assert evaluate.compute_metrics(pd.DataFrame(table))["auc_per_source"] == {"one": 0.75, "two": 0.0}
-
-
 def test_running_out_of_device_memory_gives_advice():
     import tensorflow as tf
 

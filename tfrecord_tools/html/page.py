@@ -225,15 +225,15 @@ def image(jpeg: bytes, side: int, description: str) -> Html:
     return tag("img", src=source, width=side, height=side, alt=description)
 
 
-def document(title: str, body: Content) -> Html:
-    """Makes the document."""
+def document(title: str, body: Content, style: str = "") -> Html:
+    """Makes the document; style: CSS beside that of this module."""
     head = (
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
-        tag("style", Html(_STYLE)),
+        tag("style", Html(_STYLE + style)),
     )
     page = tag("html", tag("head", head), tag("body", tag("main", body)), lang="en")
     return Html(f"<!doctype html>\n{page}\n")
@@ -273,6 +273,7 @@ tbody th{font-weight:400}
 .chart tbody th{white-space:normal;min-width:8.4em}
 .chart tr>:nth-child(2){width:100%;min-width:60px}
 .text td,.text th{text-align:left;vertical-align:top}.text td{white-space:normal;overflow-wrap:anywhere}
+.wrap tbody th{white-space:normal}
 .of{color:var(--soft)}
 .cell{display:block;width:100%;height:14px;overflow:visible}
 .axis{display:flex;justify-content:space-between}

@@ -37,3 +37,9 @@ def test_age_bands():
     assert subgroups.age_band(ages).tolist() == [
         "under 30", "under 30", "30 to 39", "60 to 69", "70 and over", "70 and over", "unknown",
     ]  # fmt: skip
+
+
+def test_bands_keep_their_order():
+    ages = subgroups.age_band(pd.Series([75, 20, 20, None, 45]))
+    found = subgroups.within([0] * 5, range(5), range(5), {"age": ages}, 0.5)["age"]
+    assert list(found) == ["under 30", "40 to 49", "70 and over", "unknown"]

@@ -1,0 +1,118 @@
+"""What a build of tfrecord_tools knows of the images that were predicted: metadata, pixels, thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pandas as pd
+import simplejpeg
+from numpy.typing import NDArray
+
+from melanoma_tf.evaluation import floor, metrics
+from melanoma_tf.evaluation.predictions import PredictionsError
+from tfrecord_tools import schema
+from tfrecord_tools.core import paths
+from tfrecord_tools.records import tfrecord
+from tfrecord_tools.records.manifest import Manifest
+
+_SIDE = 16  # pixels of the thumbnail that the floor sees
+_NEGATIVES = 10  # for each positive that the floor is fitted to; more change no AUC
+
+
+def records(folder: str) -> Iterator[schema.Record]:
+    """Yields the labelled records of a build.
+
+    Raises:
+      PredictionsError: there is no such build.
+    """
+    place = paths.path(folder)
+    try:
+        manifest = Manifest.read(place)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PredictionsError(f"--data {folder}: {error}") from error
+    for shard in manifest.shards:
+        for data in tfrecord.read_records(place / shard.name):
+            record = schema.decode(data)
+            if record.target != schema.MISSING:
+                yield record
+
+
+def metadata(folder: str) -> pd.DataFrame:
+    """Returns image_name, patient_id, source, fold, target and the metadata of each labelled record, in words."""
+
+    def word(vocabulary: tuple[str, ...], code: int) -> str | None:
+        return None if code == schema.MISSING else vocabulary[code]
+
+    rows = [
+        {
+            "image_name": record.image_name,
+            "patient_id": record.patient or None,
+            "source": record.source,
+            "fold": record.fold,
+            "target": record.target,
+            "sex": word(schema.SEX, record.sex),
+            "age_approx": None if record.age_approx == schema.MISSING else record.age_approx,
+            "anatom_site_general_challenge": word(schema.SITE, record.anatom_site_general_challenge),
+            "diagnosis": word(schema.DIAGNOSIS, record.diagnosis),
+            "width": record.width,
+            "height": record.height,
+        }
+        for record in records(folder)
+    ]
+    return pd.DataFrame(rows)
+
+
+def read(folder: str, names: Collection[str]) -> dict[str, bytes]:
+    """Returns the JPEG bytes of some images."""
+    wanted = set(names)
+    return {record.image_name: record.image for record in records(folder) if record.image_name in wanted}
+
+
+def pixel_floor(folder: str, table: pd.DataFrame) -> dict[str, float]:
+    """AUC of a thumbnail of 16 x 16 pixels, in which no structure of a lesion is seen, and of its border alone.
+
+    Args:
+      folder: the build.
+      table: a checked table of predictions with folds.
+
+    Returns:
+      AUC by what was seen; empty where there are no two folds.
+    """
+    if table["fold"].nunique() < 2:
+        return {}
+    row_of = {name: index for index, name in enumerate(table["image_name"])}
+    pixels = np.zeros((len(table), _SIDE, _SIDE, 3), np.float32)
+    for record in records(folder):
+        if record.image_name in row_of:
+            pixels[row_of[record.image_name]] = thumbnail(record.image)
+    y, folds = table["target"].to_numpy(), np.unique(table["fold"], return_inverse=True)[1] % 5
+    inside = np.zeros((_SIDE, _SIDE), bool)
+    inside[1:-1, 1:-1] = True
+    kept = _some_negatives(y)
+    found = {}
+    for name, seen in (("thumbnail of 16 x 16 pixels", slice(None)), ("its border, one pixel wide", ~inside)):
+        columns = pixels[:, seen].reshape(len(table), -1)
+        try:
+            found[name] = metrics.auc(y[kept], floor.out_of_fold(columns[kept], y[kept], folds[kept]))
+        except metrics.UndefinedMetricError:  # a fold beside which there is one class
+            return {}
+    return found
+
+
+def thumbnail(jpeg: bytes) -> NDArray[np.float32]:
+    """Returns the mean color of each of 16 x 16 cells of an image, f32[16,16,3] in 0 to 255."""
+    # A fast, reduced decode: means of cells need no more.
+    image = simplejpeg.decode_jpeg(jpeg, min_height=4 * _SIDE, min_width=4 * _SIDE).astype(np.float32)
+    for axis in (0, 1):
+        edges = np.linspace(0, image.shape[axis], _SIDE + 1).astype(int)
+        counts = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
+        image = np.add.reduceat(image, edges[:-1], axis=axis) / counts
+    return image
+
+
+def _some_negatives(y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of all positives and of ten negatives for each, evenly spaced."""
+    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    step = max(1, len(negative) // (_NEGATIVES * len(positive)))
+    return np.sort(np.concatenate([positive, negative[::step]]))

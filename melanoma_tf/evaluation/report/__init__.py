@@ -1,0 +1,1 @@
+"""The report of an evaluation: a self-contained page and a model card."""

@@ -1,0 +1,283 @@
+"""report.html: the figures of metrics.json as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tfrecord_tools.html import charts, page
+from tfrecord_tools.html.charts import Axis, Series
+from tfrecord_tools.html.page import Content, Html, card, note, tag
+
+Figures = Mapping[str, Any]
+
+USE = (
+    "For research. Not a medical device: not cleared or approved for diagnosis, triage or any decision about a "
+    "patient, and not tested on images taken in another way than those it was evaluated on."
+)
+_NAMES = {
+    "auc": "ROC AUC",
+    "average_precision": "average precision",
+    "partial_auc": "partial AUC above 80% sensitivity (0 to 0.2)",
+    "sensitivity_at_specificity_90": "sensitivity at 90% specificity",
+    "sensitivity_at_specificity_95": "sensitivity at 95% specificity",
+    "specificity_at_sensitivity_90": "specificity at 90% sensitivity",
+    "specificity_at_sensitivity_95": "specificity at 95% sensitivity",
+    "top_15_sensitivity": "melanomas among the 15 highest of their patient",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "positive_predictive_value": "positive predictive value",
+    "negative_predictive_value": "negative predictive value",
+    "flagged": "images flagged",
+}
+_RULES = {
+    "sensitivity": "at least {value:.0%} sensitivity",
+    "specificity": "at least {value:.0%} specificity",
+    "cost": "least cost where a missed melanoma costs {value:g} false alarms",
+}
+_LEVEL = "95% interval"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Formats a figure; "–" where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(found: Figures | None, digits: int = 3) -> str:
+    """Formats the bounds of an interval; "–" where there are none."""
+    if not found or found.get("low") is None:
+        return "–"
+    return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
+
+
+def make(title: str, results: Figures, gallery: Content = None, origin: Sequence[str] = ()) -> str:
+    """Makes the page.
+
+    Args:
+      title: name of what was evaluated.
+      results: the contents of metrics.json.
+      gallery: section of the most confident errors, if images are at hand.
+      origin: lines about files and settings, for the end of the page.
+    """
+    sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
+    if "floor" in results:
+        sections["The floor"] = list(floor(results["floor"]))
+    sections["Calibration"] = list(calibration(results["calibration"]))
+    sections["Decisions"] = list(decisions(results["operating_point"]))
+    if results["subgroups"]:
+        sections["Subgroups"] = list(subgroups(results["subgroups"]))
+    if gallery:
+        sections["Most confident errors"] = gallery
+    sections["How it was made"] = [tag("p", line) for line in (*_METHOD, *origin)]
+    links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
+    body: list[Content] = [
+        tag("h1", title),
+        [tag("p", text, class_="warning") for text in results["warnings"]],
+        tag("p", USE, class_="lead"),
+        first_screen(results),
+        tag("nav", links, aria_label="Sections"),
+    ]
+    for name, content in sections.items():
+        body += [tag("h2", name, id=_anchor(name)), content]
+    return page.document(title, body, charts.STYLE)
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def first_screen(results: Figures) -> Html:
+    """Tiles with what a reader must see first."""
+    auc, point, base = results["auc"], results["operating_point"], results.get("floor", {})
+    boxes = [("ROC AUC", number(auc["value"]), f"{_LEVEL} {interval(auc)}, patients resampled")]
+    if base.get("auc"):
+        adds = base["model_adds"]
+        boxes += [
+            ("floor, without pixels", number(base["auc"]["value"]), ", ".join(base["features"]).replace("_", " ")),
+            ("the model adds", f"{adds['value']:+.3f}", f"{_LEVEL} {interval(adds)}"),
+        ]
+    boxes += [
+        ("sensitivity", number(point["sensitivity"]["value"]), f"{_LEVEL} {interval(point['sensitivity'])}"),
+        ("specificity", number(point["specificity"]["value"]), "at the same operating point: " + _rule(point)),
+        (
+            "images",
+            f"{results['images']:,}",
+            f"{results['patients']:,} patients, {results['positives']:,} melanomas "
+            f"({page.percent(results['positives'], results['images'])})",
+        ),
+    ]
+    drawn = (
+        tag("div", tag("dt", name), tag("dd", value, tag("small", more)), class_="tile") for name, value, more in boxes
+    )
+    return tag("dl", drawn, class_="tiles")
+
+
+def _rule(point: Figures) -> str:
+    return _RULES[point["rule"]].format(value=point["value"])
+
+
+def discrimination(results: Figures) -> Iterator[Html]:
+    """ROC curve, metrics with intervals, and AUCs by fold and source."""
+    roc, found = results["roc"], results["metrics"]
+    chart = charts.lines(
+        "ROC curve",
+        [
+            Series("chance", [0, 1], [0, 1], "reference"),
+            Series("model, all folds pooled", roc["false_positive_rate"], roc["sensitivity"]),
+        ],
+        Axis("1 − specificity"),
+        Axis("sensitivity"),
+        f"area {number(results['auc']['value'])}",
+    )
+    rows = [[_NAMES[name], number(values["value"]), interval(values)] for name, values in found.items()]
+    cards = [
+        card("ROC", chart),
+        card("Metrics", page.table(["metric", "value", _LEVEL], rows, class_="wrap")),
+    ]
+    for what in ("fold", "source"):
+        values = results[f"auc_per_{what}"]
+        if len(values) > 1:
+            text = note(_SCALES) if what == "fold" and results.get("scales_differ") else None
+            cards.append(
+                card(f"AUC by {what}", page.table([what, "AUC"], ([k, number(v)] for k, v in values.items())), text)
+            )
+    yield tag("div", cards, class_="cards")
+
+
+def floor(found: Figures) -> Iterator[Html]:
+    """AUCs without pixels, and within sizes and sources."""
+    yield tag("p", _FLOOR, class_="lead")
+    cards = []
+    if found.get("without_pixels"):
+        rows = [[name, number(value)] for name, value in found["without_pixels"].items()]
+        rows += [["all of them and the model", number(found["auc_with_model"]["value"])]]
+        cards.append(card("Without one pixel", page.table(["from", "AUC"], rows, class_="wrap"), note(_OUT_OF_FOLD)))
+    if found.get("pixels"):
+        rows = [[name, number(value)] for name, value in found["pixels"].items()]
+        cards.append(card("Without a lesion", page.table(["from", "AUC"], rows, class_="wrap"), note(_OUT_OF_FOLD)))
+    for what, groups in found.get("within", {}).items():
+        rows = [
+            [name, f"{values['images']:,}", f"{values['positives']:,}", number(values["auc"])]
+            for name, values in groups.items()
+        ]
+        cards.append(
+            card(f"Model within one {what}", page.table([what, "images", "melanomas", "AUC"], rows), note(_FEW))
+        )
+    yield tag("div", cards, class_="cards")
+
+
+def calibration(found: Figures) -> Iterator[Html]:
+    """Reliability curves and figures, before and after calibration."""
+    stages = [(name, found[name]) for name in ("before", "after") if name in found]
+    if "none" in found:
+        yield note(found["none"])
+    if not stages:
+        return
+    top = max(max(stage["curve"]["predicted"] + stage["curve"]["observed"]) for _, stage in stages)
+    low = min([v for _, s in stages for v in s["curve"]["predicted"] + s["curve"]["observed"] if v > 0], default=0.001)
+    axis = (max(low, 1e-4) * 0.8, min(1.0, top * 1.2))
+    styles = {"before": "second", "after": "main"}
+    series = [Series("ideal", axis, axis, "reference")]
+    for name, stage in stages:
+        curve = stage["curve"]
+        series.append(Series(f"{name} calibration", curve["predicted"], curve["observed"], styles[name], True))
+    text = "; ".join(f"{name}: expected calibration error {number(stage['error'], 4)}" for name, stage in stages)
+    chart = charts.lines(
+        "Observed against predicted, bins of equal mass",
+        series,
+        Axis("predicted", *axis, True),
+        Axis("observed", *axis, True),
+        text,
+    )
+    rows = [
+        ["Brier score", *(number(stage["brier"]["score"], 4) for _, stage in stages)],
+        ["– miscalibration", *(number(stage["brier"]["miscalibration"], 4) for _, stage in stages)],
+        ["– discrimination", *(number(stage["brier"]["discrimination"], 4) for _, stage in stages)],
+        ["– uncertainty", *(number(stage["brier"]["uncertainty"], 4) for _, stage in stages)],
+        ["Brier skill", *(number(stage["brier"]["skill"]) for _, stage in stages)],
+        ["log loss", *(number(stage["log_loss"], 4) for _, stage in stages)],
+        ["slope (1 is ideal)", *(number(stage["slope"]) for _, stage in stages)],
+        ["intercept (0 is ideal)", *(number(stage["intercept"]) for _, stage in stages)],
+        ["expected calibration error", *(number(stage["error"], 4) for _, stage in stages)],
+    ]
+    method = (
+        f"Calibration: {found['calibrator']['method']}, each fold by the others." if "calibrator" in found else None
+    )
+    cards = [
+        card("Reliability", chart),
+        card("Figures", page.table(["figure", *(name for name, _ in stages)], rows), note(method)),
+    ]
+    yield tag("div", cards, class_="cards")
+
+
+def decisions(point: Figures) -> Iterator[Html]:
+    """Operating point, decision curve and refer set."""
+    names = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged")
+    rows = [[_NAMES[name], number(point[name]["value"]), interval(point[name])] for name in names]
+    there = point["at_prevalence"]
+    text = (
+        f"Chosen on these out-of-fold predictions for {_rule(point)}: flagged from a probability of "
+        f"{point['probability']:.4f}. Where {page.percent(there['prevalence'], 1)} of the images are melanomas, "
+        f"{page.percent(there['positive_predictive_value'] or 0, 1)} of the flagged ones are, and "
+        f"{page.percent(1 - (there['negative_predictive_value'] or 0), 1)} of the others."
+    )
+    curve = point["decision_curve"]
+    highest = max([*curve["model"], 1e-4]) * 1.15
+    chart = charts.lines(
+        "Net benefit per image",
+        [
+            Series("biopsy none", [curve["thresholds"][0], curve["thresholds"][-1]], [0, 0], "reference"),
+            Series("biopsy all", curve["thresholds"], curve["treat_all"], "second"),
+            Series("biopsy what the model flags", curve["thresholds"], curve["model"]),
+        ],
+        Axis("probability at which one would biopsy", curve["thresholds"][0], curve["thresholds"][-1], True),
+        Axis("net benefit", -highest / 10, highest),
+        "the model against treating all and none",
+    )
+    refer = point["refer"]
+    referred = refer.get("none") or (
+        f"Images between two thresholds go to a person: {refer['referred']:.1%} of these. Of new images drawn as "
+        f"these were, at least {refer['sensitivity']:.0%} of the melanomas are expected not to be called benign, and "
+        f"at least {refer['specificity']:.0%} of the others not to be called melanoma (conformal risk control)."
+    )
+    cards = [
+        card("Operating point", page.table(["figure", "value", _LEVEL], rows), note(text)),
+        card("Decision curve", chart),
+        card("Refer", tag("p", referred)),
+    ]
+    yield tag("div", cards, class_="cards")
+
+
+def subgroups(found: Figures) -> Iterator[Html]:
+    """A table for each grouping."""
+    yield tag("p", _SUBGROUPS, class_="lead")
+    for what, members in found.items():
+        rows = []
+        for name, values in members.items():
+            row = [name, f"{values['images']:,}", f"{values['positives']:,}"]
+            for figure in ("auc", "sensitivity", "specificity"):
+                each = values[figure]
+                row.append("too few" if each is None else f"{number(each['value'])} ({interval(each)})")
+            rows.append(row)
+        header = [what, "images", "melanomas", "AUC", "sensitivity", "specificity"]
+        yield card(what.capitalize(), page.table(header, rows), class_="card apart")
+
+
+_SCALES = (
+    "Pooling all folds and pooling ranks within folds give different AUCs: the models of different folds have scales "
+    "of their own. Trust the AUC of each fold."
+)
+_FLOOR = (
+    "How well melanoma can be predicted without looking at a lesion. A model that has learned which camera or clinic "
+    "an image came from reaches this too, and would fail elsewhere."
+)
+_OUT_OF_FOLD = "Gradient boosting, out of fold, on the same folds."
+_FEW = "Within one size a camera tells nothing. No AUC where melanomas or others are fewer than 10."
+_SUBGROUPS = (
+    f"With {_LEVEL}s; no figure where melanomas or others are fewer than 10. ISIC 2020 records no skin type: nothing "
+    "here says how the model does on dark skin."
+)
+_METHOD = (
+    "Every figure is of images that the model was not trained on. Intervals resample whole patients 2,000 times "
+    "(percentile bootstrap), because images of one patient are not independent.",
+)
