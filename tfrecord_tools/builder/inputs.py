@@ -13,7 +13,7 @@ from tfrecord_tools import schema
 from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.foreign import dialects, reader
+from tfrecord_tools.foreign import codes, dialects, reader, trust
 from tfrecord_tools.imaging import files
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
@@ -36,6 +36,8 @@ class Input:
       same: Pairs of image names that belong in one fold for reasons that are not in the frame.
       quarantined: Unusable parts of foreign shards.
       lost: Number of records known to be lost with the rest of their file.
+      meanings: What is believed of the values of foreign shards, a text for each key.
+      warnings: Doubts that a reader of the build should know, one for each kind.
     """
 
     split: str
@@ -46,6 +48,8 @@ class Input:
     same: tuple[tuple[str, str], ...] = ()
     quarantined: tuple[shards.Quarantined, ...] = ()
     lost: int = 0
+    meanings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -121,25 +125,58 @@ def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     keys = None
     if spec.columns and not spec.csv:
         keys = formats.parse_columns(spec.columns, dialects.KEYS)
-    codes = dialects.parse_codes(spec.codes) if spec.codes else {}
+    stated = codes.parse_codes(spec.codes) if spec.codes else {}
     files = reader.find(pattern)
-    found = reader.read_shards(files, spec.dialect, keys, codes, images_only=spec.csv is not None)
-    same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
-    lost = sum(each.lost for each in found.unusable)
-    for shard, channels in found.channels.items():
-        if channels.images and channels.swapped != spec.swap_rb:
-            advice = "leave out" if spec.swap_rb else "give"
-            print(f"warning: {shard}: {channels}. Look at a few of its images, and {advice} --swap_rb if it is so")
+    found = reader.read_shards(files, spec.dialect, keys, stated, images_only=spec.csv is not None)
+    warned = _warn_of_shards(spec, pattern, found)
     if spec.csv is not None:
-        rows = _table_input(spec, spec.split, spec.csv, found.places)
-        frame = reader.with_table(found.frame, rows.frame)
-        read = (*rows.files, *map(paths.path, files))
-        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined, lost=lost)
-    kind = _foreign_split(spec, pattern, files, found)
+        made = _by_table(pattern, found, stated, _table_input(spec, spec.split, spec.csv, found.places))
+    else:
+        made = _by_records(spec, pattern, found, stated, _foreign_split(spec, pattern, files, found))
+    return dataclasses.replace(
+        made,
+        files=(*made.files, *map(paths.path, files)),
+        same=found.same,
+        quarantined=tuple(shards.Quarantined(*each[:3]) for each in found.unusable),
+        lost=sum(each.lost for each in found.unusable),
+        warnings=(*warned, *made.warnings),
+    )
+
+
+def _by_table(pattern: str, found: reader.ForeignShards, stated: codes.Codes, rows: Input) -> Input:
+    """The rows of a table for the images of foreign shards."""
+    frame = trust.with_table(found.frame, found.codes, rows.frame, stated)
+    believed = ["everything except the images: the table"]
+    if proof := trust.by_table(found.codes, frame):
+        print(f"note: {pattern}: {proof}")
+        believed.append(proof)
+    return dataclasses.replace(rows, frame=frame, meanings=tuple(believed))
+
+
+def _by_records(spec: InputSpec, pattern: str, found: reader.ForeignShards, stated: codes.Codes, kind: str) -> Input:
+    """The rows of foreign shards, as far as their values are believed."""
+    believed, unknown = trust.meanings(found.frame, found.codes, stated, found.dialect)
+    print(f"note: {pattern}: believed of its values: {'; '.join(believed) or 'nothing'}")
+    warned = trust.unexplained(unknown) if unknown else ""
+    if warned:
+        print(f"warning: {pattern}: {warned}")
     _warn_of_codes(spec, pattern, found.frame)
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=spec.source or list(found.sources))
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined, lost)
+    made = Input(kind, (), frame, found.places, found.dialect)
+    return dataclasses.replace(made, meanings=tuple(believed), warnings=(warned,) if warned else ())
+
+
+def _warn_of_shards(spec: InputSpec, pattern: str, found: reader.ForeignShards) -> list[str]:
+    """Prints what is noticed before the rows are looked at; returns the warnings without the paths."""
+    if found.repeated:
+        print(f"note: {pattern}: {counted(found.repeated, 'record')} taken once, as the same record occurs again")
+    channels = trust.swapped_channels(found.channels, spec.swap_rb)
+    if channels is None:
+        return []
+    first, text = channels
+    print(f"warning: {first if len(found.channels) == 1 else pattern}: {text}")
+    return [text]
 
 
 def _foreign_split(spec: InputSpec, pattern: str, files: Sequence[str], found: reader.ForeignShards) -> str:
@@ -148,7 +185,7 @@ def _foreign_split(spec: InputSpec, pattern: str, files: Sequence[str], found: r
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
             "Give the table of the images with --csv, or the words of the codes as "
-            "--codes 'sex=female|male,diagnosis=...', or no words after the = to read them as missing"
+            "--codes 'sex=female|male,target=other|melanoma|...', or no words after the = to read them as missing"
         )
     kind = spec.split
     if kind == "auto":

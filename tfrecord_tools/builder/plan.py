@@ -163,6 +163,7 @@ def _described(given: inputs.Input, tasks: Sequence[shards.ShardTask]) -> dict[s
         "sources": sorted(set(given.frame["source"])),
         "plan": _digest(tasks),
     }
+    found |= {key: list(text) for key in ("meanings", "warnings") if (text := getattr(given, key))}
     if given.quarantined:
         found["quarantined"] = list(map(dataclasses.asdict, given.quarantined))
     if given.lost:
