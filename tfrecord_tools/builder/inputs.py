@@ -123,8 +123,9 @@ def _table_input(
 def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     """Takes images from the records, and rows from the CSV or else from the records."""
     keys = None
-    if spec.columns and not spec.csv:
+    if spec.columns and (spec.csv is None or _describes_records(spec.columns)):
         keys = formats.parse_columns(spec.columns, dialects.KEYS)
+        spec = dataclasses.replace(spec, columns=None)
     stated = codes.parse_codes(spec.codes) if spec.codes else {}
     files = reader.find(pattern)
     found = reader.read_shards(files, spec.dialect, keys, stated, images_only=spec.csv is not None)
@@ -143,6 +144,11 @@ def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     )
 
 
+def _describes_records(columns: str) -> bool:
+    """Whether a column map is of records: no table has a column for the bytes of the image."""
+    return any(part.partition("=")[0].strip() == "image" for part in columns.split(","))
+
+
 def _by_table(pattern: str, found: reader.ForeignShards, stated: codes.Codes, rows: Input) -> Input:
     """The rows of a table for the images of foreign shards."""
     frame = trust.with_table(found.frame, found.codes, rows.frame, stated)
@@ -156,7 +162,8 @@ def _by_table(pattern: str, found: reader.ForeignShards, stated: codes.Codes, ro
 def _by_records(spec: InputSpec, pattern: str, found: reader.ForeignShards, stated: codes.Codes, kind: str) -> Input:
     """The rows of foreign shards, as far as their values are believed."""
     believed, unknown = trust.meanings(found.frame, found.codes, stated, found.dialect)
-    print(f"note: {pattern}: believed of its values: {'; '.join(believed) or 'nothing'}")
+    if believed:
+        print(f"note: {pattern}: believed of its values: {'; '.join(believed)}")
     warned = trust.unexplained(unknown) if unknown else ""
     if warned:
         print(f"warning: {pattern}: {warned}")

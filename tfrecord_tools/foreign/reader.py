@@ -323,7 +323,7 @@ def find(pattern: str) -> list[str]:
         is_folder = not found and not literal and place.is_dir()
     except OSError as error:
         raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
-    if literal and found:
+    if literal and found and literal != found:
         raise ForeignError(
             f"{pattern!r} is ambiguous: {literal[0]} has these brackets, and {found[0]} matches them; rename one"
         )

@@ -15,7 +15,7 @@ import pandas as pd
 from tfrecord_tools import schema
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.foreign.codes import CODED, Codes
-from tfrecord_tools.foreign.dialects import OWN, ForeignError
+from tfrecord_tools.foreign.dialects import ForeignError
 from tfrecord_tools.imaging.channel_order import Channels
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
@@ -50,7 +50,7 @@ def contradictions(frame: pd.DataFrame) -> list[str]:
 
 
 def meanings(frame: pd.DataFrame, codes: pd.DataFrame, stated: Codes, dialect: str) -> tuple[list[str], list[str]]:
-    """Returns what is believed of each key, one text each, and the keys with codes that nothing explains.
+    """Returns what is believed of the values, a text for each key, and the keys with codes that nothing explains.
 
     Args:
       frame: Rows of the records.
@@ -58,25 +58,22 @@ def meanings(frame: pd.DataFrame, codes: pd.DataFrame, stated: Codes, dialect: s
       stated: Words that the user gave.
       dialect: Names of the dialects.
     """
-    found, unknown = [], []
+    believed, unknown = [], []
     for ours, words in CODED.items():
         coded, known = codes[ours] != MISSING, frame[ours] != MISSING
         if ours in stated:
-            order = stated[ours]
-            text = ", ".join(f"{code} {word or 'missing'}" for code, word in enumerate(order)) or "read as missing"
-            found.append(f"{ours}: {text} (--codes)")
-        elif coded.any() and not known.any():
+            order = [f"{code} {word or 'missing'}" for code, word in enumerate(stated[ours])]
+            believed.append(f"{ours}: {', '.join(order) or 'read as missing'} (--codes)")
+            continue
+        if (coded & ~known).any():
             unknown.append(ours)
-            found.append(f"{ours}: missing, because nothing states the words of its codes")
-        elif coded.any() and OWN in dialect.split("+") and ours != "target":
-            found.append(f"{ours}: codes of {OWN}")
-        elif coded.any():
-            found.append(f"{ours}: 0 {words[0]}, 1 {words[1]} (the name of its key{_confirmed(frame)})")
+        if (coded & known).any() and ours == "target":
+            believed.append(f"{ours}: 0 {words[0]}, 1 {words[1]} (the name of its key{_confirmed(frame)})")
+        elif (coded & known).any():
+            believed.append(f"{ours}: the codes of {dialect}")
         elif known.any():
-            found.append(f"{ours}: its words, or those of the diagnosis" if ours == "target" else f"{ours}: its words")
-        if (coded & ~known).any() and known.any() and ours not in stated:
-            unknown.append(ours)
-    return found, unknown
+            believed.append(f"{ours}: words")
+    return believed, unknown
 
 
 def _confirmed(frame: pd.DataFrame) -> str:
