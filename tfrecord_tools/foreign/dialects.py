@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tfrecord_tools import schema
+from tfrecord_tools.core import names
 from tfrecord_tools.metadata import formats, vocabulary
 from tfrecord_tools.metadata.vocabulary import COLUMN_MAP
 from tfrecord_tools.records import shards
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
-KEYS = ("image", *(column for column in formats.COLUMNS if column != "benign_malignant"))
+KEYS = ("image", *(column for column in formats.COLUMNS if column not in ("benign_malignant", "image_type")))
 CODED: Final = {"sex": SEX, "anatom_site_general_challenge": SITE, "diagnosis": DIAGNOSIS}
 _WORDS: Final = {
     "sex": vocabulary.sex_code,
@@ -144,6 +145,7 @@ def name_of(features: Mapping[str, Sequence[Any]], dialect: Dialect) -> str:
         name = str(found[0], "utf-8") if len(found) == 1 and isinstance(found[0], bytes) else ""
     except UnicodeDecodeError:
         return ""
+    name = names.without_extension(name)
     return name if schema.IMAGE_NAME.fullmatch(name) else ""
 
 
@@ -182,7 +184,9 @@ def content_of(features: Mapping[str, Sequence[Any]], dialect: Dialect, codes: M
     image = values["image"]
     if not isinstance(image, bytes) or not image:
         raise ForeignError(f"key {at['image']!r}: expected the bytes of a JPEG, found {_shown(image)}")
-    name = _text(at["image_name"], values["image_name"])
+    name = names.without_extension(_text(at["image_name"], values["image_name"]))
+    if vocabulary.is_missing(name):
+        raise ForeignError(f"key {at['image_name']!r}: {name!r} names no image")
     if not schema.IMAGE_NAME.fullmatch(name):
         raise ForeignError(f"key {at['image_name']!r}: {name!r} does not match {schema.IMAGE_NAME.pattern}")
     row: dict[str, str | int] = {"image_name": name}
@@ -249,9 +253,12 @@ def _text(key: str, value: Any) -> str:
 
 def _identifier(key: str, value: Any) -> str:
     """A name unchanged; a code prefixed with `schema.CODE`, so that it is never mistaken for a name; "" if missing."""
-    if value is None or value == MISSING:
+    if value is None or value != value:  # NaN is not itself
         return ""
-    return f"{schema.CODE}{value}" if isinstance(value, int) else _text(key, value)
+    text = str(value) if isinstance(value, int) else _text(key, value)
+    if vocabulary.is_missing(text.removeprefix(schema.CODE)):
+        return ""
+    return f"{schema.CODE}{text}" if isinstance(value, int) else text
 
 
 def _number(key: str, value: Any, highest: int) -> int:

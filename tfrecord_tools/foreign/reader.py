@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -284,7 +285,7 @@ def find(pattern: str) -> list[str]:
         if isinstance(place, paths.RemotePath):
             found = sorted(str(path) for path in place.parent.glob(place.name) if path.is_file())
         else:
-            found = sorted(path for path in glob.glob(str(place)) if os.path.isfile(path))
+            found = sorted(path for path in glob.glob(_escaped(place)) if os.path.isfile(path))
         is_folder = not found and place.is_dir()
     except OSError as error:
         raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
@@ -294,6 +295,14 @@ def find(pattern: str) -> list[str]:
     if not found:
         raise ForeignError(f"no file matches {pattern!r}")
     return found
+
+
+def _escaped(pattern: Path) -> str:
+    """A pattern whose beginning means itself as far as it exists, as a folder called [v1] does."""
+    known, rest = Path(), list(pattern.parts)
+    while rest and os.path.lexists(known / rest[0]):
+        known /= rest.pop(0)
+    return str(Path(glob.escape(str(known)), *rest))
 
 
 def _start_of(path: str) -> bytes:
