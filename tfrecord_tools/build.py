@@ -225,7 +225,7 @@ def _define_input_flags() -> None:
     flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
     text = "Columns of an unknown CSV, or keys of --from_tfrecords without --csv: patient_id=patient,image_name=id,..."
     flags.DEFINE_string("columns", None, text)
-    text = "Kinds of images to build, if --csv has an image_type: dermoscopic (default), clinical, TBP tile, ... or all."
+    text = "Images to build, by the image_type of --csv: dermoscopic (default), clinical, TBP tile, ..., or all."
     flags.DEFINE_string("modality", None, text)
     flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
     names = [each.name for each in dialects.DIALECTS]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from tfrecord_tools.imaging import index
 from tfrecord_tools.imaging.index import Located
@@ -21,6 +22,14 @@ def sets(images: Iterable[tuple[str, Located | None]]) -> list[tuple[str, ...]]:
         if place is not None and (size := index.size(place)):
             by_size.setdefault(size, []).append((name, place))
     return sorted(found for alike in by_size.values() for found in _same(alike))
+
+
+def pairs(found: Iterable[Sequence[str]], tables: Sequence[Set[str]]) -> Iterator[tuple[str, str]]:
+    """Yields pairs that connect the names of each set, also if only those of one table are looked at."""
+    for names in found:
+        by_table = [[name for name in names if name in table] for table in tables]
+        for within in (*by_table, [each[0] for each in by_table if each]):
+            yield from itertools.pairwise(within)
 
 
 def _same(alike: list[tuple[str, Located]]) -> Iterator[tuple[str, ...]]:

@@ -266,8 +266,9 @@ def _warn_of_patients(warnings: Warnings, where: object, frame: pd.DataFrame, ad
         sizes = frame[column][frame[column] != ""].value_counts()
         median = statistics.median([*sizes.tolist(), *[1] * int((frame[column] == "").sum())])
         if len(sizes) and sizes.iloc[0] > _SHARE * len(frame) and sizes.iloc[0] >= _TIMES * median:
-            text = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
-            warnings.add(where, f"{text}, the median {column} {median:g}; if it stands for a missing one, empty the cells")
+            share = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
+            advice = f"if it stands for a missing {column}, empty its cells"
+            warnings.add(where, f"{share}, the median {column} {median:g}; {advice}")
     unnamed = frame[frame["patient"] == ""]
     if unnamed.empty:
         return

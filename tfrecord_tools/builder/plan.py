@@ -64,7 +64,7 @@ def make(settings: BuildSettings) -> Plan:
         print(f"warning: {spec.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
     test = exclusions.from_frames([each.frame for each in found if each.split == "test"])
     alike = identical.sets(pair for each in found for pair in zip(each.frame["image_name"], each.images, strict=True))
-    same += [(first, other) for first, *others in alike for other in others]
+    same += identical.pairs(alike, [set(each.frame["image_name"]) for each in found])
     rules = _Rules(spec, settings.split, same, alike, built, test)
     plan = Plan([], {})
     for each in found:
@@ -129,13 +129,14 @@ def _report_duplicates(given: inputs.Input, rules: _Rules, resolution: pairs.Res
     """Says which files are identical, and warns of images of which two names disagree."""
     images, sets = _identical(given, rules.identical)
     if sets:
-        done = {"group": "kept in one fold each", "drop": "one of each is kept", "keep": "they may be in several folds"}
-        print(f"{given.name}: {images} images have the bytes of another, in {counted(sets, 'set')}: {done[rules.split.mode]}")
+        done = {"group": "each set is in one fold", "drop": "one of each set is kept", "keep": "folds may share a set"}
+        found = f"{images} images have the same bytes as another, {counted(sets, 'set')}"
+        print(f"{given.name}: {found}: {done[rules.split.mode]}")
     for column in dict.fromkeys(each.column for each in resolution.contradictions):
-        found = [each for each in resolution.contradictions if each.column == column]
-        first = ", ".join(f"{name}: {value}" for name, value in zip(found[0].names, found[0].values, strict=True))
-        more = f", and {counted(len(found) - 1, 'other image')}" if len(found) > 1 else ""
-        given.warnings.add(given.name, f"one image under several names disagrees in {column}: {first}{more}")
+        first, *others = [each for each in resolution.contradictions if each.column == column]
+        shown = ", ".join(f"{name}: {value}" for name, value in zip(first.names[:3], first.values[:3], strict=True))
+        more = f", and {counted(len(others), 'other image')}" if others else ""
+        given.warnings.add(given.name, f"one image under several names disagrees in {column}: {shown}{more}")
 
 
 def _identical(given: inputs.Input, alike: Sequence[tuple[str, ...]]) -> tuple[int, int]:

@@ -250,9 +250,10 @@ class _Reader:
 
         name, wrong = self.name(cells)
         problems += wrong
-        patient, lesion = ("" if vocabulary.is_missing(cell(ours)) else cell(ours) for ours in ("patient_id", "lesion_id"))
+        given = (cell("patient_id"), cell("lesion_id"))
+        patient, lesion = ("" if vocabulary.is_missing(each) else each for each in given)
         if self.labelled and self.form.has_patients and not patient:
-            found = f"{cell('patient_id')!r} names no patient" if cell("patient_id") else "empty"
+            found = f"{given[0]!r} names no patient" if given[0] else "empty"
             at = self.at["patient_id"]
             problems.append(f"column {at}: {found}; expected an identifier, or folds could share a patient")
         for ours in ("patient_id", "lesion_id"):
