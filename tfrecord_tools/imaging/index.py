@@ -159,3 +159,10 @@ def size(place: Located) -> int:
     if place.part is not None:
         return place.part.length
     return os.path.getsize(place.path) if os.path.isfile(place.path) else 0
+
+
+def start(place: Located) -> bytes:
+    """First bytes of an image that can be read."""
+    with paths.path(place.path).open("rb") as file:
+        file.seek(place.part.offset if place.part else 0)
+        return file.read(16)
