@@ -10,6 +10,9 @@
 Several sizes decode each image once; each size is a build of its own in OUT/SIZE. All are resampled from the decoding
 for the largest, so the smaller ones differ in a few bits from builds of their size alone.
 
+--images takes several folders, as A,B, searched at any depth, and HDF5 files as of ISIC 2024. Without --csv, its
+folders are named by class: benign, malignant, melanoma, nevus, ...
+
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
 metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
 
@@ -52,7 +55,7 @@ from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.foreign import dialects
-from tfrecord_tools.imaging import convert, resample
+from tfrecord_tools.imaging import convert, hdf5, index, resample
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
@@ -60,6 +63,8 @@ from tfrecord_tools.records.manifest import MANIFEST, Manifest
 USERS_ERRORS = (
     BuildError,
     beam.BeamError,
+    hdf5.Hdf5Error,
+    index.ImagesError,
     pairs.PairsError,
     dialects.ForeignError,
     tfrecord.CorruptRecordError,
@@ -184,12 +189,13 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
         "shards": divided.shards,
         "seed": divided.seed,
         "columns": given.columns,
+        "modality": given.modality,
         "codes": given.codes,
         "quality": spec.quality or QUALITY,
         "subsampling": spec.subsampling or SUBSAMPLING,
         "kept": settings.kept and str(settings.kept),
         "duplicates": listed,
-        "on_duplicates": divided.mode if listed else None,
+        "on_duplicates": divided.mode if listed or divided.mode != "group" else None,
         "against": against or None,
     }
 
@@ -212,12 +218,15 @@ def define_flags() -> None:
 def _define_input_flags() -> None:
     names = [form.name for form in formats.FORMS]
     flags.DEFINE_string("csv", None, "Metadata in a known form or with --columns; several, as a.csv,b.csv, are joined.")
-    flags.DEFINE_string("images", None, "Folder with NAME.jpg of each image_name.")
+    text = "Folder with NAME.jpg of each image_name, at any depth, or an HDF5 file; several, as A,B."
+    flags.DEFINE_string("images", None, text)
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "Kind of --csv; auto: train if it has labels.")
     flags.DEFINE_string("source", None, "Name of the data set, stored in each record; default: that of the CSV's form.")
     flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
     text = "Columns of an unknown CSV, or keys of --from_tfrecords without --csv: patient_id=patient,image_name=id,..."
     flags.DEFINE_string("columns", None, text)
+    text = "Images to build, by the image_type of --csv: dermoscopic (default), clinical, TBP tile, ..., or all."
+    flags.DEFINE_string("modality", None, text)
     flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
     names = [each.name for each in dialects.DIALECTS]
     flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognised by its keys.")
@@ -234,8 +243,8 @@ def _define_split_flags() -> None:
     flags.DEFINE_integer("shards", DEFAULTS["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", DEFAULTS["seed"], "Seed of the assignment to folds and the order within shards.")
     text = (
-        "Treatment of --duplicates: group them in one fold (default), drop all but one of each image, or keep them in "
-        "any fold and only warn where they disagree."
+        "Treatment of --duplicates and of identical files: group them in one fold (default), drop all but one of each "
+        "image, or keep them in any fold and only warn where they disagree."
     )
     flags.DEFINE_enum("on_duplicates", None, list(pairs.MODES), text)
 

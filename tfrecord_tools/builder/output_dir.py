@@ -237,12 +237,12 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
     """Raises BuildError naming the differences, with which the shards would not fit together."""
 
     def flat(manifest: Manifest) -> dict[str, Any]:
-        # The quarantined records follow from the input, and are many.
+        # These follow from the input, and some are many.
         inputs = {
             f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
-            if key not in ("quarantined", "lost_records")
+            if key not in ("quarantined", "lost_records", "identical", "left_out", "warnings")
         }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}

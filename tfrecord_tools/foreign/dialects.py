@@ -9,7 +9,7 @@ from typing import Final
 from tfrecord_tools.metadata import formats
 from tfrecord_tools.metadata.vocabulary import COLUMN_MAP
 
-KEYS = ("image", *(column for column in formats.COLUMNS if column != "benign_malignant"))
+KEYS = ("image", *(column for column in formats.COLUMNS if column not in ("benign_malignant", "image_type")))
 _SITES = ("anatom_site_general_challenge", "anatom_site_general")
 
 

@@ -7,6 +7,7 @@ because skin is redder.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -196,25 +197,23 @@ def _check_stated(ours: str, frame: pd.DataFrame, chosen: pd.DataFrame) -> None:
 # -------------------------------------------------------------------------------------------------- channels
 
 
-def swapped_channels(channels: Mapping[str, Channels], swap_rb: bool) -> tuple[str, str] | None:
-    """Returns the file and the warning about shards whose red and blue look other than assumed, as one for all.
+def swapped_channels(channels: Mapping[str, Channels], swap_rb: bool) -> str:
+    """Returns one warning about all shards whose red and blue look other than assumed; "" if none does.
 
     Args:
       channels: Of the first images of each shard, by its path.
       swap_rb: Whether they are to be exchanged.
-
-    Returns:
-      (first path, text); None if all look as assumed.
     """
     wrong = {path: each for path, each in channels.items() if each.images and each.swapped != swap_rb}
     if not wrong:
-        return None
+        return ""
     images = sum(each.images for each in wrong.values())
     red, green, blue, bluer = (
         sum(getattr(each, name) * each.images for each in wrong.values()) / images
         for name in ("red", "green", "blue", "bluer")
     )
-    several = f"in {len(wrong)} of {len(channels)} files " if len(channels) > 1 else ""
+    first = os.path.basename(next(iter(wrong)))
+    which = f"{len(wrong)} of {counted(len(channels), 'file')}, first {first}"
     advice = "leave out" if swap_rb else "give"
     found = Channels(red, green, blue, images, bluer)
-    return next(iter(wrong)), f"{several}{found}. Look at a few of the images, and {advice} --swap_rb if it is so"
+    return f"{which}: {found}. Look at a few of the images, and {advice} --swap_rb if it is so"

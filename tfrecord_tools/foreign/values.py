@@ -6,11 +6,11 @@ Values may be codes, words, numbers or one-hot lists, in any of the three types 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tfrecord_tools import schema
+from tfrecord_tools.core import names
 from tfrecord_tools.foreign.codes import CODED, TARGETS, Codes, code_of, target_of
 from tfrecord_tools.foreign.dialects import ORIGIN, OWN, Dialect, ForeignError
 from tfrecord_tools.metadata import vocabulary
@@ -19,7 +19,6 @@ from tfrecord_tools.schema import MISSING
 
 _OF_THE_IMAGE: Final = ("image", "image_name", "group", *ORIGIN)  # keys that no table replaces
 _COLUMNS: Final = ("image_name", "patient", "lesion", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis")
-_EXTENSION = re.compile(r"\.(?:jpe?g|png|tiff?|bmp|webp)$", re.IGNORECASE)
 
 
 class UnknownCodeError(ForeignError):
@@ -192,7 +191,9 @@ def _implied_target(at: Mapping[str, str], diagnosis: _Coded) -> int:
 
 
 def _name(key: str, value: Any) -> str:
-    name = _EXTENSION.sub("", _text(key, value))
+    name = names.without_extension(_text(key, value))
+    if vocabulary.is_missing(name):
+        raise ForeignError(f"key {key!r}: {name!r} names no image")
     if not schema.IMAGE_NAME.fullmatch(name):
         raise ForeignError(f"key {key!r}: {name!r} does not match {schema.IMAGE_NAME.pattern}")
     return name
