@@ -28,6 +28,8 @@ COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle has mounted competitions under the second path since 2026; older sessions have the first.
 PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
 
+_NAMED = 4  # files that a message names one by one
+
 
 @dataclasses.dataclass(frozen=True)
 class Input:
@@ -65,8 +67,9 @@ class Input:
 
     @property
     def name(self) -> str:
-        """Names of the files, separated by commas."""
-        return ",".join(path.name for path in self.files)
+        """Names of the files, separated by commas; the first and the last of many."""
+        found = [path.name for path in self.files]
+        return ",".join(found) if len(found) <= _NAMED else f"{found[0]},...,{found[-1]} ({len(found)} files)"
 
     @property
     def sha256(self) -> str:
