@@ -94,12 +94,13 @@ def unexplained(keys: list[str]) -> str:
     )
 
 
-def by_table(codes: pd.DataFrame, chosen: pd.DataFrame) -> str:
+def by_table(codes: pd.DataFrame, chosen: pd.DataFrame, others: pd.DataFrame | None = None) -> str:
     """Returns what a table proves about the codes of the records; "" if nothing.
 
     Args:
       codes: As of `meanings`.
       chosen: Rows of the table for the same images.
+      others: Codes of images that are not in the table; those that it does not show are missing.
     """
     proven = {}
     for ours, words in CODED.items():
@@ -116,12 +117,10 @@ def by_table(codes: pd.DataFrame, chosen: pd.DataFrame) -> str:
                 f"the table disproves the codes: {ours} {code} is {both}, so no code of these records is believed; "
                 "files of several writers' tables are built one by one"
             )
-        if (
-            len(pairs) >= _ENOUGH
-            and found["first"][found["first"] != MISSING].nunique() > 1
-            and found.index[-1] < _MOST
-        ):
-            meant = [int(found["first"].get(code, MISSING)) for code in range(found.index[-1] + 1)]
+        several = found["first"][found["first"] != MISSING].nunique() > 1
+        highest = max(codes[ours].max(), MISSING if others is None else others[ours].max())
+        if len(pairs) >= _ENOUGH and several and highest < _MOST:
+            meant = [int(found["first"].get(code, MISSING)) for code in range(highest + 1)]
             proven[ours] = "|".join(words[each] if each != MISSING else "" for each in meant)
     if not proven:
         return ""
@@ -158,7 +157,7 @@ def with_table(frame: pd.DataFrame, codes: pd.DataFrame, table: pd.DataFrame, st
         )
     chosen = rows.loc[frame["image_name"][present].tolist()].reset_index(drop=True)
     if absent:
-        proof = by_table(codes[present.to_numpy()], chosen)
+        proof = by_table(codes[present.to_numpy()], chosen, codes[~present.to_numpy()])
         raise ForeignError(
             f"the table lacks {len(absent)} of the {len(frame)} images of the TFRecords, first {absent[0]!r}; "
             "pass one with all of them" + (f"; {proof}" if proof else "")

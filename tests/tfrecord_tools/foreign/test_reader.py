@@ -346,13 +346,14 @@ def coded(number):
 
 def test_a_table_of_some_images_proves_the_codes(tmp_path):
     records, given = zip(*map(coded, range(60)), strict=True)
+    records[59][SITE], given[59][SITE] = 4, -1  # a word that the table does not show
     path = shard(tmp_path, *records)
     with pytest.raises(reader.ForeignError) as caught:
         joined(path, given[:30])
     message, text = str(caught.value).split("; the table proves the codes of these records: --codes ")
     assert message.startswith("the table lacks 30 of the 60 images of the TFRecords, first 'ISIC_30'")
     # The diagnosis is one word in all 30 records, which proves nothing.
-    assert text == f"'sex=female|male,{SITE}=torso||head/neck'"
+    assert text == f"'sex=female|male,{SITE}=torso||head/neck||'"
     expected = [(row["sex"], row[SITE]) for row in given]
     assert [(row["sex"], row[SITE]) for row in rows(path, codes=codes.parse_codes(text.strip("'")))] == expected
 
