@@ -19,9 +19,9 @@ from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.foreign import dialects, reader
-from tfrecord_tools.imaging import files
+from tfrecord_tools.imaging import files, hdf5
 from tfrecord_tools.imaging.channel_order import Channels
-from tfrecord_tools.imaging.index import ImageIndex, Located
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
 
@@ -84,6 +84,13 @@ def find(spec: InputSpec) -> list[Input]:
       table.TableError: a table is malformed.
       dialects.ForeignError: foreign TFRecords cannot be used.
     """
+    try:
+        return _find(spec)
+    except (ImagesError, hdf5.Hdf5Error) as error:
+        raise BuildError(str(error)) from error
+
+
+def _find(spec: InputSpec) -> list[Input]:
     if spec.from_tfrecords is not None:
         return [_foreign_input(spec, spec.from_tfrecords)]
     if spec.images is not None:
