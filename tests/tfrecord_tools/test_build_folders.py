@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.builds import contents, records_of, settings
+from tests.support.foreign import shard, values
 from tests.support.images import jpeg, textured
 from tfrecord_tools import build
 from tfrecord_tools.builder import inputs
@@ -134,6 +135,37 @@ def test_words_for_missing_are_no_patient_and_no_lesion(tmp_path, capsys, word):
     assert len({r.group for r in unnamed}) == len(unnamed) == 4
     assert {r.patient_id for r in unnamed} == {-1}
     assert "4 of 20 images name no patient: folded by image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", [b"nan", b"None", b"-1", b"", -1])
+def test_words_for_missing_in_tfrecords_are_no_patient(tmp_path, word):
+    folder = tmp_path / "old [v1]" / "a[b]"
+    folder.mkdir(parents=True)
+    records = [
+        values(f"ISIC_{n}.jpg", patient_id=f"IP_{n}".encode() if n % 2 else word, image=jpeg(textured(n, 48)), target=0)
+        | {"diagnosis": 1, "anatom_site_general_challenge": -1, "sex": -1}
+        for n in range(12)
+    ]
+    for pattern in ("old [v1]/*/train*.tfrec", "old [v1]/a[b]/train00-12.tfrec", "old */a?b]/train[0-9]*.tfrec"):
+        shard(folder, *records)
+        out = tmp_path / "out"
+        build.build(
+            BuildSettings.of(32, from_tfrecords=str(tmp_path / pattern), out=str(out), shards=5, overwrite=True)
+        )
+        found = records_of(out)
+        assert {name: r.patient for name, r in found.items()} == {
+            f"ISIC_{n}": f"IP_{n}" if n % 2 else "" for n in range(12)
+        }
+
+
+def test_records_of_another_modality_in_their_table_are_left_out(tmp_path):
+    records = [values(f"ISIC_{n}", image=jpeg(textured(n, 48)), target=(n + 1) % 2) for n in range(20)]
+    shard(tmp_path, *records)
+    kinds = ["dermoscopic", "dermoscopic", "RCM: mosaic", "RCM: tile"]
+    csv = write_csv(tmp_path / "a.csv", rows_of_export(20, image_type=kinds))
+    pattern = str(tmp_path / "*.tfrec")
+    build.build(BuildSettings.of(32, csv, from_tfrecords=pattern, out=str(tmp_path / "out"), shards=5))
+    assert set(records_of(tmp_path / "out")) == {f"ISIC_{n}" for n in range(20) if n % 4 < 2}
 
 
 @pytest.mark.parametrize(("column", "kind"), [("patient_id", "patient"), ("lesion_id", "lesion")])

@@ -274,8 +274,8 @@ def _warn_of_patients(warnings: Warnings, where: object, frame: pd.DataFrame, ad
         median = statistics.median([*sizes.tolist(), *[1] * int((frame[column] == "").sum())])
         if len(sizes) and sizes.iloc[0] > _SHARE * len(frame) and sizes.iloc[0] >= _TIMES * median:
             share = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
-            advice = f"if it stands for a missing {column}, empty its cells"
-            warnings.add(where, f"{share}, the median {column} {median:g}; {advice}")
+            remedy = f"if it stands for a missing {column}, empty its cells"
+            warnings.add(where, f"{share}, the median {column} {median:g}; {remedy}")
     unnamed = frame[frame["patient"] == ""]
     if unnamed.empty:
         return
