@@ -226,12 +226,12 @@ class _Verifier:
     def _named(self, record: schema.Record) -> schema.Record:
         """A record without placeholders for patient and lesion, which are counted, and without their group."""
         given = {"patient": record.patient, "lesion": record.lesion}
-        missing = {key: word for key, word in given.items() if word and vocabulary.is_missing(word)}
+        named = {key: "" if vocabulary.is_missing(word) else word for key, word in given.items()}
+        missing = {key: word for key, word in given.items() if word != named[key]}
         if not missing:
             return record
         self._placeholders.update(missing.items())
-        named = {key: "" if key in missing else word for key, word in given.items()}
-        return dataclasses.replace(record, group=schema.MISSING, **named)
+        return dataclasses.replace(record, patient=named["patient"], lesion=named["lesion"], group=schema.MISSING)
 
 
 def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:

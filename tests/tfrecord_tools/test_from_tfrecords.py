@@ -256,6 +256,42 @@ def test_a_record_that_occurs_twice_is_built_once_and_a_name_of_two_images_not_a
     ]
 
 
+def encoded(data, form, **options):
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(out, form, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("TIFF", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
+def test_images_in_other_formats_are_converted(tmp_path, form, options):
+    """The reference is their own pixels, cropped and resampled by Pillow."""
+    records = patients(8)
+    for record in records[::2]:
+        record["image"] = encoded(record["image"], form, **options)
+    build.build(foreign_settings(shard(tmp_path, *records), tmp_path / "out", codes=KAGGLE_CODES))
+    found = records_of(tmp_path / "out")
+    assert len(found) == 8
+    for each in records:
+        record = found[each["image_name"].decode()]
+        given = Image.open(io.BytesIO(each["image"])).convert("RGB").crop((8, 0, 88, 80))
+        expected = np.asarray(given.resize((32, 32), Image.Resampling.LANCZOS), float)
+        assert np.abs(np.asarray(Image.open(io.BytesIO(record.image)), float) - expected).mean() < 2  # levels
+        assert (record.width, record.height) == (96, 80)
+
+
+def test_raw_pixels_and_swapped_pngs_are_noticed(tmp_path, capsys):
+    records = patients(8)
+    for record in records:
+        blue = Image.open(io.BytesIO(record["image"])).convert("RGB")
+        out = io.BytesIO()
+        Image.merge("RGB", blue.split()[::-1]).save(out, "PNG")
+        record["image"] = out.getvalue()
+    records[5]["image"] = bytes(96 * 80 * 3)
+    manifest = build.build(foreign_settings(shard(tmp_path, *records), tmp_path / "out"))
+    assert [each.file for each in manifest.quarantined] == ["train00-8.tfrec: record 5"]
+    assert "red and blue look swapped" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------- a made-up writer
 
 # Its tables and codes are in an order of their own: that of the first appearance in a shuffled table.

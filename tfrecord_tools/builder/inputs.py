@@ -19,8 +19,8 @@ from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.foreign import codes, dialects, reader, trust
-from tfrecord_tools.imaging import files
-from tfrecord_tools.imaging.index import ImageIndex, Located
+from tfrecord_tools.imaging import files, hdf5
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
 
@@ -88,6 +88,13 @@ def find(spec: InputSpec) -> list[Input]:
       table.TableError: a table is malformed.
       dialects.ForeignError: foreign TFRecords cannot be used.
     """
+    try:
+        return _find(spec)
+    except (ImagesError, hdf5.Hdf5Error) as error:
+        raise BuildError(str(error)) from error
+
+
+def _find(spec: InputSpec) -> list[Input]:
     if spec.from_tfrecords is not None:
         return [_foreign_input(spec, spec.from_tfrecords)]
     if spec.images is not None:
@@ -286,8 +293,8 @@ def _warn_of_patients(warnings: Warnings, where: object, frame: pd.DataFrame, ad
         median = statistics.median([*sizes.tolist(), *[1] * int((frame[column] == "").sum())])
         if len(sizes) and sizes.iloc[0] > _SHARE * len(frame) and sizes.iloc[0] >= _TIMES * median:
             share = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
-            advice = f"if it stands for a missing {column}, empty its cells"
-            warnings.add(where, f"{share}, the median {column} {median:g}; {advice}")
+            remedy = f"if it stands for a missing {column}, empty its cells"
+            warnings.add(where, f"{share}, the median {column} {median:g}; {remedy}")
     unnamed = frame[frame["patient"] == ""]
     if unnamed.empty:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,11 @@ class ImageIndex:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.roots))
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all images."""
+        return set(self._found)
 
     @property
     def files(self) -> list[Located]:
@@ -158,7 +164,11 @@ def size(place: Located) -> int:
     """Number of an image's bytes; 0 if it is no regular file on a disk."""
     if place.part is not None:
         return place.part.length
-    return os.path.getsize(place.path) if os.path.isfile(place.path) else 0
+    try:
+        found = os.stat(place.path)
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def start(place: Located) -> bytes:
