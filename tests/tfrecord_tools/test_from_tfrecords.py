@@ -200,9 +200,10 @@ def test_codes_that_nothing_states_are_missing_with_one_line(tmp_path, capsys):
     said = capsys.readouterr().out
     warned = "sex, anatom_site_general_challenge and diagnosis are missing, because nothing states the words of their"
     assert said.count(f"warning: {path}: {warned} codes; give the table of the images with --csv, or the words") == 1
-    assert f"note: {path}: believed of its values: target: 0 other, 1 melanoma (the name of its key)\n" in said
+    believed = "target: 0 other, 1 melanoma in 3 of 10 records (the name of its key)"
+    assert f"note: {path}: believed of its values: {believed}\n" in said
     found = manifest.inputs["train"]
-    assert found["meanings"] == ["target: 0 other, 1 melanoma (the name of its key)"]
+    assert found["meanings"] == [believed]
     assert [text for text in found["warnings"] if text.startswith(f"{path.name}: {warned}")]
     for record in records_of(tmp_path / "out").values():
         assert (record.sex, record.anatom_site_general_challenge, record.diagnosis) == (-1, -1, -1)

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -314,25 +315,30 @@ def _unknown_codes(unusable: Sequence[Unusable], usable: int) -> Iterator[str]:
 def find(pattern: str) -> list[str]:
     """Returns the files that match a glob pattern, sorted; raises ForeignError if there are none.
 
-    Brackets that are part of a path are taken for themselves.
+    Brackets in the part of a path that exists are taken for themselves, as are those that match nothing as a pattern.
     """
     place = paths.path(pattern)
     try:
-        literal = _matching(pattern.replace("[", "[[]")) if "[" in pattern else []
-        found = _matching(pattern)
-        is_folder = not found and not literal and place.is_dir()
+        found = _matching(_escaped(place)) or _matching(pattern.replace("[", "[[]"))
+        is_folder = not found and place.is_dir()
     except OSError as error:
         raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
-    if literal and found and literal != found:
-        raise ForeignError(
-            f"{pattern!r} is ambiguous: {literal[0]} has these brackets, and {found[0]} matches them; rename one"
-        )
     if is_folder:
         whole = f"{pattern.rstrip('/')}/*.tfrec"
         raise ForeignError(f"{pattern!r} is a folder; expected a file or a pattern in quotes, e.g. {whole!r}")
-    if not found and not literal:
+    if not found:
         raise ForeignError(f"no file matches {pattern!r}")
-    return found or literal
+    return found
+
+
+def _escaped(place: paths.AnyPath) -> str:
+    """A pattern whose beginning means itself as far as it exists, as a folder called [v1] does."""
+    if isinstance(place, paths.RemotePath):
+        return str(place)
+    known, rest = Path(), list(place.parts)
+    while rest and os.path.lexists(known / rest[0]):
+        known /= rest.pop(0)
+    return str(Path(glob.escape(str(known)), *rest))
 
 
 def _matching(pattern: str) -> list[str]:

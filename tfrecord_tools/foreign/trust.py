@@ -69,7 +69,8 @@ def meanings(frame: pd.DataFrame, codes: pd.DataFrame, stated: Codes, dialect: s
         if (coded & ~known).any():
             unknown.append(ours)
         if (coded & known).any() and ours == "target":
-            believed.append(f"{ours}: 0 {words[0]}, 1 {words[1]} (the name of its key{_confirmed(frame)})")
+            share = f"{(frame[ours] == 1).sum()} of {counted(int(known.sum()), 'record')}"
+            believed.append(f"{ours}: 0 {words[0]}, 1 {words[1]} in {share} (the name of its key{_confirmed(frame)})")
         elif (coded & known).any():
             believed.append(f"{ours}: the codes of {dialect}")
         elif known.any():
