@@ -10,13 +10,16 @@
 Several sizes decode each image once; each size is a build of its own in OUT/SIZE. All are resampled from the decoding
 for the largest, so the smaller ones differ in a few bits from builds of their size alone.
 
+--images takes several folders, as A,B, searched at any depth, and HDF5 files as of ISIC 2024. Without --csv, its
+folders are named by class: benign, malignant, melanoma, nevus, ...
+
 The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
 metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
 
 A build of further training data leaves out the images of the first build with --against tfrecords/384.
 
 --from_tfrecords checks foreign TFRecords, folds them again and converts them. With --csv, the shards give only the
-images; without it, their integer codes are trusted unless they contradict each other.
+images; without it, integer codes of sex, site and diagnosis are missing unless --codes states their words.
 
 Without --csv and --images, the data are looked for where Kaggle mounts the competition and in ./data. --resume
 completes a killed build, with the same bytes. Unusable images are listed in quarantine.csv.
@@ -184,12 +187,13 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
         "shards": divided.shards,
         "seed": divided.seed,
         "columns": given.columns,
+        "modality": given.modality,
         "codes": given.codes,
         "quality": spec.quality or QUALITY,
         "subsampling": spec.subsampling or SUBSAMPLING,
         "kept": settings.kept and str(settings.kept),
         "duplicates": listed,
-        "on_duplicates": divided.mode if listed else None,
+        "on_duplicates": divided.mode if listed or divided.mode != "group" else None,
         "against": against or None,
     }
 
@@ -212,16 +216,21 @@ def define_flags() -> None:
 def _define_input_flags() -> None:
     names = [form.name for form in formats.FORMS]
     flags.DEFINE_string("csv", None, "Metadata in a known form or with --columns; several, as a.csv,b.csv, are joined.")
-    flags.DEFINE_string("images", None, "Folder with NAME.jpg of each image_name.")
+    text = "Folder with NAME.jpg of each image_name, at any depth, or an HDF5 file; several, as A,B."
+    flags.DEFINE_string("images", None, text)
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "Kind of --csv; auto: train if it has labels.")
     flags.DEFINE_string("source", None, "Name of the data set, stored in each record; default: that of the CSV's form.")
     flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
-    text = "Columns of an unknown CSV, or keys of --from_tfrecords without --csv: patient_id=patient,image_name=id,..."
+    text = (
+        "Columns of an unknown CSV, or, with image=..., keys of --from_tfrecords: patient_id=patient,image_name=id,..."
+    )
     flags.DEFINE_string("columns", None, text)
+    text = "Images to build, by the image_type of --csv: dermoscopic (default), clinical, TBP tile, ..., or all."
+    flags.DEFINE_string("modality", None, text)
     flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
     names = [each.name for each in dialects.DIALECTS]
     flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognised by its keys.")
-    text = "Words of the codes in --from_tfrecords, in order: sex=female|male,diagnosis= (no words: read as missing)."
+    text = "Words of the codes in --from_tfrecords, in order: sex=female|male,target=other|melanoma (none: missing)."
     flags.DEFINE_string("codes", None, text)
     flags.DEFINE_bool("swap_rb", False, "Exchange red and blue of --from_tfrecords, which their writer had exchanged.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one image.")
@@ -234,8 +243,8 @@ def _define_split_flags() -> None:
     flags.DEFINE_integer("shards", DEFAULTS["shards"], "Shards per split, a multiple of --folds.", 1)
     flags.DEFINE_integer("seed", DEFAULTS["seed"], "Seed of the assignment to folds and the order within shards.")
     text = (
-        "Treatment of --duplicates: group them in one fold (default), drop all but one of each image, or keep them in "
-        "any fold and only warn where they disagree."
+        "Treatment of --duplicates and of identical files: group them in one fold (default), drop all but one of each "
+        "image, or keep them in any fold and only warn where they disagree."
     )
     flags.DEFINE_enum("on_duplicates", None, list(pairs.MODES), text)
 

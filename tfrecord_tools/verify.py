@@ -11,9 +11,11 @@ Prints one line per problem, naming shard and record (counted from 0), and exits
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import NamedTuple
 from absl import flags
 
 from tfrecord_tools import schema
+from tfrecord_tools.builder import split
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.paths import AnyPath
@@ -29,10 +32,14 @@ from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.dedup.stored import Location, NearDuplicate, StoredImages
 from tfrecord_tools.imaging import convert
+from tfrecord_tools.metadata import vocabulary
 from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.leaks import Leaks, Place
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
 
+# Start of a problem's line: its place, and the words that it shares with others of its kind.
+_KIND = re.compile(r".*?: (?:record \d+: )?((?:leak: )?\w+)")
+_SHOWN = 10  # lines of each kind; enough to show a pattern
 # Settings that determine the folds, together with the input.
 _FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
 
@@ -143,6 +150,7 @@ class _Verifier:
         self.result, self.leaks = Verification(), Leaks()
         self.images = StoredImages() if near_duplicates else None
         self._homes: dict[str, dict[object, str]] = {}
+        self._placeholders: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def check_folder(self, folder: AnyPath) -> None:
         try:
@@ -152,18 +160,23 @@ class _Verifier:
             return
         self.result.problems += _check_manifest(folder, manifest)
         self.result.notes += _empty_folds(folder, manifest)
+        self.result.notes += _warnings(folder, manifest)
         size = manifest.settings.get("size")
         home = {}
-        for split in {entry.split for entry in manifest.shards}:
-            sizes = self._homes.setdefault(_origin(folder, manifest, split), {})
+        for kind in {entry.split for entry in manifest.shards}:
+            sizes = self._homes.setdefault(_origin(folder, manifest, kind), {})
             # Another size is the same build again; the same size is another build, or a copy.
-            home[split] = str(folder) if size in sizes else next(iter(sizes.values()), str(folder))
-            sizes.setdefault(size, home[split])
+            home[kind] = str(folder) if size in sizes else next(iter(sizes.values()), str(folder))
+            sizes.setdefault(size, home[kind])
         for entry in manifest.shards:
             self.result.shards += 1
             inputs = manifest.inputs.get(entry.split, {}).get("sha256", str(folder))
             shard = _Shard(folder, entry, size, f"{home[entry.split]} {entry.split}", inputs)
             self.result.problems += self._check_shard(shard)
+        for (key, word), number in self._placeholders.items():
+            found = f"{counted(number, 'record')} of the {key} {word!r}, which stands for a missing one"
+            self.result.problems.append(f"{folder}: {found}; build again, so that they are not folded together")
+        self._placeholders.clear()
 
     def _check_shard(self, shard: _Shard) -> Iterator[str]:
         path, entry = shard.path, shard.entry
@@ -198,7 +211,7 @@ class _Verifier:
         counts.patients.add(record.patient)
         place = Place(shard.home, record.fold)
         yield from (f"{where}: {problem}" for problem in _check_record(record, shard.entry))
-        yield from self.leaks.problems(str(shard.folder), record, place, where, shard.inputs)
+        yield from self.leaks.problems(str(shard.folder), self._named(record), place, where, shard.inputs)
         try:
             image = convert.decode(record.image)
         except convert.ImageRejectedError as error:
@@ -210,14 +223,24 @@ class _Verifier:
         if self.images is not None:
             self.images.add(image, record, place, location)
 
+    def _named(self, record: schema.Record) -> schema.Record:
+        """A record without placeholders for patient and lesion, which are counted, and without their group."""
+        given = {"patient": record.patient, "lesion": record.lesion}
+        named = {key: "" if vocabulary.is_missing(word) else word for key, word in given.items()}
+        missing = {key: word for key, word in given.items() if word != named[key]}
+        if not missing:
+            return record
+        self._placeholders.update(missing.items())
+        return dataclasses.replace(record, patient=named["patient"], lesion=named["lesion"], group=schema.MISSING)
 
-def _origin(folder: AnyPath, manifest: Manifest, split: str) -> str:
+
+def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:
     """Text that is equal for builds of the same table into the same folds, whatever their image size."""
-    table = manifest.inputs.get(split)
+    table = manifest.inputs.get(kind)
     if not table:
         return str(folder)
     settings = {key: manifest.settings.get(key) for key in _FOLD_SETTINGS}
-    return json.dumps([split, table, settings], sort_keys=True)
+    return json.dumps([kind, table, settings], sort_keys=True)
 
 
 def _check_record(record: schema.Record, entry: shards.ShardResult) -> Iterator[str]:
@@ -285,6 +308,27 @@ def _empty_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
             yield f"{folder}: fold {fold} has no record, so no model can be judged on it; see {folder / QUARANTINE}"
 
 
+def _warnings(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
+    """Yields the warnings of the build again, and those that its quarantine has caused."""
+    yield from (f"{folder}: warning of its build: {text}" for text in manifest.warnings)
+    totals = [(each.fold, each.records, each.positives or 0) for each in manifest.folds if each.split == "train"]
+    for text in split.one_class(totals) if manifest.complete else ():
+        if not any(text in each for each in manifest.warnings):
+            yield f"{folder}: {text}"
+
+
+def _shown(problems: Sequence[str]) -> Iterator[str]:
+    """Yields the first problems of each kind, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        match = _KIND.match(problem)
+        kinds.setdefault(match[1] if match else problem, []).append(problem)
+    for kind, found in kinds.items():
+        yield from found[:_SHOWN]
+        if len(found) > _SHOWN:
+            yield f"... and {len(found) - _SHOWN} more like the last ({kind}); --json lists all"
+
+
 # ------------------------------------------------------------------------------------------------- command
 
 
@@ -319,7 +363,7 @@ def main(argv: Sequence[str]) -> None:
             del found["pairs"]  # an empty list would say that there are none
         print(json.dumps(found, indent=1))
     else:
-        for problem in result.problems:
+        for problem in _shown(result.problems):
             print(problem)
         for note in result.notes:
             print(f"note: {note}")

@@ -11,6 +11,7 @@ from tfrecord_tools import schema
 from tfrecord_tools.builder.settings import BuildError
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.dedup import pairs
+from tfrecord_tools.metadata import vocabulary
 from tfrecord_tools.records import tfrecord
 from tfrecord_tools.records.manifest import Manifest
 
@@ -31,7 +32,7 @@ def from_builds(folders: Sequence[AnyPath]) -> Exclusions:
       BuildError: a build is unfinished or damaged.
       shards.ShardError: a folder holds no build.
     """
-    images, patients, lesions = set(), set(), set()
+    images, patients, lesions = set[str](), set[str](), set[str]()
     for folder in folders:
         manifest, coded = Manifest.read(folder), ""
         if not manifest.complete:
@@ -51,7 +52,9 @@ def from_builds(folders: Sequence[AnyPath]) -> Exclusions:
                 f"warning: --against {folder}: its patients are numbers of its writer's table ({coded}), comparable "
                 "with no other file; build it with --csv"
             )
-    return Exclusions(frozenset(images), frozenset(patients - {""}), frozenset(lesions - {""}))
+    # Builds from before placeholders were read as missing have them.
+    named = (frozenset(name for name in found if not vocabulary.is_missing(name)) for found in (patients, lesions))
+    return Exclusions(frozenset(images), *named)
 
 
 def from_frames(frames: Sequence[pd.DataFrame]) -> Exclusions:

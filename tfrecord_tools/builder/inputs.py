@@ -1,26 +1,34 @@
-"""Rows and images of a build: from tables and folders, or from foreign TFRecords."""
+"""Rows and images of a build: from tables and folders, from folders named by class, or from foreign TFRecords."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from tfrecord_tools import schema
+from tfrecord_tools.builder import class_folders
+from tfrecord_tools.builder.report import Warnings
 from tfrecord_tools.builder.settings import BuildError, InputSpec
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.foreign import dialects, reader
-from tfrecord_tools.imaging import files
+from tfrecord_tools.foreign import codes, dialects, reader, trust
+from tfrecord_tools.imaging import files, hdf5
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
 
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle has mounted competitions under the second path since 2026; older sessions have the first.
 PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
+
+_NAMED = 4  # files that a message names one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,30 +39,43 @@ class Input:
       split: "train" (labelled) or "test".
       files: The CSVs and TFRecords that were read.
       frame: As `table.read_table` returns it, plus a column source: the data set of each row.
-      images: Their folder, or the place of each row's image in foreign shards.
+      images: Position of each row's image, None if it is not there.
+      where: Folders or pattern of the images, for messages.
       form: Form of the table, or dialect of the records that replace it.
       same: Pairs of image names that belong in one fold for reasons that are not in the frame.
       quarantined: Unusable parts of foreign shards.
       lost: Number of records known to be lost with the rest of their file.
+      left_out: The image_type of each row that was left out for it, by image name.
+      digest: SHA-256 in place of that of the files, if these are only images.
+      meanings: What is believed of the values of foreign shards, a text for each key.
+      warnings: What was printed about it.
     """
 
     split: str
     files: tuple[paths.AnyPath, ...]
     frame: pd.DataFrame
-    images: paths.AnyPath | tuple[reader.Place, ...]
+    images: tuple[Located | None, ...]
+    where: str
     form: str
     same: tuple[tuple[str, str], ...] = ()
     quarantined: tuple[shards.Quarantined, ...] = ()
     lost: int = 0
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    digest: str | None = None
+    meanings: tuple[str, ...] = ()
+    warnings: Warnings = dataclasses.field(default_factory=Warnings)
 
     @property
     def name(self) -> str:
-        """Names of the files, separated by commas."""
-        return ",".join(path.name for path in self.files)
+        """Names of the files, separated by commas; the first and the last of many."""
+        found = [path.name for path in self.files]
+        return ",".join(found) if len(found) <= _NAMED else f"{found[0]},...,{found[-1]} ({len(found)} files)"
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the file, or of the hashes of several files."""
+        if self.digest is not None:
+            return self.digest
         hashes = [shards.file_sha256(file) for file in self.files]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(",".join(hashes).encode()).hexdigest()
 
@@ -67,10 +88,18 @@ def find(spec: InputSpec) -> list[Input]:
       table.TableError: a table is malformed.
       dialects.ForeignError: foreign TFRecords cannot be used.
     """
+    try:
+        return _find(spec)
+    except (ImagesError, hdf5.Hdf5Error) as error:
+        raise BuildError(str(error)) from error
+
+
+def _find(spec: InputSpec) -> list[Input]:
     if spec.from_tfrecords is not None:
         return [_foreign_input(spec, spec.from_tfrecords)]
-    if spec.csv is not None and spec.images is not None:
-        return [_table_input(spec, spec.split, spec.csv, paths.path(spec.images))]
+    if spec.images is not None:
+        index = ImageIndex([paths.path(each) for each in names.several(spec.images)])
+        return _class_inputs(spec, index) if spec.csv is None else [_table_input(spec, spec.split, spec.csv, index)]
     for place in map(paths.path, PLACES):
         found = {kind: (place / f"{kind}.csv", place / "jpeg" / kind) for kind in ("train", "test")}
         found = {kind: (csv, images) for kind, (csv, images) in found.items() if csv.is_file() and images.is_dir()}
@@ -78,7 +107,7 @@ def find(spec: InputSpec) -> list[Input]:
             found = {kind: place for kind, place in found.items() if kind == spec.split}
         if spec.split in found or "train" in found:
             print(f"found {', '.join(str(csv) for csv, _ in found.values())}")
-            return [_table_input(spec, kind, csv, images) for kind, (csv, images) in found.items()]
+            return [_table_input(spec, kind, csv, ImageIndex([images])) for kind, (csv, images) in found.items()]
     looked = "\n".join(f"  {place}/train.csv with jpeg/train/ beside it (and test.csv, jpeg/test/)" for place in PLACES)
     raise BuildError(
         f"no data found. Looked for:\n{looked}\n"
@@ -86,69 +115,159 @@ def find(spec: InputSpec) -> list[Input]:
         f"  kaggle competitions download -c {COMPETITION} -p data && unzip data/{COMPETITION}.zip -d data\n"
         "To make a small synthetic data set instead:\n"
         "  python -m tfrecord_tools.synthetic --out data\n"
-        "Or pass your own data with --csv and --images."
+        "Or pass your own data with --csv and --images, or --images alone for folders named by class."
     )
 
 
 def paths_read(spec: InputSpec) -> list[tuple[str, paths.AnyPath]]:
     """Returns (flag, path) of each file and folder that a build reads."""
-    tables = spec.csv.split(",") if spec.csv else []
     shard_files = reader.find(spec.from_tfrecords) if spec.from_tfrecords is not None else []
-    named = [("images", spec.images), ("duplicates", spec.duplicates)]
-    given = [("csv", each) for each in tables] + [(flag, each) for flag, each in named if each]
+    listed = [("csv", spec.csv), ("images", spec.images), ("against", spec.against)]
+    given = [(flag, each) for flag, text in listed if text for each in names.several(text)]
+    given += [("duplicates", spec.duplicates)] if spec.duplicates else []
     given += [("from_tfrecords", each) for each in shard_files]
-    return [(flag, paths.path(each)) for flag, each in given] + [("against", each) for each in spec.excluded_builds]
+    return [(flag, paths.path(each)) for flag, each in given]
 
 
-def _table_input(
-    spec: InputSpec, kind: str, given: str | paths.AnyPath, images: paths.AnyPath | tuple[reader.Place, ...]
-) -> Input:
-    tables = tuple(map(paths.path, given.split(","))) if isinstance(given, str) else (given,)
+def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: ImageIndex | None) -> Input:
+    """The rows of a table and the images of an index; without one, foreign shards have the images."""
+    tables = tuple(map(paths.path, names.several(given))) if isinstance(given, str) else (given,)
     columns = formats.parse_columns(spec.columns) if spec.columns else None
     if kind == "auto":
         kind = "train" if table.is_labelled(tables, spec.form, columns) else "test"
     form = table.form_of(tables, spec.form, columns)
-    frame = table.read_table(tables, kind == "train", spec.form, columns)
+    other = _other_modalities(spec, given, form, table.image_types(tables, spec.form, columns))
+    frame = table.read_table(tables, kind == "train", spec.form, columns, skip=other)
+    warnings = Warnings()
     if kind == "train":
-        _warn_of_patients(given, frame)
+        _warn_of_patients(warnings, given, frame)
     elif table.is_labelled(tables, spec.form, columns):
         print(f"note: {given}: --split test leaves out its targets")
-    return Input(kind, tables, frame.assign(source=spec.source or form.source), images, form.name)
+    images = tuple(index.locate(frame["image_name"].tolist())) if index is not None else ()
+    frame = frame.assign(source=spec.source or form.source)
+    return Input(kind, tables, frame, images, str(index), form.name, left_out=other, warnings=warnings)
+
+
+def _other_modalities(
+    spec: InputSpec, given: str | paths.AnyPath, form: formats.Form, types: Mapping[str, str]
+) -> dict[str, str]:
+    """{image name: image_type} of the images to leave out, because they are of another kind than those wanted."""
+    wanted = (spec.modality or form.modality).lower()
+    kinds = tuple(f"{kind.strip()}:" for kind in wanted.split(","))
+    other = {
+        name: found for name, found in types.items() if found and not f"{found.strip().lower()}:".startswith(kinds)
+    }
+    if not other or wanted == "all":
+        return {}
+    counts = collections.Counter(other.values())
+    found = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
+    if len(other) == len(types):
+        raise BuildError(
+            f"{given}: image_type of all {counted(len(types), 'image')} is another than {wanted} ({found}); name those "
+            "to keep with --modality, or --modality all"
+        )
+    print(f"left out, as image_type is not {wanted}: {len(other)} of {counted(len(types), 'image')}: {found}")
+    return other
+
+
+def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
+    """The images of folders named by class, without a table."""
+    given = []
+    for kind, found in class_folders.read(index, spec.split).items():
+        frame = found.frame.assign(source=spec.source or class_folders.FORM)
+        each = Input(kind, index.roots, frame, found.images, str(index), class_folders.FORM, digest=found.digest)
+        for text in found.warnings:
+            each.warnings.add(index, text)
+        if kind == "train":
+            _warn_of_patients(each.warnings, index, frame)
+        elif spec.split == "auto":
+            print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")
+        given.append(each)
+    if not given:
+        raise BuildError(f"{index}: holds no images; expected files like {files.expected('NAME')} in folders by class")
+    return given
 
 
 def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     """Takes images from the records, and rows from the CSV or else from the records."""
     keys = None
-    if spec.columns and not spec.csv:
+    if spec.columns and (spec.csv is None or _describes_records(spec.columns)):
         keys = formats.parse_columns(spec.columns, dialects.KEYS)
-    codes = dialects.parse_codes(spec.codes) if spec.codes else {}
-    files = reader.find(pattern)
-    found = reader.read_shards(files, spec.dialect, keys, codes, images_only=spec.csv is not None)
-    same, quarantined = found.same, tuple(shards.Quarantined(*each[:3]) for each in found.unusable)
-    lost = sum(each.lost for each in found.unusable)
-    for shard, channels in found.channels.items():
-        if channels.images and channels.swapped != spec.swap_rb:
-            advice = "leave out" if spec.swap_rb else "give"
-            print(f"warning: {shard}: {channels}. Look at a few of its images, and {advice} --swap_rb if it is so")
+        spec = dataclasses.replace(spec, columns=None)
+    stated = codes.parse_codes(spec.codes) if spec.codes else {}
+    shard_files = reader.find(pattern)
+    found = reader.read_shards(shard_files, spec.dialect, keys, stated, images_only=spec.csv is not None)
+    warnings = Warnings()
+    if found.repeated:
+        print(f"note: {pattern}: {counted(found.repeated, 'record')} left out, as the same record occurs before")
+    if channels := trust.swapped_channels(found.channels, spec.swap_rb):
+        warnings.add(pattern, channels)
+    given = Input(
+        split="train",
+        files=tuple(map(paths.path, shard_files)),
+        frame=found.frame,
+        images=tuple(map(_located, found.places)),
+        where=pattern,
+        form=found.dialect,
+        same=found.same,
+        quarantined=tuple(shards.Quarantined(*each[:3]) for each in found.unusable),
+        lost=sum(each.lost for each in found.unusable),
+        warnings=warnings,
+    )
     if spec.csv is not None:
-        rows = _table_input(spec, spec.split, spec.csv, found.places)
-        frame = reader.with_table(found.frame, rows.frame)
-        read = (*rows.files, *map(paths.path, files))
-        return dataclasses.replace(rows, frame=frame, files=read, same=same, quarantined=quarantined, lost=lost)
-    kind = _foreign_split(spec, pattern, files, found)
-    _warn_of_codes(spec, pattern, found.frame)
+        return _by_table(given, found, stated, _table_input(spec, spec.split, spec.csv, None))
+    kind = _foreign_split(spec, warnings, pattern, shard_files, found)
+    believed, unknown = trust.meanings(found.frame, found.codes, stated, found.dialect)
+    if believed:
+        print(f"note: {pattern}: believed of its values: {'; '.join(believed)}")
+    if unknown:
+        warnings.add(pattern, trust.unexplained(unknown))
+    _warn_of_codes(spec, warnings, pattern, found.frame)
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
     frame = frame.assign(source=spec.source or list(found.sources))
-    return Input(kind, tuple(map(paths.path, files)), frame, found.places, found.dialect, same, quarantined, lost)
+    return dataclasses.replace(given, split=kind, frame=frame, meanings=tuple(believed))
 
 
-def _foreign_split(spec: InputSpec, pattern: str, files: Sequence[str], found: reader.ForeignShards) -> str:
+def _describes_records(columns: str) -> bool:
+    """Whether a column map is of records: no table has a column for the bytes of the image."""
+    return any(part.partition("=")[0].strip() == "image" for part in columns.split(","))
+
+
+def _by_table(given: Input, found: reader.ForeignShards, stated: codes.Codes, rows: Input) -> Input:
+    """The images of foreign shards with the rows of a table."""
+    given.warnings.extend(rows.warnings)
+    stays = ~found.frame["image_name"].isin(rows.left_out)
+    frame, written = (each[stays].reset_index(drop=True) for each in (found.frame, found.codes))
+    frame = trust.with_table(frame, written, rows.frame, stated)
+    believed = ["everything except the images: the table"]
+    if proof := trust.by_table(written, frame):
+        print(f"note: {given.where}: {proof}")
+        believed.append(proof)
+    return dataclasses.replace(
+        given,
+        split=rows.split,
+        files=(*rows.files, *given.files),
+        frame=frame,
+        images=tuple(itertools.compress(given.images, stays)),
+        form=rows.form,
+        left_out=rows.left_out,
+        meanings=tuple(believed),
+    )
+
+
+def _located(place: reader.Place) -> Located:
+    return Located(f"{os.path.basename(place.path)}: record {place.record}", place.path, place.part, place.origin)
+
+
+def _foreign_split(
+    spec: InputSpec, warnings: Warnings, pattern: str, shard_files: Sequence[str], found: reader.ForeignShards
+) -> str:
     """The split of records without a table; BuildError if their codes or targets do not allow it."""
     if found.doubts:
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
             "Give the table of the images with --csv, or the words of the codes as "
-            "--codes 'sex=female|male,diagnosis=...', or no words after the = to read them as missing"
+            "--codes 'sex=female|male,target=other|melanoma|...', or no words after the = to read them as missing"
         )
     kind = spec.split
     if kind == "auto":
@@ -156,74 +275,60 @@ def _foreign_split(spec: InputSpec, pattern: str, files: Sequence[str], found: r
     if kind == "train" and not found.labelled:
         raise BuildError(f"{pattern}: --split train, but the records have no target")
     if kind == "train":
-        _warn_of_patients(pattern, found.frame, ". Give the table of the images with --csv")
-        if spec.split == "auto" and any(os.path.basename(file).startswith("test") for file in files):
+        _warn_of_patients(warnings, pattern, found.frame, ". Give the table of the images with --csv")
+        if spec.split == "auto" and any(os.path.basename(file).startswith("test") for file in shard_files):
             print(f"note: {pattern}: has targets, so it becomes training data; --split test leaves them out")
     elif found.labelled:
         print(f"note: {pattern}: --split test leaves out its targets")
     return kind
 
 
-def _warn_of_patients(where: str | paths.AnyPath, frame: pd.DataFrame, advice: str = "") -> None:
+_SHARE = 0.05  # of all images, above which one patient is suspicious; the largest of ISIC 2020 has 0.3 %
+_TIMES = 10  # as many images as the median patient has
+
+
+def _warn_of_patients(warnings: Warnings, where: object, frame: pd.DataFrame, advice: str = "") -> None:
+    for column in ("patient", "lesion"):
+        sizes = frame[column][frame[column] != ""].value_counts()
+        median = statistics.median([*sizes.tolist(), *[1] * int((frame[column] == "").sum())])
+        if len(sizes) and sizes.iloc[0] > _SHARE * len(frame) and sizes.iloc[0] >= _TIMES * median:
+            share = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
+            remedy = f"if it stands for a missing {column}, empty its cells"
+            warnings.add(where, f"{share}, the median {column} {median:g}; {remedy}")
     unnamed = frame[frame["patient"] == ""]
     if unnamed.empty:
         return
     number = f"{len(unnamed)} of {len(frame)} images {verb(len(unnamed), 'names', 'name')} no patient"
     who = "no image names a patient" if len(unnamed) == len(frame) else number
     by = "lesion" if (unnamed["lesion"] != "").any() else "image"
-    print(f"warning: {where}: {who}: folded by {by}, so two folds may share a patient{advice}")
+    warnings.add(where, f"{who}: folded by {by}, so two folds may share a patient{advice}")
 
 
-def _warn_of_codes(spec: InputSpec, pattern: str, frame: pd.DataFrame) -> None:
+def _warn_of_codes(spec: InputSpec, warnings: Warnings, pattern: str, frame: pd.DataFrame) -> None:
     coded = frame["patient"][frame["patient"].str.startswith(schema.CODE)]
     if coded.empty:
         return
     number = counted(coded.nunique(), "patient")
     are = f"{number} {verb(coded.nunique(), 'is a number', 'are numbers')} of this writer's table ({coded.iloc[0]})"
-    text = f"warning: {pattern}: {are}, comparable with no other file"
+    text = f"{are}, comparable with no other file"
     if spec.against:
         text += f": patients shared with {spec.against} are not recognised, so training and test may share one"
-    print(f"{text}; give --csv")
-
-
-def names_with_images(given: Input) -> set[str]:
-    """Returns the image names of the table that have an image file."""
-    names = given.frame["image_name"]
-    if isinstance(given.images, tuple):
-        return set(names)
-    present = _files(given.images)
-    return {name for name in names if files.file_of(name, present)}
-
-
-def _files(folder: paths.AnyPath) -> set[str]:
-    try:
-        return {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise BuildError(f"{folder}: {error.strerror}; expected the folder of the images") from error
+    warnings.add(pattern, f"{text}; give --csv")
 
 
 def images_of(given: Input, groups: list[str]) -> list[shards.Source]:
     """Returns the source of each row's image. groups: the leak group of each row."""
-    rows = [{str(key): value for key, value in row.items()} for row in given.frame.to_dict("records")]
-    if isinstance(given.images, tuple):
-        return [
-            shards.Source(
-                file=f"{os.path.basename(place.path)}: record {place.record}",
-                path=place.path,
-                part=place.part,
-                origin=place.origin,
-                group=group,
-                **row,
-            )
-            for row, group, place in zip(rows, groups, given.images, strict=True)
-        ]
-    present = _files(given.images)
-    found = []
-    for row, group in zip(rows, groups, strict=True):
-        file = files.file_of(row["image_name"], present)
-        path = None if file is None else str(given.images / file)
-        found.append(shards.Source(file=file or row["image_name"] + files.EXTENSIONS[0], path=path, group=group, **row))
-    return found
+    return list(_sources(given, groups))
+
+
+def _sources(given: Input, groups: list[str]) -> Iterator[shards.Source]:
+    for row, group, place in zip(given.frame.to_dict("records"), groups, given.images, strict=True):
+        values = {str(key): value for key, value in row.items()}
+        if place is None:
+            missing = f"{values['image_name']}{files.EXTENSIONS[0]}"
+            yield shards.Source(file=missing, path=None, group=group, **values)
+        else:
+            yield shards.Source(group=group, **place._asdict(), **values)
 
 
 def check_any(given: Input, chosen: Sequence[shards.Source]) -> None:
@@ -233,6 +338,6 @@ def check_any(given: Input, chosen: Sequence[shards.Source]) -> None:
     if all(source.path is None for source in chosen):
         left = "in all" if len(chosen) == len(given.frame) else "without those that are left out"
         raise BuildError(
-            f"{given.images}: holds none of the images of {given.name}, {len(chosen)} {left}; expected files like "
+            f"{given.where}: holds none of the images of {given.name}, {len(chosen)} {left}; expected files like "
             f"{files.expected(chosen[0].image_name)}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfrecord_tools.builder import exclusions, inputs, split
+from tfrecord_tools.builder import exclusions, identical, inputs, split
 from tfrecord_tools.builder.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings, InputSpec, SplitSpec
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
@@ -30,11 +31,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Rules:
-    """What decides which images stay, and which lie together. same: pairs of names of one image."""
+    """What decides which images stay, and which lie together.
+
+    same: pairs of names of one image, listed or found. identical: names of each set of files with the same bytes.
+    """
 
     inputs: InputSpec
     split: SplitSpec
     same: list[tuple[str, str]]
+    identical: list[tuple[str, ...]]
     built: exclusions.Exclusions
     test: exclusions.Exclusions
 
@@ -58,13 +63,15 @@ def make(settings: BuildSettings) -> Plan:
     if same and not any(names.issuperset(pair) for pair in same):
         print(f"warning: {spec.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
     test = exclusions.from_frames([each.frame for each in found if each.split == "test"])
-    rules = _Rules(spec, settings.split, same, built, test)
+    alike = identical.sets(pair for each in found for pair in zip(each.frame["image_name"], each.images, strict=True))
+    same += identical.pairs(alike, [set(each.frame["image_name"]) for each in found])
+    rules = _Rules(spec, settings.split, same, alike, built, test)
     plan = Plan([], {})
     for each in found:
         members = _members(each, rules)
         tasks = [_task(settings, each.split, shard, sources) for shard, sources in sorted(members.items())]
         plan.tasks.extend(tasks)
-        plan.inputs[each.split] = _described(each, tasks)
+        plan.inputs[each.split] = _described(each, tasks, alike)
     return plan
 
 
@@ -92,11 +99,9 @@ def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
     names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
     compared = {"target": given.frame["target"].tolist(), "patient": patients}
     mode, same = rules.split.mode, rules.same
-    available = inputs.names_with_images(given) if same and mode == "drop" else None
+    available = {name for name, place in zip(names, given.images, strict=True) if place is not None}
     resolution = pairs.resolve(names, compared, same, mode, available)
-    for found in resolution.contradictions:
-        values = ", ".join(f"{name}: {value}" for name, value in zip(found.names, found.values, strict=True))
-        print(f"warning: one image under several names disagrees in {found.column}: {values}")
+    _report_duplicates(given, rules, resolution)
     if resolution.dropped:
         print(f"left out, as duplicates of others: {len(resolution.dropped)} of {counted(len(names), 'image')}")
     groups = split.leak_groups(names, patients, lesions, [*resolution.same, *given.same])
@@ -120,6 +125,27 @@ def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
     return _Resolved(stays, groups, resolution.dropped)
 
 
+def _report_duplicates(given: inputs.Input, rules: _Rules, resolution: pairs.Resolution) -> None:
+    """Says which files are identical, and warns of images of which two names disagree."""
+    images, sets = _identical(given, rules.identical)
+    if sets:
+        done = {"group": "each set is in one fold", "drop": "one of each set is kept", "keep": "folds may share a set"}
+        found = f"{images} images have the same bytes as another, {counted(sets, 'set')}"
+        print(f"{given.name}: {found}: {done[rules.split.mode]}")
+    for column in dict.fromkeys(each.column for each in resolution.contradictions):
+        first, *others = [each for each in resolution.contradictions if each.column == column]
+        shown = ", ".join(f"{name}: {value}" for name, value in zip(first.names[:3], first.values[:3], strict=True))
+        more = f", and {counted(len(others), 'other image')}" if others else ""
+        given.warnings.add(given.name, f"one image under several names disagrees in {column}: {shown}{more}")
+
+
+def _identical(given: inputs.Input, alike: Sequence[tuple[str, ...]]) -> tuple[int, int]:
+    """Number of images of an input whose bytes another one of it has, and of their sets."""
+    names = set(given.frame["image_name"])
+    found = [len(names.intersection(each)) for each in alike]
+    return sum(number for number in found if number > 1), sum(number > 1 for number in found)
+
+
 def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source]]:
     """The images of each shard, shuffled."""
     resolved = _resolved(given, rules)
@@ -136,10 +162,18 @@ def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source
     folds = spec.folds if given.split == "train" else 1
     groups, targets = [source.group for source in found], [source.target for source in found]
     assigned = split.assign_shards(groups, targets, folds, spec.shards, spec.seed)
+    if given.split == "train":
+        _warn_of_folds(given, [split.fold_of(shard, folds) for shard in assigned], targets)
     members: dict[int, list[shards.Source]] = {}
     for index in split.shuffled([source.image_name for source in found], spec.seed):
         members.setdefault(assigned[index], []).append(found[index])
     return members
+
+
+def _warn_of_folds(given: inputs.Input, folds: Sequence[int], targets: Sequence[int]) -> None:
+    images, melanomas = collections.Counter(folds), collections.Counter(itertools.compress(folds, targets))
+    for text in split.one_class((fold, images[fold], melanomas[fold]) for fold in sorted(images)):
+        given.warnings.add(given.name, text)
 
 
 def _task(settings: BuildSettings, kind: str, shard: int, sources: Sequence[shards.Source]) -> shards.ShardTask:
@@ -153,7 +187,9 @@ def _task(settings: BuildSettings, kind: str, shard: int, sources: Sequence[shar
     )
 
 
-def _described(given: inputs.Input, tasks: Sequence[shards.ShardTask]) -> dict[str, Any]:
+def _described(
+    given: inputs.Input, tasks: Sequence[shards.ShardTask], alike: Sequence[tuple[str, ...]]
+) -> dict[str, Any]:
     """The manifest's entry of an input."""
     found: dict[str, Any] = {
         "name": given.name,
@@ -163,6 +199,15 @@ def _described(given: inputs.Input, tasks: Sequence[shards.ShardTask]) -> dict[s
         "sources": sorted(set(given.frame["source"])),
         "plan": _digest(tasks),
     }
+    images, sets = _identical(given, alike)
+    if sets:
+        found["identical"] = {"images": images, "sets": sets}
+    if given.left_out:
+        found["left_out"] = dict(sorted(collections.Counter(given.left_out.values()).items()))
+    if given.meanings:
+        found["meanings"] = list(given.meanings)
+    if given.warnings:
+        found["warnings"] = list(given.warnings)
     if given.quarantined:
         found["quarantined"] = list(map(dataclasses.asdict, given.quarantined))
     if given.lost:

@@ -14,6 +14,16 @@ from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.records.manifest import FoldTotals, Manifest
 
 
+class Warnings(list[str]):
+    """Warnings of a build: printed once, and kept for its manifest without the place of the files."""
+
+    def add(self, where: object, text: str) -> None:
+        """Prints a warning and keeps it; where: file, folder or pattern that it is about."""
+        print(f"warning: {where}: {text}")
+        names = (part.rstrip("/").rpartition("/")[2] for part in str(where).split(","))
+        self.append(f"{','.join(names)}: {text}")
+
+
 def quarantine_csv(manifest: Manifest) -> str:
     """Returns quarantine.csv: the unusable images, one a line."""
     text = io.StringIO()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tfrecord_tools import schema
 from tfrecord_tools.builder import beam
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import names, paths
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert, passthrough
 
@@ -24,7 +24,7 @@ class BuildError(RuntimeError):
 class InputSpec:
     """Files that a build reads, and how to read them.
 
-    csv and images are given together or not at all; from_tfrecords excludes images.
+    csv needs images or from_tfrecords, which exclude each other; images alone are in folders named by class.
     """
 
     csv: str | None = None
@@ -33,6 +33,7 @@ class InputSpec:
     source: str | None = None
     form: str | None = None
     columns: str | None = None
+    modality: str | None = None
     from_tfrecords: str | None = None
     dialect: str | None = None
     codes: str | None = None
@@ -43,7 +44,7 @@ class InputSpec:
     @property
     def excluded_builds(self) -> list[paths.AnyPath]:
         """The builds of --against."""
-        return [paths.path(each) for each in self.against.split(",")] if self.against else []
+        return [paths.path(each) for each in names.several(self.against)] if self.against else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,7 @@ def check(settings: BuildSettings) -> None:
     _check_convert(settings.convert)
     _check_paths(settings.inputs, settings.output)
     _check_inputs(settings.inputs)
-    _check_duplicates(settings.split, settings.inputs)
+    _check_choice("on_duplicates", settings.split.mode, pairs.MODES)
     _check_run(settings.run)
     if settings.output.resume and settings.output.overwrite:
         raise BuildError("--resume and --overwrite together; expected one of them")
@@ -194,11 +195,10 @@ def _check_convert(spec: ConvertSpec) -> None:
 
 
 def _check_paths(spec: InputSpec, output: OutputSpec) -> None:
-    for flag, given in (("csv", spec.csv), ("against", spec.against)):
-        if given is not None and not all(part.strip() for part in given.split(",")):
+    for flag, given in (("csv", spec.csv), ("images", spec.images), ("against", spec.against)):
+        if given is not None and not all(part.strip() for part in names.several(given)):
             raise BuildError(f"--{flag} {given!r}; expected one path or several with commas between them, none empty")
     for flag, given in (
-        ("images", spec.images),
         ("from_tfrecords", spec.from_tfrecords),
         ("duplicates", spec.duplicates),
         ("out", output.out),
@@ -217,15 +217,12 @@ def _check_inputs(spec: InputSpec) -> None:
             raise BuildError("--dialect and --columns both describe the records; expected one of them")
     elif spec.dialect or spec.codes or spec.swap_rb:
         raise BuildError("--dialect, --codes and --swap_rb without --from_tfrecords; expected --from_tfrecords too")
-    elif (spec.csv is None) != (spec.images is None):
-        given, other = ("csv", "images") if spec.images is None else ("images", "csv")
-        raise BuildError(f"--{given} without --{other}; expected both, or neither to look for the competition's data")
-
-
-def _check_duplicates(spec: SplitSpec, inputs: InputSpec) -> None:
-    _check_choice("on_duplicates", spec.mode, pairs.MODES)
-    if spec.on_duplicates and not inputs.duplicates:
-        raise BuildError(f"--on_duplicates {spec.on_duplicates} without --duplicates, the list of duplicates")
+    elif spec.csv is not None and spec.images is None:
+        raise BuildError("--csv without --images; expected both, or neither to look for the competition's data")
+    elif spec.images is not None and spec.csv is None and (spec.form or spec.columns):
+        raise BuildError("--form or --columns without --csv; expected a table with --csv, or neither of them")
+    if spec.modality is not None and (spec.csv is None or not spec.modality.strip()):
+        raise BuildError(f"--modality {spec.modality!r}; expected words of image_type, in the table that --csv gives")
 
 
 def _check_run(spec: RunSpec) -> None:

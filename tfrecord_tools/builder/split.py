@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from tfrecord_tools.core.text import counted
 
@@ -100,6 +100,24 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
         for index, shard in enumerate(_balance(chosen, shards // folds, seed)):
             shard_of.update({group.name: fold + index * folds for group in shard})
     return [shard_of[name] for name in groups]
+
+
+def one_class(totals: Iterable[tuple[int, int, int]]) -> Iterator[str]:
+    """Yields what is wrong with folds of which all images, or none, are melanomas.
+
+    Args:
+      totals: (fold, images, melanomas) of each.
+    """
+    filled = [each for each in totals if each[1]]
+    for missing, kind in (
+        ([fold for fold, _, melanomas in filled if not melanomas], "melanoma"),
+        ([fold for fold, images, melanomas in filled if melanomas == images], "image of another class"),
+    ):
+        if missing and len(missing) == len(filled):
+            yield f"no {kind} at all, so no model can be trained; look at the targets of the table"
+        elif missing:
+            folds = f"fold{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            yield f"no {kind} in {folds}, so no model can be evaluated there; pass fewer --folds"
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[int]:

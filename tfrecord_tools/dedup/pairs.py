@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from tfrecord_tools import schema
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.metadata import csv_rows
@@ -63,6 +63,7 @@ def _pair(cells: list[str], header: list[str], where: str) -> Pair:
     if len(cells) != len(header):
         raise PairsError(f"{where}: {counted(len(cells), 'cell')}; the header has {len(header)}")
     row = dict(zip(header, cells, strict=True))
+    row |= {column: names.without_extension(row[column]) for column in COLUMNS}
     for column in COLUMNS:
         if not schema.IMAGE_NAME.fullmatch(row[column]):
             raise PairsError(f"{where}: column {column}: {row[column]!r} does not match {schema.IMAGE_NAME.pattern}")

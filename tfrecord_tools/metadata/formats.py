@@ -22,6 +22,7 @@ COLUMNS = (
     "diagnosis",
     "benign_malignant",
     "target",
+    "image_type",
 )
 LABELS = ("target", "diagnosis", "benign_malignant")  # a table with any of these is labelled
 _CLASSES = CLASSES_2019[:-1]  # UNK has a column in ISIC 2019, but not in all copies of it
@@ -47,7 +48,7 @@ class Form:
       words: The source of its words, see `vocabulary`.
       external: Not the evaluated data set, so for training only.
       has_patients: Every labelled image must have a patient.
-      file_names: Image names may end in .jpg or .jpeg.
+      modality: The image_type of the images that are built unless others are asked for.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Form:
     words: str = "isic_archive"
     external: bool = True
     has_patients: bool = False
-    file_names: bool = False
+    modality: str = "dermoscopic"
 
     def columns(self, header: Sequence[str]) -> dict[str, str]:
         """Returns {our column: its column} of the columns in the header."""
@@ -141,7 +142,7 @@ FORMS: Final = (
         title="ISIC Archive: output of isic-cli's `isic metadata download`",
         source="isic_archive",
         required={"image_name": "isic_id"},
-        optional={**_same("patient_id", "lesion_id", "diagnosis", "benign_malignant"), **_META},
+        optional={**_same("patient_id", "lesion_id", "diagnosis", "benign_malignant", "image_type"), **_META},
         forbidden=("target",),  # in ISIC 2024 it means any malignancy
     ),
     Form(
@@ -149,7 +150,7 @@ FORMS: Final = (
         title="ISIC Archive: a label file by image_name, without patients",
         source="isic_archive",
         required=_same("image_name", "benign_malignant", "diagnosis", "sex", "age_approx"),
-        optional={**_same("lesion_id"), **_META},
+        optional={**_same("lesion_id", "image_type"), **_META},
         forbidden=("target", "patient_id", "anatom_site_general_challenge"),  # a Kaggle table that lost a column
     ),
 )
@@ -223,7 +224,6 @@ def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
         words=COLUMN_MAP,
         external=False,
         has_patients="patient_id" in found,
-        file_names=True,
     )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import pandas as pd
 
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.metadata import csv_rows, formats, vocabulary
 from tfrecord_tools.metadata.formats import TableError
@@ -22,7 +21,6 @@ from tfrecord_tools.schema import CONTROL, IMAGE_NAME, MAX_AGE, MISSING
 
 PathLike = str | os.PathLike[str]
 _ERRORS_SHOWN = 10  # enough to show a pattern
-_EXTENSION = re.compile(r"\.jpe?g$", re.IGNORECASE)
 _IMAGE = "image_name"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # found in files that are only named CSV
 _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
@@ -64,6 +62,7 @@ def read_table(
     form: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep_unlabelled: bool = False,
+    skip: Container[str] = (),
 ) -> pd.DataFrame:
     """Reads the metadata of any form in `formats.FORMS`, or of any CSV with a column map.
 
@@ -73,6 +72,7 @@ def read_table(
       form: A name of `formats.FORMS`; None recognises it by the header.
       columns: {our column: its column} for a table in no known form.
       keep_unlabelled: Give rows whose target cannot be determined target -1, instead of an error.
+      skip: Names of images whose rows are left out unchecked.
 
     Returns:
       One row per image, in file order; other columns are ignored.
@@ -87,6 +87,8 @@ def read_table(
     reader = _Reader(_form(file, form, columns), file, labelled, keep_unlabelled)
     errors, seen, rows = list(file.errors), dict[str, str](), []
     for where, cells in file.rows:
+        if skip and reader.name(cells)[0] in skip:
+            continue
         row, problems = reader.row(cells)
         first = seen.setdefault(str(row[_IMAGE]), where)
         if first != where:
@@ -95,6 +97,16 @@ def read_table(
         rows.append(row)
     _raise(file, errors)
     return pd.DataFrame(rows)
+
+
+def image_types(
+    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Returns the image_type of each image, "" if missing: dermoscopic, RCM: mosaic, ...; {} without that column."""
+    file = _read(path)
+    reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
+    at = reader.at.get("image_type")
+    return {reader.name(cells)[0]: cells[at] for _, cells in file.rows} if at is not None else {}
 
 
 def read_names(
@@ -111,13 +123,13 @@ def read_names(
     if columns is not None:
         columns = {"patient_id": "", **columns}
     reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
-    errors, names = list(file.errors), []
+    errors, found = list(file.errors), []
     for where, cells in file.rows:
         name, problems = reader.name(cells)
-        names.append(name)
+        found.append(name)
         errors.extend(f"{where}: {problem}" for problem in problems)
     _raise(file, errors)
-    return names
+    return found
 
 
 def _raise(file: _File, errors: Sequence[str]) -> None:
@@ -238,10 +250,12 @@ class _Reader:
 
         name, wrong = self.name(cells)
         problems += wrong
-        patient = cell("patient_id")
+        given = (cell("patient_id"), cell("lesion_id"))
+        patient, lesion = ("" if vocabulary.is_missing(each) else each for each in given)
         if self.labelled and self.form.has_patients and not patient:
+            found = f"{given[0]!r} names no patient" if given[0] else "empty"
             at = self.at["patient_id"]
-            problems.append(f"column {at}: empty; expected an identifier, or folds could share a patient")
+            problems.append(f"column {at}: {found}; expected an identifier, or folds could share a patient")
         for ours in ("patient_id", "lesion_id"):
             if CONTROL.search(cell(ours)):
                 problems.append(f"column {self.at[ours]}: {cell(ours)!r} has a control character; expected none")
@@ -249,7 +263,7 @@ class _Reader:
         row: dict[str, str | int] = {
             "image_name": name,
             "patient": patient,
-            "lesion": cell("lesion_id"),
+            "lesion": lesion,
             "sex": check("sex", lambda word: vocabulary.sex_code(source, word)),
             "age_approx": check("age_approx", _age),
             "anatom_site_general_challenge": check(
@@ -266,7 +280,9 @@ class _Reader:
     def name(self, cells: Mapping[str, str]) -> tuple[str, list[str]]:
         """Returns (image name, problems)."""
         cell = cells[self.at[_IMAGE]]
-        name = _EXTENSION.sub("", cell) if self.form.file_names else cell
+        name = names.without_extension(cell)
+        if vocabulary.is_missing(name):
+            return name, [f"column {self.at[_IMAGE]}: {cell!r} names no image; expected the name of its file"]
         if IMAGE_NAME.fullmatch(name):
             return name, []
         return name, [f"column {self.at[_IMAGE]}: {name!r} is not allowed; expected letters, digits, _ and - only"]

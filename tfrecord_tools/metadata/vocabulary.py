@@ -14,6 +14,15 @@ COLUMN_MAP = "columns"  # the words of all sources, for a table with a column ma
 CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; html/page.py colours by these words
 CLASSES_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")  # one-hot columns; UNK may be absent
 
+# Cells that stand for a missing identifier (of an image, patient or lesion), in lower case. "0" may be a real one.
+MISSING_WORDS: Final = frozenset(
+    {
+        *("", "-", "--", "?", "??", ".", "-1", "-1.0", "-9", "-99", "-999", "-9999"),
+        *("nan", "none", "null", "nil", "nat", "<na>", "na", "n/a", "#n/a", "n.a.", "n.a", "not available"),
+        *("unknown", "unk", "unspecified", "undefined", "not known", "not specified", "missing", "empty", "anonymous"),
+    }
+)
+
 # Word as published -> word of the vocabulary, "" for missing. Case is ignored, except in ISIC 2020.
 
 _ALL_SEX: Final = {**{word: word for word in SEX}, "unknown": ""}
@@ -174,6 +183,11 @@ def _tables(published: Mapping[str, Mapping[str, str]]) -> dict[str, _WordTable]
 
 
 _SEXES, _SITES, _DIAGNOSES = _tables(_SEX), _tables(_SITE), _tables(_DIAGNOSIS)
+
+
+def is_missing(identifier: str) -> bool:
+    """Whether a cell names no image, patient or lesion."""
+    return identifier.strip().lower() in MISSING_WORDS
 
 
 def sex_code(source: str, cell: str) -> int:

@@ -52,7 +52,8 @@ class Manifest:
     Attributes:
       settings: settings that determine the bytes of the shards.
       versions: versions of packages that may change them.
-      inputs: by split: name, sha256, rows and form of the CSV, data sets, and a digest of the assignment to shards.
+      inputs: by split: name, sha256, rows and form of the CSV, data sets, a digest of the assignment to shards, rows
+        left out, and warnings.
       shards: committed shards.
       complete: False until the last shard is committed.
     """
@@ -73,6 +74,11 @@ class Manifest:
     def lost(self) -> int:
         """Number of records of foreign shards known to be lost with the rest of their file."""
         return sum(int(each.get("lost_records", 0)) for each in self.inputs.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings of the build."""
+        return [str(text) for each in self.inputs.values() for text in each.get("warnings", ())]
 
     @property
     def folds(self) -> list[FoldTotals]:
@@ -106,7 +112,7 @@ class Manifest:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
             content.pop("folds", None)  # a property that follows from the shards
             read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
-            read.quarantined, read.lost  # noqa: B018 -- raises if their form is wrong
+            read.quarantined, read.lost, read.warnings  # noqa: B018 -- raises if their form is wrong
             return read
         except OSError as error:
             expected = f"expected the folder of a finished build{_builds_in(folder)}"

@@ -2,6 +2,8 @@ import functools
 import io
 from collections.abc import Callable
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,6 +12,7 @@ from tests.support.process import run_command
 from tfrecord_tools import duplicates
 from tfrecord_tools.dedup import pairs, search
 from tfrecord_tools.dedup.fingerprint import DuplicatesError, fingerprint
+from tfrecord_tools.imaging.index import ImageIndex
 from tfrecord_tools.metadata import table
 
 
@@ -72,32 +75,58 @@ def test_the_command_writes_the_pairs(tmp_path):
 
 
 def test_files_are_those_that_build_takes(tmp_path):
-    for name in ("a.jpg", "a.jpeg", "b.JPEG", "c.Jpg", "d.png"):
+    for name in ("a.jpg", "copy/a.jpg", "deep/er/b.JPEG", "c.Jpg", "d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert duplicates._named_files(tmp_path, None) == [("a", tmp_path / "a.jpg"), ("b", tmp_path / "b.JPEG")]
-    listed = [("a", tmp_path / "a.jpg"), ("c", tmp_path / "c.jpg")]  # the second is missing, as for build
-    assert duplicates._named_files(tmp_path, ["c", "a", "a"]) == listed
+    index = ImageIndex([tmp_path])
+    found = [("a", tmp_path / "a.jpg"), ("b", tmp_path / "deep/er/b.JPEG"), ("c", tmp_path / "c.Jpg")]
+    assert duplicates._named_files(index, None) == found
+    listed = [("a", tmp_path / "a.jpg"), ("d", tmp_path / "d.jpg")]  # the second is missing, as for build
+    assert duplicates._named_files(index, ["d", "a", "a"]) == listed
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (None, "holds no JPEGs; expected files like NAME{.jpg,.jpeg,.JPG,.JPEG}"),
-        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.JPG,.JPEG}"),
+        (None, "holds no images; expected files like NAME{.jpg,.jpeg,.png,"),
+        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.png,"),
     ],
 )
 def test_a_folder_without_images_is_an_error(tmp_path, names, message):
-    (tmp_path / "a.Jpg").touch()
+    (tmp_path / "a.txt").touch()
     with pytest.raises(DuplicatesError) as caught:
-        duplicates._named_files(tmp_path, names)
-    assert str(caught.value) == f"{tmp_path}: {message}"
+        duplicates._named_files(ImageIndex([tmp_path]), names)
+    assert str(caught.value).startswith(f"{tmp_path}: {message}")
+
+
+def test_images_in_several_folders_are_compared_and_those_in_hdf5_files_are_not(tmp_path):
+    (tmp_path / "one, two").mkdir()
+    (tmp_path / "three").mkdir()
+    (tmp_path / "one, two/a.jpg").write_bytes(jpeg(textured(0)))
+    (tmp_path / "three/b.jpg").write_bytes(jpeg(textured(0), 50))
+    command = ("-m", "tfrecord_tools.duplicates", "--images")
+    done = run_command(*command, f"{tmp_path}/one, two,{tmp_path}/three")
+    assert done.stdout.splitlines()[1].startswith("a,b,")
+    with h5py.File(tmp_path / "train-image.hdf5", "w") as file:
+        file["a"] = np.void(jpeg(textured(0)))
+    done = run_command(*command, str(tmp_path / "train-image.hdf5"))
+    assert done.returncode == 1
+    assert "train-image.hdf5: an HDF5 file; expected folders, so build it and use verify --pairs" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
+    ("data", "found"),
+    [
+        (b"\x89PNG\r\n\x1a\n.", "a PNG that cannot be decoded: damaged, or of a kind that is not supported"),
+        (b"", "the file is empty"),
+        (b"%PDF-1.7 secret", "not an image that can be converted: PDF; expected JPEG, PNG,"),
+    ],
 )
-def test_what_is_no_jpeg_is_recognized_by_its_first_bytes(data, found):
-    assert search.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
+def test_what_is_no_image_is_recognized_by_its_first_bytes(data, found):
+    ((name, reason),) = search.find([("a", data)]).unreadable
+    assert name == "a"
+    assert reason.startswith(found)
+    assert "secret" not in reason
 
 
 def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):
