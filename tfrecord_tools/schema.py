@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 SCHEMA_VERSION = 1
+read_records = tfrecord.read_records  # `decode(data) for data in read_records(path)` reads a shard
 
 # The index of a word is its code. Words are in the order of their first appearance in Kaggle's train.csv, so that
 # codes equal those of pandas.factorize in notebooks. Never reorder; only append.
