@@ -5,9 +5,9 @@
     python -m melanoma_tf.evaluate --predictions oof.csv --metadata train.csv --folds_from tfrecord --out REPORT
     python -m melanoma_tf.evaluate --predictions a.csv --against b.csv --out REPORT
 
-Writes metrics.json and report.html: AUC and other metrics with intervals that resample patients, what can be predicted
-without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others are a CSV with
-image_name, patient_id, target, prediction, and fold if they are out of fold.
+Writes metrics.json, report.html and model_card.md: AUC and other metrics with intervals that resample patients, what
+can be predicted without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others
+are a CSV with image_name, patient_id, target, prediction, and fold if they are out of fold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from absl import flags
 
 from melanoma_tf.core import cli, files
 from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
-from tfrecord_tools.core import cli as base
+from tfrecord_tools.core.cli import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from melanoma_tf.evaluation import analysis
 
 FLAGS = flags.FLAGS
-REPORT, COMPARISON = "report.html", "comparison.json"
+REPORT, CARD, COMPARISON = "report.html", "model_card.md", "comparison.json"
 
 
 def define_flags() -> None:
@@ -55,9 +55,9 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Prints and writes what the flags ask for."""
     if (FLAGS.workdir is None) == (FLAGS.predictions is None):
-        raise base.UsageError("pass --workdir RUN or --predictions CSV; see --help")
+        raise UsageError("pass --workdir RUN or --predictions CSV; see --help")
     if FLAGS.predictions and not FLAGS.out:
-        raise base.UsageError("--predictions needs --out, the folder for the report; see --help")
+        raise UsageError("--predictions needs --out, the folder for the report; see --help")
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         table, title = _of_run(folder), f"Evaluation of {folder.name}"
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     else:
         table, title, out = _of_file(Path(FLAGS.predictions)), f"Evaluation of {FLAGS.predictions}", Path(FLAGS.out)
     if FLAGS.against:
-        cli.say(compare(table, Path(FLAGS.against), out))
+        cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
         cli.say(write(table, title, out, _options(), FLAGS.data))
 
@@ -110,7 +110,7 @@ def _of_file(path: Path) -> pd.DataFrame:
 
 
 def report(folder: Path) -> str:
-    """Writes metrics.json and report.html of a run and returns the main figures as text.
+    """Writes metrics.json, report.html and model_card.md of a run and returns the main figures as text.
 
     Raises:
       RunDirError: no fold is finished.
@@ -122,13 +122,13 @@ def report(folder: Path) -> str:
 def write(
     table: pd.DataFrame, title: str, out: Path, options: analysis.Options | None = None, data: str | None = None
 ) -> str:
-    """Writes metrics.json and report.html of a checked table of predictions to a folder.
+    """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
 
     Returns:
       The main figures as text.
     """
     from melanoma_tf.evaluation import analysis, build_images
-    from melanoma_tf.evaluation.report import gallery, page
+    from melanoma_tf.evaluation.report import gallery, model_card, page
 
     results = analysis.analyze(table, options, _say_part)
     images = {}
@@ -142,6 +142,7 @@ def write(
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
     shown = gallery.section(table, errors, images) if data else None
     files.write_text(out / REPORT, page.make(title, results, shown))
+    files.write_text(out / CARD, model_card.make(title, results))
     return "\n".join([*summary(results), f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
 
 
@@ -179,7 +180,7 @@ def _interval(found: dict[str, Any]) -> str:
     return f"{found['value']:.4f} ({found['level']:.0%} interval {found['low']:.4f} to {found['high']:.4f})"
 
 
-def compare(table: pd.DataFrame, against: Path, out: Path) -> str:
+def write_comparison(table: pd.DataFrame, against: Path, out: Path) -> str:
     """Writes comparison.json: every metric of two models of the same images, and the interval of its difference.
 
     Args:
@@ -190,13 +191,12 @@ def compare(table: pd.DataFrame, against: Path, out: Path) -> str:
     Returns:
       The differences as text.
     """
-    from melanoma_tf.evaluation import analysis, predictions
-    from melanoma_tf.evaluation import compare as comparison
+    from melanoma_tf.evaluation import analysis, compare, predictions
 
     other = predictions.same_images(table, predictions.read(against), ("--predictions", str(against)))
     scores = table["logit"], other["logit"]
-    found = comparison.paired(table["target"], *scores, predictions.patients(table), replicates=FLAGS.replicates)
-    independent, p = comparison.delong(table["target"], scores).difference()
+    found = compare.paired(table["target"], *scores, predictions.patients(table), replicates=FLAGS.replicates)
+    independent, p = compare.delong(table["target"], scores).difference()
     results = {
         "differences": {name: dataclasses.asdict(each) for name, each in found.items()},
         "delong": {**dataclasses.asdict(independent), "p_value": p, "assumes": "independent images"},

@@ -223,6 +223,17 @@ def test_the_report_is_well_formed_and_texts_stay_texts(files, done):
     assert links == set(ids)
 
 
+def test_the_model_card_has_the_figures_and_what_is_missing(files, done):
+    text, found = (files / "own/model_card.md").read_text(), json.loads((files / "own/metrics.json").read_text())
+    assert (
+        f"| ROC AUC | {found['auc']['value']:.3f} | {found['auc']['low']:.3f} to {found['auc']['high']:.3f} |" in text
+    )
+    assert "| Comparison with clinicians | **missing**" in text
+    assert "<script" not in text
+    widths = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    assert set(widths) <= {3, 4, 6}
+
+
 @pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
 def test_a_browser_shows_the_report_without_network_and_without_sideways_scrolling(files, done):

@@ -15,7 +15,7 @@ USE = (
     "For research. Not a medical device: not cleared or approved for diagnosis, triage or any decision about a "
     "patient, and not tested on images taken in another way than those it was evaluated on."
 )
-_NAMES = {
+NAMES = {
     "auc": "ROC AUC",
     "average_precision": "average precision",
     "partial_auc": "partial AUC above 80% sensitivity (0 to 0.2)",
@@ -98,7 +98,7 @@ def first_screen(results: Figures) -> Html:
         ]
     boxes += [
         ("sensitivity", number(point["sensitivity"]["value"]), f"{_LEVEL} {interval(point['sensitivity'])}"),
-        ("specificity", number(point["specificity"]["value"]), "at the same operating point: " + _rule(point)),
+        ("specificity", number(point["specificity"]["value"]), "at the same operating point: " + rule(point)),
         (
             "images",
             f"{results['images']:,}",
@@ -112,7 +112,8 @@ def first_screen(results: Figures) -> Html:
     return tag("dl", drawn, class_="tiles")
 
 
-def _rule(point: Figures) -> str:
+def rule(point: Figures) -> str:
+    """Returns how the operating point was chosen."""
     return _RULES[point["rule"]].format(value=point["value"])
 
 
@@ -129,7 +130,7 @@ def discrimination(results: Figures) -> Iterator[Html]:
         Axis("sensitivity"),
         f"area {number(results['auc']['value'])}",
     )
-    rows = [[_NAMES[name], number(values["value"]), interval(values)] for name, values in found.items()]
+    rows = [[NAMES[name], number(values["value"]), interval(values)] for name, values in found.items()]
     cards = [
         card("ROC", chart),
         card("Metrics", page.table(["metric", "value", _LEVEL], rows, class_="wrap")),
@@ -213,10 +214,10 @@ def calibration(found: Figures) -> Iterator[Html]:
 def decisions(point: Figures) -> Iterator[Html]:
     """Operating point, decision curve and refer set."""
     names = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged")
-    rows = [[_NAMES[name], number(point[name]["value"]), interval(point[name])] for name in names]
+    rows = [[NAMES[name], number(point[name]["value"]), interval(point[name])] for name in names]
     there = point["at_prevalence"]
     text = (
-        f"Chosen on these out-of-fold predictions for {_rule(point)}: flagged from a probability of "
+        f"Chosen on these out-of-fold predictions for {rule(point)}: flagged from a probability of "
         f"{point['probability']:.4f}. Where {page.percent(there['prevalence'], 1)} of the images are melanomas, "
         f"{page.percent(there['positive_predictive_value'] or 0, 1)} of the flagged ones are, and "
         f"{page.percent(1 - (there['negative_predictive_value'] or 0), 1)} of the others."

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapie.risk_control import MultiLabelClassificationController
 
 from melanoma_tf.evaluation import metrics, operating_point
 
@@ -98,3 +99,21 @@ def test_too_few_positives_guarantee_nothing():
     with pytest.raises(metrics.UndefinedMetricError, match=r"at most 0.05 needs 19 positives, got 18"):
         operating_point.refer_set([1] * 18 + [0] * 99, range(117), 0.95, 0.5)
     operating_point.refer_set([1] * 19 + [0] * 99, range(118), 0.95, 0.5)
+
+
+@pytest.mark.parametrize("images", [60, 137])
+@pytest.mark.parametrize("sensitivity", [0.8, 0.9, 0.95])
+def test_the_lower_threshold_is_that_of_mapie(images, sensitivity):
+    scores = np.random.default_rng(images).uniform(0.01, 1, images).round(4)
+    # MAPIE controls the recall of several labels and flags above a threshold of a grid, not at it.
+    grid = np.unique(np.r_[0.0, scores - 1e-9])
+    controller = MultiLabelClassificationController(
+        predict_function=lambda index: np.stack([scores[index[:, 0]], np.zeros(len(index))], axis=1),
+        risk="recall",
+        method="crc",
+        target_level=sensitivity,
+        predict_params=grid,
+    )
+    controller.calibrate(np.arange(images)[:, None], np.tile([1, 0], (images, 1)))
+    found = operating_point.refer_set(np.r_[np.ones(images), 0], np.r_[scores, 0.0], sensitivity, 0.5)
+    assert found.low == pytest.approx(float(np.squeeze(controller.best_predict_param)), abs=1e-8)

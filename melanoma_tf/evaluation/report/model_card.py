@@ -1,0 +1,88 @@
+"""model_card.md: the figures of metrics.json for people who decide whether to use a model, with what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from melanoma_tf.evaluation.report.page import NAMES, USE, interval, number, rule
+
+_MISSING = "**missing**: to be filled in by the author"
+# What TRIPOD+AI (Collins et al. 2024) and CLEAR Derm (Daneshjou et al. 2022) ask for and no figure of a run can answer.
+_ASKED = {
+    "Intended use and users": _MISSING,
+    "Setting, dates and eligibility of the images": _MISSING,
+    "Cameras and dermatoscopes, image acquisition": _MISSING,
+    "How diagnoses were made (share confirmed by histology)": _MISSING,
+    "Skin types": "**missing**: not recorded in ISIC 2020; performance on dark skin is unknown",
+    "Ethics approval, consent and data availability": _MISSING,
+    "Comparison with clinicians": _MISSING,
+    "External validation in another hospital": _MISSING,
+    "Conflicts of interest and funding": _MISSING,
+}
+
+
+def make(title: str, results: Mapping[str, Any], origin: Sequence[str] = ()) -> str:
+    """Makes the card in Markdown.
+
+    Args:
+      title: name of what was evaluated.
+      results: the contents of metrics.json.
+      origin: lines about model, data and settings.
+    """
+    point = results["operating_point"]
+    lines = [f"# {_text(title)}", "", USE, ""]
+    lines += [f"- {_text(line)}" for line in origin]
+    counts = f"{results['images']:,} held-out images of {results['patients']:,} patients"
+    lines.append(f"- {counts}, {results['positives']:,} melanomas")
+    lines += [f"- **warning**: {_text(warning)}" for warning in results["warnings"]]
+    lines += ["", "## Performance", "", "| figure | value | 95% interval, patients resampled |", "|---|---|---|"]
+    lines += [f"| {NAMES[k]} | {number(v['value'])} | {interval(v)} |" for k, v in results["metrics"].items()]
+    base = results.get("floor", {})
+    if base.get("auc"):
+        names = ", ".join(base["features"]).replace("_", " ")
+        lines.append(
+            f"| floor: AUC without pixels, from {names} | {number(base['auc']['value'])} | {interval(base['auc'])} |"
+        )
+        lines.append(
+            f"| what the model adds to it | {number(base['model_adds']['value'])} | {interval(base['model_adds'])} |"
+        )
+    for stage in ("before", "after"):
+        if stage in results["calibration"]:
+            found = results["calibration"][stage]
+            lines.append(f"| Brier score {stage} calibration | {number(found['brier']['score'], 4)} | |")
+            lines.append(f"| calibration slope {stage} calibration | {number(found['slope'])} | |")
+    lines += ["", f"At {rule(point)} (probability {point['probability']:.4f}):", ""]
+    lines += ["| figure | value | 95% interval |", "|---|---|---|"]
+    for name in ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged"):
+        lines.append(f"| {NAMES[name]} | {number(point[name]['value'])} | {interval(point[name])} |")
+    for what, members in results["subgroups"].items():
+        lines += [
+            "",
+            f"## By {what}",
+            "",
+            f"| {what} | images | melanomas | AUC | sensitivity |",
+            "|---|---|---|---|---|",
+        ]
+        for name, each in members.items():
+            figures = [
+                "too few" if each[key] is None else f"{number(each[key]['value'])} ({interval(each[key])})"
+                for key in ("auc", "sensitivity")
+            ]
+            lines.append(f"| {_text(name)} | {each['images']:,} | {each['positives']:,} | {' | '.join(figures)} |")
+    lines += [
+        "",
+        "## What the reporting guidelines ask for",
+        "",
+        "TRIPOD+AI and CLEAR Derm; items that no run can answer.",
+        "",
+    ]
+    lines += ["| item | answer |", "|---|---|", *(f"| {item} | {answer} |" for item, answer in _ASKED.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _text(text: str) -> str:
+    """Escapes what Markdown and the HTML in it would read as markup."""
+    for character in "\\`*_{}[]()<>#|&":
+        text = text.replace(character, f"\\{character}" if character not in "<>&" else f"&#{ord(character)};")
+    return " ".join(text.split())
