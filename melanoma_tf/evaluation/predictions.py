@@ -48,7 +48,7 @@ def read(path: Path, folds_from: str | None = None) -> pd.DataFrame:
     if missing:
         raise PredictionsError(
             f"{path} has no column {', '.join(missing)}; expected image_name, patient_id, target, prediction, "
-            f"got {', '.join(table)}"
+            f"got {', '.join(table.columns)}"
         )
     return check(table, str(path), folds_from)
 
@@ -109,13 +109,13 @@ def _folds(table: pd.DataFrame, origin: str, folds_from: str | None) -> pd.Serie
     if column in table:
         return _numbers(origin, table[column], column, table["image_name"]).astype(int)
     if folds_from:
-        raise PredictionsError(f"{origin} has no column {folds_from} (--folds_from); got {', '.join(table)}")
+        raise PredictionsError(f"{origin} has no column {folds_from} (--folds_from); got {', '.join(table.columns)}")
     return pd.Series(NO_FOLD, table.index)
 
 
 def _numbers(origin: str, column: pd.Series, name: str, names: pd.Series) -> pd.Series:
     values = pd.to_numeric(column, errors="coerce").astype(float)
-    _refuse(origin, ~np.isfinite(values), f"no finite {name}", names)
+    _refuse(origin, ~values.between(-np.inf, np.inf, inclusive="neither"), f"no finite {name}", names)
     return values
 
 
@@ -147,7 +147,7 @@ def with_metadata(
       PredictionsError: an image is not in `metadata`, or is there twice.
     """
     if "image_name" not in metadata:
-        raise PredictionsError(f"{origin} has no column image_name; got {', '.join(metadata)}")
+        raise PredictionsError(f"{origin} has no column image_name; got {', '.join(metadata.columns)}")
     names = table["image_name"]
     _refuse(
         origin,

@@ -106,4 +106,7 @@ def _subgroup(
         replicates=replicates,
         seed=seed,
     )
-    return dataclasses.replace(counts, **{name: intervals.percentile(values) for name, values in drawn.items()})
+    bounds = {name: intervals.percentile(values) for name, values in drawn.items()}
+    return dataclasses.replace(
+        counts, auc=bounds["auc"], sensitivity=bounds["sensitivity"], specificity=bounds["specificity"]
+    )

@@ -235,9 +235,11 @@ def test_the_model_card_has_the_figures_and_what_is_missing(files, done):
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
 def test_a_browser_shows_the_report_without_network_and_without_sideways_scrolling(files, done):
-    with browser.page(browser.find()) as page:
+    program = browser.find()
+    if program is None:
+        pytest.skip("there is no Chromium")
+    with browser.page(program) as page:
         for width, dark in ((1280, False), (390, True)):
             page.open(files / "own/report.html", width, dark)
             assert page.evaluate("document.documentElement.scrollWidth") == width

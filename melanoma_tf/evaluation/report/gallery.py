@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -37,16 +38,16 @@ def section(table: pd.DataFrame, errors: Mapping[str, Sequence[str]], images: Ma
       errors: see `most_confident`.
       images: JPEG bytes by name; an image without is left out.
     """
-    rows = table.set_index("image_name")
-    percentile = rows["logit"].rank(pct=True)
+    rows = dict(zip(table["image_name"], table.to_dict("records"), strict=True))
+    percentile = dict(zip(table["image_name"], table["logit"].rank(pct=True), strict=True))
     found = []
     for title, names in errors.items():
-        figures = [_figure(name, images[name], rows.loc[name], percentile[name]) for name in names if name in images]
+        figures = [_figure(name, images[name], rows[name], percentile[name]) for name in names if name in images]
         found.append([tag("h3", title), tag("div", figures, class_="sheet")])
     return join(found)
 
 
-def _figure(name: str, jpeg: bytes, row: pd.Series, percentile: float) -> Html:
+def _figure(name: str, jpeg: bytes, row: Mapping[Any, Any], percentile: float) -> Html:
     with Image.open(io.BytesIO(jpeg)) as image:
         image.thumbnail((_SIDE, _SIDE))
         small = io.BytesIO()

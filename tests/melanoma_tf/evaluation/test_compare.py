@@ -77,9 +77,10 @@ def test_a_model_does_not_differ_from_itself():
 def test_copies_of_images_prove_nothing_new():
     columns = example(200)
     patients = np.arange(200)
-    once = compare.paired(*columns, patients, replicates=300)["auc"]
-    five = [np.repeat(column, 5) for column in (*columns, patients)]
-    assert compare.paired(*five, replicates=300)["auc"].interval == once.interval
+    labels, first, second = columns
+    once = compare.paired(labels, first, second, patients, replicates=300)["auc"]
+    labels, first, second, patients = (np.repeat(column, 5) for column in (*columns, patients))
+    assert compare.paired(labels, first, second, patients, replicates=300)["auc"].interval == once.interval
 
 
 def test_too_few_images_are_reported():

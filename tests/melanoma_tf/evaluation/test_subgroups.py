@@ -18,6 +18,9 @@ def test_figures_are_those_of_the_subset():
     own = sex == "female"
     women = found["female"]
     assert (women.images, women.patients, women.positives) == (120, 60, labels[own].sum())
+    assert women.auc is not None
+    assert women.sensitivity is not None
+    assert women.specificity is not None
     assert np.isclose(women.auc.value, sklearn.metrics.roc_auc_score(labels[own], scores[own]))
     assert np.isclose(women.sensitivity.value, sklearn.metrics.recall_score(labels[own], scores[own] >= 0.5))
     assert np.isclose(women.specificity.value, sklearn.metrics.recall_score(1 - labels[own], scores[own] < 0.5))
@@ -26,7 +29,7 @@ def test_figures_are_those_of_the_subset():
 
 def test_few_positives_or_negatives_have_counts_only():
     labels = np.r_[np.ones(9), np.zeros(50)]
-    found = subgroups.within(labels, np.arange(59.0), np.arange(59), {"site": [None] * 59}, 0.5, replicates=10)
+    found = subgroups.within(labels, np.arange(59.0), np.arange(59), {"site": np.full(59, None)}, 0.5, replicates=10)
     assert found == {"site": {"unknown": subgroups.Subgroup(59, 59, 9)}}
     found = subgroups.within(1 - labels, np.arange(59.0), np.arange(59), {"site": ["a"] * 59}, 0.5, replicates=10)
     assert found["site"]["a"].auc is None
