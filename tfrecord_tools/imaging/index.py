@@ -17,7 +17,7 @@ _OTHERS = "__MACOSX"  # in archives packed on a Mac: files that are no images, u
 
 
 class ImagesError(ValueError):
-    """Images that cannot be found or told apart; the message names the folders or files."""
+    """Images that cannot be found, or two of one name; the message names the folders or files."""
 
 
 class Located(NamedTuple):

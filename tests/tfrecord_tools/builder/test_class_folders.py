@@ -52,7 +52,7 @@ def test_not_melanoma_is_a_class(tmp_path):
 
 
 def test_a_test_folder_becomes_test_data_unless_it_is_given_alone(tmp_path):
-    files = ["train/train/benign/a.jpg", "valid/malignant/b.jpg", "Test/malignant/c.jpg"]
+    files = ["train_sep/train/benign/a.jpg", "valid/malignant/b.jpg", "Test/malignant/c.jpg"]
     found = read(tmp_path, *files)
     assert {kind: labels(each) for kind, each in found.items()} == {
         "train": {"a": ("", 0), "b": ("", 1)},
@@ -67,7 +67,7 @@ def test_folders_of_one_class_each_can_be_given_too(tmp_path):
     assert labels(found["train"]) == {"benign-1": ("", 0), "malignant-1": ("", 1)}
 
 
-def test_equal_names_in_several_folders_are_told_apart_and_strange_letters_replaced(tmp_path):
+def test_equal_names_in_several_folders_get_their_folders_and_strange_letters_are_replaced(tmp_path):
     found = read(tmp_path, "benign/1.jpg", "malignant/1.jpg", "benign/ISIC_2 (copy).jpg", "malignant/3.jpg")
     places = dict(zip(found["train"].frame["image_name"], found["train"].images, strict=True))
     assert {name: place and place.file for name, place in places.items()} == {
