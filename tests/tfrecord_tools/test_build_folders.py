@@ -86,6 +86,16 @@ def test_a_name_of_two_images_writes_nothing(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_link_to_a_folder_with_the_images_is_named(tmp_path, capsys):
+    images(tmp_path / "images", 10)
+    images(tmp_path / "more", 10, start=10)
+    (tmp_path / "images/link").symlink_to(tmp_path / "more")
+    build.build(given(tmp_path, rows_of_export(20)))
+    assert len(records_of(tmp_path / "out")) == 10
+    note = f"note: {tmp_path}/images/link: a link to a folder, which is not followed; name the folder in --images\n"
+    assert note in capsys.readouterr().out
+
+
 def test_tables_and_other_builds_may_have_commas_in_their_names(data, finished, tmp_path):
     (tmp_path / "a,b").mkdir()
     shutil.copy(data / "train.csv", tmp_path / "a,b/train, all.csv")

@@ -140,6 +140,8 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
     elif table.is_labelled(tables, spec.form, columns):
         print(f"note: {given}: --split test leaves out its targets")
     images = tuple(index.locate(frame["image_name"].tolist())) if index is not None else ()
+    if index is not None and index.links and None in images:
+        print(f"note: {index.links[0]}: a link to a folder, which is not followed; name the folder in --images")
     frame = frame.assign(source=spec.source or form.source)
     return Input(kind, tables, frame, images, str(index), form.name, left_out=other, warnings=warnings)
 
@@ -180,7 +182,9 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
             print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")
         given.append(each)
     if not given:
-        raise BuildError(f"{index}: holds no images; expected files like {files.expected('NAME')} in folders by class")
+        raise BuildError(
+            f"{index}: no image in a folder named by class; without --csv, expected {files.expected('benign/NAME')}"
+        )
     return given
 
 

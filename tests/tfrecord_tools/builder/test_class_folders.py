@@ -1,8 +1,9 @@
+import h5py
 import pytest
 
 from tests.support.images import SKIN, flat_jpeg
-from tfrecord_tools.builder import class_folders
-from tfrecord_tools.builder.settings import BuildError
+from tfrecord_tools.builder import class_folders, inputs
+from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.imaging.index import ImageIndex
 from tfrecord_tools.schema import DIAGNOSIS
 
@@ -112,3 +113,13 @@ def test_another_image_or_class_is_another_input(tmp_path):
     assert read(tmp_path)["train"].digest == first  # as with a table, which does not know the images' bytes either
     (tmp_path / "benign/a.jpg").rename(tmp_path / "melanoma/a.jpg")
     assert read(tmp_path)["train"].digest != first
+
+
+@pytest.mark.parametrize("given", ["empty", "train-image.hdf5"])
+def test_without_images_in_folders_there_is_nothing_to_build(tmp_path, given):
+    (tmp_path / "empty").mkdir()
+    h5py.File(tmp_path / "train-image.hdf5", "w").close()
+    with pytest.raises(
+        BuildError, match=f"{given}: no image in a folder named by class; without --csv, expected benign/"
+    ):
+        inputs.find(InputSpec(images=str(tmp_path / given)))
