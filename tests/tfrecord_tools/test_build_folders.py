@@ -214,7 +214,7 @@ def test_identical_images_lie_in_one_fold_and_are_reported(copies, capsys):
         assert found[f"ISIC_{one}"].group == found[f"ISIC_{other}"].group
         assert found[f"ISIC_{one}"].fold == found[f"ISIC_{other}"].fold
     said = capsys.readouterr().out
-    assert "train.csv: 5 images have the same bytes as another, 2 sets: each set is in one fold" in said
+    assert "train.csv: 5 images have the same bytes as another, in 2 sets of up to 3: each set is in one fold\n" in said
     target = "one image under several names disagrees in target: ISIC_0: 1, ISIC_3: 0, ISIC_4: 1, and 1 other image"
     assert f"warning: train.csv: {target}\n" in said
     described = input_of(copies / "out")
