@@ -42,6 +42,7 @@ _KIND = re.compile(r".*?: (?:record \d+: )?((?:leak: )?\w+)")
 _SHOWN = 10  # lines of each kind; enough to show a pattern
 # Settings that determine the folds, together with the input.
 _FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
+_SAID = ("identical", "left_out", "warnings")  # of an input in the manifest, for people
 
 
 @dataclasses.dataclass
@@ -239,6 +240,7 @@ def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:
     table = manifest.inputs.get(kind)
     if not table:
         return str(folder)
+    table = {key: value for key, value in table.items() if key not in _SAID}
     settings = {key: manifest.settings.get(key) for key in _FOLD_SETTINGS}
     return json.dumps([kind, table, settings], sort_keys=True)
 

@@ -157,7 +157,7 @@ def _names(index: ImageIndex, files: Sequence[Located]) -> list[str]:
     count = collections.Counter(stems)
     above = [f"{_root(file)}/" if len(index.roots) > 1 else "" for file in files]
     chosen = [
-        stem if count[stem] == 1 else _clean(folder + file.file)
+        stem if count[stem] == 1 and not vocabulary.is_missing(stem) else _clean(folder + file.file)
         for stem, file, folder in zip(stems, files, above, strict=True)
     ]
     twice = [name for name, number in collections.Counter(chosen).items() if number > 1]

@@ -69,13 +69,13 @@ def test_folders_of_one_class_each_can_be_given_too(tmp_path):
 
 
 def test_equal_names_in_several_folders_get_their_folders_and_strange_letters_are_replaced(tmp_path):
-    found = read(tmp_path, "benign/1.jpg", "malignant/1.jpg", "benign/ISIC_2 (copy).jpg", "malignant/3.jpg")
+    found = read(tmp_path, "benign/1.jpg", "malignant/1.jpg", "benign/ISIC_2 (copy).jpg", "malignant/NA.jpg")
     places = dict(zip(found["train"].frame["image_name"], found["train"].images, strict=True))
     assert {name: place and place.file for name, place in places.items()} == {
         "benign-1": "benign/1.jpg",
         "malignant-1": "malignant/1.jpg",
         "ISIC_2-copy-": "benign/ISIC_2 (copy).jpg",
-        "3": "malignant/3.jpg",
+        "malignant-NA": "malignant/NA.jpg",
     }
 
 
