@@ -122,7 +122,11 @@ def test_folders_by_class_are_built_without_a_rows_of_export(tmp_path, capsys):
     assert "malignant are taken for melanomas" in said
     assert "test set: 1 of 16 training images" in said  # the copy of a test image
     assert "test become test data without targets; build them alone" in said
+    rule = "1 = melanoma, by the folder, malignant among them"
+    assert f"folders named by class; target: {rule}" in said
     assert manifest.inputs["train"]["form"] == "class_folders"
+    assert manifest.inputs["train"]["target_rule"] == rule
+    assert "target_rule" not in manifest.inputs["test"]
     alone = BuildSettings.of(32, images=str(tmp_path / "set/test"), out=str(tmp_path / "test"), folds=2, shards=2)
     build.build(alone)
     assert {n: r.target for n, r in records_of(tmp_path / "test").items()} == {

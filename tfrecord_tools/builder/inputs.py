@@ -46,6 +46,7 @@ class Input:
       lost: Number of records known to be lost with the rest of their file.
       left_out: The image_type of each row that was left out for it, by image name.
       digest: SHA-256 in place of that of the files, if these are only images.
+      target_rule: Where its targets come from; "" for a test set.
       warnings: What was printed about it.
     """
 
@@ -60,6 +61,7 @@ class Input:
     lost: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     digest: str | None = None
+    target_rule: str = ""
     warnings: Warnings = dataclasses.field(default_factory=Warnings)
 
     @property
@@ -177,6 +179,8 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
         for text in found.warnings:
             each.warnings.add(index, text)
         if kind == "train":
+            each = dataclasses.replace(each, target_rule=class_folders.TARGET_RULE)
+            print(f"{index}: folders named by class; target: {each.target_rule}")
             _warn_of_patients(each.warnings, index, frame)
         elif spec.split == "auto":
             print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")

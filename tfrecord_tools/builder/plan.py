@@ -198,6 +198,8 @@ def _described(
         "sources": sorted(set(given.frame["source"])),
         "plan": _digest(tasks),
     }
+    if given.target_rule:
+        found["target_rule"] = given.target_rule
     if sizes := _identical(given, alike):
         found["identical"] = {"images": sum(sizes), "sets": len(sizes)}
     if given.left_out:
