@@ -6,7 +6,8 @@
 A leak is a patient, lesion, group, source file or nearly identical image in two folds, or in two folders. Builds of
 the same CSV with the same folds at different sizes count as one folder. --noduplicates skips the search for nearly
 identical images; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
-Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
+Prints one line per problem, naming shard and record (counted from 0), ten of each kind (--json: all), and exits with 1
+if there is any. Notes repeat the warnings of the builds.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _KIND = re.compile(r".*?: (?:record \d+: )?((?:leak: )?\w+)")
 _SHOWN = 10  # lines of each kind; enough to show a pattern
 # Settings that determine the folds, together with the input.
 _FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
+_SAID = ("identical", "left_out", "warnings")  # of an input in the manifest, for people
 
 
 @dataclasses.dataclass
@@ -239,6 +241,7 @@ def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:
     table = manifest.inputs.get(kind)
     if not table:
         return str(folder)
+    table = {key: value for key, value in table.items() if key not in _SAID}
     settings = {key: manifest.settings.get(key) for key in _FOLD_SETTINGS}
     return json.dumps([kind, table, settings], sort_keys=True)
 

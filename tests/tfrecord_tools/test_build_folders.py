@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.support.builds import contents, records_of, settings
+from tests.support.builds import contents, quarantined, records_of, settings
 from tests.support.foreign import shard, values
 from tests.support.images import jpeg, textured
 from tfrecord_tools import build
@@ -86,6 +87,16 @@ def test_a_name_of_two_images_writes_nothing(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_link_to_a_folder_with_the_images_is_named(tmp_path, capsys):
+    images(tmp_path / "images", 10)
+    images(tmp_path / "more", 10, start=10)
+    (tmp_path / "images/link").symlink_to(tmp_path / "more")
+    build.build(given(tmp_path, rows_of_export(20)))
+    assert len(records_of(tmp_path / "out")) == 10
+    note = f"note: {tmp_path}/images/link: a link to a folder, which is not followed; name the folder in --images\n"
+    assert note in capsys.readouterr().out
+
+
 def test_tables_and_other_builds_may_have_commas_in_their_names(data, finished, tmp_path):
     (tmp_path / "a,b").mkdir()
     shutil.copy(data / "train.csv", tmp_path / "a,b/train, all.csv")
@@ -112,12 +123,28 @@ def test_folders_by_class_are_built_without_a_rows_of_export(tmp_path, capsys):
     assert "malignant are taken for melanomas" in said
     assert "test set: 1 of 16 training images" in said  # the copy of a test image
     assert "test become test data without targets; build them alone" in said
+    rule = "1 = melanoma, by the folder, malignant among them"
+    assert f"folders named by class; target: {rule}" in said
     assert manifest.inputs["train"]["form"] == "class_folders"
+    assert manifest.inputs["train"]["target_rule"] == rule
+    assert "target_rule" not in manifest.inputs["test"]
     alone = BuildSettings.of(32, images=str(tmp_path / "set/test"), out=str(tmp_path / "test"), folds=2, shards=2)
     build.build(alone)
     assert {n: r.target for n, r in records_of(tmp_path / "test").items()} == {
         f"melanoma_{n}": n % 2 for n in range(15, 20)
     }
+
+
+def test_file_names_that_are_no_text_are_built_and_quarantined(tmp_path):
+    for n in range(10):
+        folder = tmp_path / "set" / ("melanoma" if n % 2 else "nevus")
+        folder.mkdir(parents=True, exist_ok=True)
+        data = jpeg(textured(n, 48))
+        with open(os.fsencode(folder) + b"/caf\xe9\xe8 %d.jpg" % n, "wb") as file:
+            file.write(data if n else data[:-100])
+    build.build(BuildSettings.of(32, images=str(tmp_path / "set"), out=str(tmp_path / "out"), shards=5))
+    assert set(records_of(tmp_path / "out")) == {f"caf-{n}" for n in range(1, 10)}
+    assert list(quarantined(tmp_path / "out")) == ["caf-0"]
 
 
 # ----------------------------------------------------------------------------------------- identifiers
@@ -204,7 +231,7 @@ def test_identical_images_lie_in_one_fold_and_are_reported(copies, capsys):
         assert found[f"ISIC_{one}"].group == found[f"ISIC_{other}"].group
         assert found[f"ISIC_{one}"].fold == found[f"ISIC_{other}"].fold
     said = capsys.readouterr().out
-    assert "train.csv: 5 images have the same bytes as another, 2 sets: each set is in one fold" in said
+    assert "train.csv: 5 images have the same bytes as another, in 2 sets of up to 3: each set is in one fold\n" in said
     target = "one image under several names disagrees in target: ISIC_0: 1, ISIC_3: 0, ISIC_4: 1, and 1 other image"
     assert f"warning: train.csv: {target}\n" in said
     described = input_of(copies / "out")
@@ -261,12 +288,11 @@ def test_folds_of_one_class_are_warned_of(tmp_path, capsys, melanomas, message):
 def test_other_modalities_are_left_out_and_counted(tmp_path, capsys):
     images(tmp_path / "images", 24)
     kinds = ["dermoscopic", "RCM: mosaic", "clinical: overview", "dermoscopic", "TBP tile: close-up", ""]
-    # What is left out may have no diagnosis.
-    rows = [row | {"diagnosis": row["diagnosis"] if n % 3 == 0 else ""} for n, row in enumerate(rows_of_export(24))]
-    rows = [row | {"image_type": kinds[n % 6]} for n, row in enumerate(rows)]
-    with pytest.raises(table.TableError, match="4 problems"):  # those without a type are not left out
-        build.build(given(tmp_path, rows))
-    rows = [row | {"diagnosis": row["diagnosis"] or "nevus"} if not row["image_type"] else row for row in rows]
+    # What is left out may have no diagnosis; what has no type is not left out.
+    rows = [
+        row | {"image_type": kinds[n % 6], "diagnosis": row["diagnosis"] if n % 6 in (0, 3, 5) else ""}
+        for n, row in enumerate(rows_of_export(24))
+    ]
     build.build(given(tmp_path, rows))
     assert set(records_of(tmp_path / "out")) == {f"ISIC_{n}" for n in range(24) if n % 6 in (0, 3, 5)}
     left = "left out, as image_type is not dermoscopic: 12 of 24 images: 4 RCM: mosaic, 4 clinical: overview, 4 TBP"

@@ -280,6 +280,16 @@ def test_placeholders_in_an_older_build_are_a_problem_and_no_leak(out, word):
     ]
 
 
+def test_what_a_build_said_does_not_make_it_another(sound, larger, tmp_path):
+    """As a build of an earlier version, which said nothing."""
+    quiet = shutil.copytree(larger, tmp_path / "quiet")
+    manifest = Manifest.read(quiet)
+    assert manifest.warnings
+    inputs = {"train": {key: value for key, value in manifest.inputs["train"].items() if key != "warnings"}}
+    dataclasses.replace(manifest, inputs=inputs).write(quiet)
+    assert verify.verify([sound / "train", quiet]).problems == []
+
+
 def test_warnings_of_the_build_are_recalled(out):
     manifest = Manifest.read(out)
     inputs = {"train": {**manifest.inputs["train"], "warnings": ["a.tfrec: red and blue look swapped"]}}

@@ -48,6 +48,7 @@ class Input:
       left_out: The image_type of each row that was left out for it, by image name.
       digest: SHA-256 in place of that of the files, if these are only images.
       meanings: What is believed of the values of foreign shards, a text for each key.
+      target_rule: Where its targets come from; "" for a test set.
       warnings: What was printed about it.
     """
 
@@ -63,6 +64,7 @@ class Input:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     digest: str | None = None
     meanings: tuple[str, ...] = ()
+    target_rule: str = ""
     warnings: Warnings = dataclasses.field(default_factory=Warnings)
 
     @property
@@ -144,6 +146,8 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
     elif table.is_labelled(tables, spec.form, columns):
         print(f"note: {given}: --split test leaves out its targets")
     images = tuple(index.locate(frame["image_name"].tolist())) if index is not None else ()
+    if index is not None and index.links and None in images:
+        print(f"note: {index.links[0]}: a link to a folder, which is not followed; name the folder in --images")
     frame = frame.assign(source=spec.source or form.source)
     return Input(kind, tables, frame, images, str(index), form.name, left_out=other, warnings=warnings)
 
@@ -179,12 +183,16 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
         for text in found.warnings:
             each.warnings.add(index, text)
         if kind == "train":
+            each = dataclasses.replace(each, target_rule=class_folders.TARGET_RULE)
+            print(f"{index}: folders named by class; target: {each.target_rule}")
             _warn_of_patients(each.warnings, index, frame)
         elif spec.split == "auto":
             print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")
         given.append(each)
     if not given:
-        raise BuildError(f"{index}: holds no images; expected files like {files.expected('NAME')} in folders by class")
+        raise BuildError(
+            f"{index}: no image in a folder named by class; without --csv, expected {files.expected('benign/NAME')}"
+        )
     return given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.imaging import hdf5
 from tfrecord_tools.records import shards
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
 _OTHERS = "__MACOSX"  # in archives packed on a Mac: files that are no images, under the images' names
 
 
 class ImagesError(ValueError):
-    """Images that cannot be found or told apart; the message names the folders or files."""
+    """Images that cannot be found, or two of one name; the message names the folders or files."""
 
 
 class Located(NamedTuple):
@@ -52,9 +54,10 @@ class ImageIndex:
           ImagesError: one of them cannot be read, or is neither.
         """
         self.roots = tuple(roots)
+        self.links: list[str] = []  # folders that were not followed
         self._found: dict[str, list[tuple[AnyPath, str]]] = {}  # root and file of each name
         for root in roots:
-            for file in _listed(root):
+            for file in self._listed(root):
                 name = names.without_extension(file.rpartition("/")[2])
                 self._found.setdefault(name, []).append((root, file))
 
@@ -93,24 +96,24 @@ class ImageIndex:
                 places[members[file]].append(Located(f"{root.name}: {file}", str(root), part))
         return [_only(name, places[name]) for name in wanted]
 
+    def _listed(self, root: AnyPath) -> list[str]:
+        """Names of the images of a folder or HDF5 file, relative to it."""
+        if _is_hdf5(root):
+            return hdf5.names(root)
+        try:
+            return sorted(_walk(root, self.links) if isinstance(root, Path) else _walk_remote(root))
+        except OSError as error:
+            expected = "expected the folder of the images, or an HDF5 file of them"
+            raise ImagesError(f"{error.filename or root}: {error.strerror}; {expected}") from error
 
-def _listed(root: AnyPath) -> list[str]:
-    """Names of the images of a folder or HDF5 file, relative to it."""
-    if _is_hdf5(root):
-        return hdf5.names(root)
-    try:
-        return sorted(_walk(root) if isinstance(root, Path) else _walk_remote(root))
-    except OSError as error:
-        expected = "expected the folder of the images, or an HDF5 file of them"
-        raise ImagesError(f"{error.filename or root}: {error.strerror}; {expected}") from error
 
-
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, links: list[str]) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise error
 
     for folder, below, files in os.walk(root, onerror=fail):
         below[:] = [name for name in below if not _is_hidden(name)]
+        links += [path for name in below if os.path.islink(path := os.path.join(folder, name))]
         start = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
         yield from (start + name for name in files if names.is_image_file(name) and not _is_hidden(name))
 
@@ -132,7 +135,8 @@ def _is_hdf5(root: AnyPath) -> bool:
 
 
 def _file(root: AnyPath, file: str) -> Located:
-    return Located(file, str(root / file))
+    # Names may be no text on some disks; quarantine.csv is text.
+    return Located(_NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", file), str(root / file))
 
 
 def _only(name: str, places: Sequence[Located]) -> Located | None:

@@ -1,8 +1,9 @@
+import h5py
 import pytest
 
 from tests.support.images import SKIN, flat_jpeg
-from tfrecord_tools.builder import class_folders
-from tfrecord_tools.builder.settings import BuildError
+from tfrecord_tools.builder import class_folders, inputs
+from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.imaging.index import ImageIndex
 from tfrecord_tools.schema import DIAGNOSIS
 
@@ -52,7 +53,7 @@ def test_not_melanoma_is_a_class(tmp_path):
 
 
 def test_a_test_folder_becomes_test_data_unless_it_is_given_alone(tmp_path):
-    files = ["train/train/benign/a.jpg", "valid/malignant/b.jpg", "Test/malignant/c.jpg"]
+    files = ["train_sep/train/benign/a.jpg", "valid/malignant/b.jpg", "Test/malignant/c.jpg"]
     found = read(tmp_path, *files)
     assert {kind: labels(each) for kind, each in found.items()} == {
         "train": {"a": ("", 0), "b": ("", 1)},
@@ -67,14 +68,14 @@ def test_folders_of_one_class_each_can_be_given_too(tmp_path):
     assert labels(found["train"]) == {"benign-1": ("", 0), "malignant-1": ("", 1)}
 
 
-def test_equal_names_in_several_folders_are_told_apart_and_strange_letters_replaced(tmp_path):
-    found = read(tmp_path, "benign/1.jpg", "malignant/1.jpg", "benign/ISIC_2 (copy).jpg", "malignant/3.jpg")
+def test_equal_names_in_several_folders_get_their_folders_and_strange_letters_are_replaced(tmp_path):
+    found = read(tmp_path, "benign/1.jpg", "malignant/1.jpg", "benign/ISIC_2 (copy).jpg", "malignant/NA.jpg")
     places = dict(zip(found["train"].frame["image_name"], found["train"].images, strict=True))
     assert {name: place and place.file for name, place in places.items()} == {
         "benign-1": "benign/1.jpg",
         "malignant-1": "malignant/1.jpg",
         "ISIC_2-copy-": "benign/ISIC_2 (copy).jpg",
-        "3": "malignant/3.jpg",
+        "malignant-NA": "malignant/NA.jpg",
     }
 
 
@@ -112,3 +113,13 @@ def test_another_image_or_class_is_another_input(tmp_path):
     assert read(tmp_path)["train"].digest == first  # as with a table, which does not know the images' bytes either
     (tmp_path / "benign/a.jpg").rename(tmp_path / "melanoma/a.jpg")
     assert read(tmp_path)["train"].digest != first
+
+
+@pytest.mark.parametrize("given", ["empty", "train-image.hdf5"])
+def test_without_images_in_folders_there_is_nothing_to_build(tmp_path, given):
+    (tmp_path / "empty").mkdir()
+    h5py.File(tmp_path / "train-image.hdf5", "w").close()
+    with pytest.raises(
+        BuildError, match=f"{given}: no image in a folder named by class; without --csv, expected benign/"
+    ):
+        inputs.find(InputSpec(images=str(tmp_path / given)))

@@ -84,7 +84,9 @@ def test_links_to_other_folders_are_not_followed(tmp_path):
     put(tmp_path, "other/a.jpg", "given/b.jpg")
     (tmp_path / "given" / "link").symlink_to(tmp_path / "other")
     (tmp_path / "given" / "round").symlink_to(tmp_path / "given")
-    assert files_of(ImageIndex([tmp_path / "given"]).locate(["a", "b"])) == [None, "b.jpg"]
+    index = ImageIndex([tmp_path / "given"])
+    assert files_of(index.locate(["a", "b"])) == [None, "b.jpg"]
+    assert sorted(index.links) == [f"{tmp_path}/given/link", f"{tmp_path}/given/round"]
     assert files_of(ImageIndex([tmp_path / "given" / "link"]).locate(["a"])) == ["a.jpg"]
 
 
@@ -97,7 +99,7 @@ def test_what_is_no_folder_is_named(tmp_path, given):
         ImageIndex([tmp_path / given])
 
 
-def test_remote_folders_are_searched_alike(tmp_path, monkeypatch):
+def test_remote_folders_are_searched_alike():
     """A URL of TensorFlow's in-memory file system stands for a bucket."""
     bucket = paths.path("ram://bucket/images")
     for file in ("a.jpg", "train/train/b.JPG", "notes.txt"):
