@@ -199,6 +199,8 @@ def _described(
         "sources": sorted(set(given.frame["source"])),
         "plan": _digest(tasks),
     }
+    if given.target_rule:
+        found["target_rule"] = given.target_rule
     images, sets = _identical(given, alike)
     if sets:
         found["identical"] = {"images": images, "sets": sets}
