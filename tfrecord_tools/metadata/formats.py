@@ -33,15 +33,15 @@ def is_header(cells: Sequence[str]) -> bool:
 def implied_header(cells: Sequence[str]) -> tuple[str, ...]:
     """Returns the columns of the form that has no header and such rows; () if there is none."""
     for form in FORMS:
-        if len(cells) == len(form.header) and IMAGE_NAME.fullmatch(cells[0]):
-            if cells[-1].lower() in (*form.target_words, *TARGETS):
-                return form.header
+        label = cells[-1].lower() in (*form.target_words, *TARGETS)
+        if label and len(cells) == len(form.header) and IMAGE_NAME.fullmatch(cells[0]):
+            return form.header
     return ()
 
 
 def describe_forms(header: Sequence[str] = ()) -> str:
     """Returns a line for each of the nearest forms: its name, title, columns and the ones that the header lacks."""
-    ranked = sorted(FORMS, key=lambda form: len(form.missing(header)) / len(form.missing([])))
+    ranked = sorted(FORMS, key=lambda form: (-len(form.known.intersection(header)), len(form.missing(header))))
     lines = []
     for form in ranked[:_LISTED] if header else FORMS:
         missing = form.missing(header) if header else []
@@ -79,8 +79,8 @@ def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str
     if refused := form.refused(header):
         instead = f"; it is of form {recognise(header)}" if is_header(header) else ""
         raise TableError(
-            f"column(s) {', '.join(refused)}, which a table of form {name} does not have{instead}; leave out --form, or "
-            "map its columns with --columns"
+            f"column(s) {', '.join(refused)}, which a table of form {name} does not have{instead}; leave out --form, "
+            "or map its columns with --columns"
         )
     return form
 

@@ -20,7 +20,9 @@ COLUMNS = (
     "image_type",
 )
 LABELS = ("target", "diagnosis", "benign_malignant")  # a table with any of these is labelled
-ARCHIVE_LEVELS = tuple(f"diagnosis_{level}" for level in range(1, 6))  # of the ISIC Archive's hierarchy, general to exact
+ARCHIVE_LEVELS = tuple(
+    f"diagnosis_{level}" for level in range(1, 6)
+)  # of the ISIC Archive's hierarchy, general to exact
 ISIC2024_LEVELS = tuple(f"iddx_{level}" for level in range(1, 6))
 _SITES = tuple(f"anatom_site_{level}" for level in range(1, 6))
 _CLASSES_2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")

@@ -19,18 +19,19 @@ class Problem(NamedTuple):
       where: Its place.
       what: What is wrong, without the value: problems with the same `what` are of one kind.
       column: Column of the value, "" if it is of the whole row.
-      value: The value.
+      value: The value, None if it is empty.
       detail: What is true of this row only, for {detail} in `what`.
     """
 
     where: str
     what: str
     column: str = ""
-    value: str = ""
+    value: str | None = None
     detail: str = ""
 
     def __str__(self) -> str:
-        named = f"column {self.column}: {self.value!r} " if self.column else ""
+        named = f"column {self.column}: " if self.column else ""
+        named += f"{self.value!r} " if self.value is not None else ""
         return f"{self.where}: {named}{self.what.replace('{detail}', self.detail)}"
 
 

@@ -19,9 +19,7 @@ _IMAGE = "image_name"
 _SITE = "anatom_site_general_challenge"
 _PATH = re.compile(r"::?")  # between the levels of a diagnosis that are in one cell
 _VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
-_ADVICE = (
-    "whether it is a melanoma; give a diagnosis, leave the row out, or build the table without targets with --split test"
-)
+_ADVICE = "give a diagnosis, leave the row out, or build the table without targets with --split test"
 
 
 class Labels(NamedTuple):
@@ -73,9 +71,9 @@ class RowReader:
         given = (self.cell(cells, "patient_id"), self.cell(cells, "lesion_id"))
         patient, lesion = ("" if vocabulary.is_missing(each) else each for each in given)
         if self.labelled and self.form.has_patients and not patient:
-            found = "names no patient" if given[0] else "is empty"
+            found = "names no patient" if given[0] else "empty"
             what = f"{found}; expected an identifier, or folds could share a patient"
-            problems.append(Problem(where, what, self.at["patient_id"], given[0]))
+            problems.append(Problem(where, what, self.at["patient_id"], given[0] or None))
         for ours, value in zip(("patient_id", "lesion_id"), given, strict=True):
             if CONTROL.search(value):
                 problems.append(Problem(where, "has a control character; expected none", self.at[ours], value))
@@ -136,7 +134,11 @@ class RowReader:
         if implied != MISSING:
             return Labels(diagnosis, implied)
         also = f"and column {self.at['benign_malignant']} {verdict!r} do" if "benign_malignant" in self.at else "does"
-        return Labels(diagnosis, MISSING, Problem(where, f"{also} not determine {_ADVICE}", column, word))
+        return Labels(
+            diagnosis,
+            MISSING,
+            Problem(where, f"{also} not determine whether it is a melanoma; {_ADVICE}", column, word),
+        )
 
     def _diagnosis(self, cells: Sequence[str]) -> tuple[str, str]:
         """(column, word) of the diagnosis, as named in an error."""
@@ -157,8 +159,8 @@ class RowReader:
         at, cell = self.at["target"], self.cell(cells, "target")
         target = {**vocabulary.TARGETS, **self.form.target_words}.get(cell.lower(), MISSING)
         if target == MISSING:
-            allowed = ", ".join(("0", "1", *self.form.target_words))
-            problems.append(Problem(where, f"is not allowed; expected one of {allowed}", at, cell))
+            allowed = " or ".join(self.form.target_words or ("0", "1"))
+            problems.append(Problem(where, f"is not allowed; expected {allowed}", at, cell))
             return MISSING
         if implied not in (MISSING, target):
             what = f"contradicts the diagnosis {{detail}}; expected {implied}, because only a melanoma has target 1"

@@ -89,14 +89,16 @@ class Table:
           TableError: it has labels that its form does not read.
         """
         if unread := formats.unread_labels(self.form, self.header):
+            mapped = self.form.name == formats.COLUMN_MAP
+            who, remedy = ("--columns", "name them there") if mapped else (f"form {self.form.name}", "leave out --form")
             raise TableError(
-                f"{self.path}: line 1: column(s) {', '.join(unread)} look like labels, which form {self.form.name} "
-                "does not read; name them in --columns, leave out --form, or pass --split test for images without targets"
+                f"{self.path}: line 1: column(s) {', '.join(unread)} look like labels, which {who} does not read; "
+                f"{remedy}, or pass --split test for images without targets"
             )
         return "train" if self.is_labelled else "test"
 
     def image_types(self) -> dict[str, str]:
-        """Returns the image_type of each image, "" if missing: dermoscopic, RCM: mosaic, ...; {} without that column."""
+        """Returns the image_type of each image ("dermoscopic", "RCM: mosaic", ... or ""); {} without that column."""
         reader = RowReader(self.form, self._file, labelled=False)
         if "image_type" not in reader.at:
             return {}

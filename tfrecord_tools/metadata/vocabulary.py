@@ -40,7 +40,10 @@ _ONLY_BENIGN = frozenset(
 )
 # Words of `benign_malignant`, in lower case; ISIC 2024 and DDI answer the same question with numbers and booleans.
 _VERDICTS: Final = {
-    **{word: word for word in ("benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant")},
+    **{
+        word: word
+        for word in ("benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant")
+    },
     **dict.fromkeys(("0", "0.0", "false"), "benign"),
     **dict.fromkeys(("1", "1.0", "true"), "malignant"),
 }

@@ -1,8 +1,8 @@
 """Words of the published tables, by source, in terms of the vocabularies of `schema`.
 
-Word as published -> word of the vocabulary, "" for missing. Case is ignored, except in ISIC 2020. A source without words
-of its own uses those of the ISIC Archive. A word means the same in all sources, because a table with a column map may
-have those of any. docs/data/sources.md lists them.
+Word as published -> word of the vocabulary, "" for missing. Case is ignored, except in ISIC 2020. A source without
+words of its own uses those of the ISIC Archive. A word means the same in all sources, because a table with a column map
+may have those of any. docs/data/sources.md lists them.
 """
 
 from __future__ import annotations
