@@ -10,7 +10,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tfrecord_tools.core import paths
 
@@ -39,9 +39,11 @@ def rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
         data = paths.path(path).read_bytes()
     except OSError as error:
         raise CsvError(f"{path}: cannot be read: {error.strerror}") from error
-    text = _decoded(path, data)
-    del data
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
+    # A stream: a StringIO takes four bytes a character.
+    text = io.TextIOWrapper(io.BytesIO(data), _encoding(path, data), newline="")
+    separator = _separator(text)
+    text.seek(0)
+    reader = csv.reader(text, delimiter=separator, strict=True)
     begin = 1
     try:
         for cells in reader:
@@ -54,30 +56,34 @@ def rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
         raise CsvError(f"{path}: line {begin}: not CSV: {error}; {hint}") from error
 
 
-def _decoded(path: str | os.PathLike[str], data: bytes) -> str:
-    """The text of a file: UTF-8, UTF-16 with its mark, or else what Windows writes in western Europe."""
+def _encoding(path: str | os.PathLike[str], data: bytes) -> str:
+    """The encoding of a file: UTF-8, UTF-16 with its mark, or else what Windows writes in western Europe."""
     if data.startswith(_WORKBOOK):
         raise CsvError(f"{path}: an Excel workbook; expected CSV, so save the sheet as 'CSV UTF-8'")
     if data.startswith(_UTF_16):
-        try:
-            return data.decode("utf-16")
-        except UnicodeDecodeError as error:
-            raise CsvError(f"{path}: not UTF-16 text, as its first bytes say: {error.reason}") from error
+        if error := _error(data, "utf-16"):
+            raise CsvError(f"{path}: not UTF-16 text, as its first bytes say: {error.reason}")
+        return "utf-16"
+    error = _error(data, "utf-8-sig")  # -sig: Excel writes a byte order mark
+    if error is None:
+        return "utf-8-sig"
+    if b"\0" in data or _error(data, "cp1252"):
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CsvError(f"{path}: line {line}: not UTF-8 text: {error.reason}; save the table as UTF-8")
+    return "cp1252"
+
+
+def _error(data: bytes, encoding: str) -> UnicodeDecodeError | None:
     try:
-        return data.decode("utf-8-sig")  # -sig: Excel writes a byte order mark
+        data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        try:
-            if b"\0" not in data:
-                return data.decode("cp1252")
-        except UnicodeDecodeError:
-            pass
-        raise CsvError(f"{path}: line {line}: not UTF-8 text: {error.reason}; save the table as UTF-8") from error
+        return error
+    return None
 
 
-def _separator(text: str) -> str:
+def _separator(text: Iterable[str]) -> str:
     """The separator that is most frequent in the first line that has any, outside quotation marks."""
-    for line in io.StringIO(text):
+    for line in text:
         bare = _QUOTED.sub("", line)
         found = max(_SEPARATORS, key=bare.count)
         if found in bare:

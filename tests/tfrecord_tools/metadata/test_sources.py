@@ -35,8 +35,14 @@ def slice_3d(name: str, target: int, *levels: str) -> str:
 
 # Form, files, and (image, lesion, diagnosis, target) of each row.
 CASES = {
-    "isic2016": (["ISIC_0000000,benign\nISIC_0000004,malignant\n"], [("ISIC_0000000", "", "", 0), ("ISIC_0000004", "", "", 1)]),
-    "isic2016 test": (["ISIC_0000003,0.0\nISIC_0000012,1.0\n"], [("ISIC_0000003", "", "", 0), ("ISIC_0000012", "", "", 1)]),
+    "isic2016": (
+        ["ISIC_0000000,benign\nISIC_0000004,malignant\n"],
+        [("ISIC_0000000", "", "", 0), ("ISIC_0000004", "", "", 1)],
+    ),
+    "isic2016 test": (
+        ["ISIC_0000003,0.0\nISIC_0000012,1.0\n"],
+        [("ISIC_0000003", "", "", 0), ("ISIC_0000012", "", "", 1)],
+    ),
     "isic2017": (
         [
             "image_id,melanoma,seborrheic_keratosis\nISIC_1,1.0,0.0\nISIC_2,0.0,1.0\nISIC_3,0.0,0.0\n",
@@ -116,10 +122,11 @@ CASES = {
     ),
     "milk10k": (
         [
-            f"{MILK_TRUTH}\nIL_1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0\nIL_2,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0\n",
+            f"{MILK_TRUTH}\nIL_1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0\n"
+            "IL_2,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0\n",
             f"{MILK_META}\nIL_1,clinical: close-up,ISIC_1,A,CC-BY-NC,instrument only,60,male,3,trunk,0.1\n"
             "IL_1,dermoscopic,ISIC_2,A,CC-BY-NC,instrument only,60,male,3,trunk,0.1\n"
-            "IL_2,dermoscopic,ISIC_3,A,CC-BY-NC,instrument only,40,female,4,head_neck_face,0.1\n",
+            "IL_2,dermoscopic,ISIC_3,A,CC-BY,instrument only,40,female,4,head_neck_face,0.1\n",
         ],
         [("ISIC_1", "IL_1", "melanoma", 1), ("ISIC_2", "IL_1", "melanoma", 1), ("ISIC_3", "IL_2", "other malignant", 0)],
     ),
@@ -343,7 +350,8 @@ def test_sites_of_todays_exports_are_read(tmp_path):
 
 
 def test_the_general_site_goes_before_its_levels(tmp_path):
-    text = "isic_id,anatom_site_general,anatom_site_1,anatom_site_2\nISIC_1,palms/soles,Lower extremity,Foot\nISIC_2,,Trunk,"
+    header = "isic_id,anatom_site_general,anatom_site_1,anatom_site_2"
+    text = f"{header}\nISIC_1,palms/soles,Lower extremity,Foot\nISIC_2,,Trunk,"
     frame = table.read_table(write_tables(tmp_path, text), labelled=False)
     assert frame["anatom_site_general_challenge"].tolist() == [4, 3]
 
