@@ -159,7 +159,7 @@ class RowReader:
         at, cell = self.at["target"], self.cell(cells, "target")
         target = {**vocabulary.TARGETS, **self.form.target_words}.get(cell.lower(), MISSING)
         if target == MISSING:
-            allowed = " or ".join(self.form.target_words or ("0", "1"))
+            allowed = " or ".join(self.form.target_words) or "0 or 1"
             problems.append(Problem(where, f"is not allowed; expected {allowed}", at, cell))
             return MISSING
         if implied not in (MISSING, target):

@@ -126,9 +126,13 @@ CASES = {
             "IL_2,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0\n",
             f"{MILK_META}\nIL_1,clinical: close-up,ISIC_1,A,CC-BY-NC,instrument only,60,male,3,trunk,0.1\n"
             "IL_1,dermoscopic,ISIC_2,A,CC-BY-NC,instrument only,60,male,3,trunk,0.1\n"
-            "IL_2,dermoscopic,ISIC_3,A,CC-BY,instrument only,40,female,4,head_neck_face,0.1\n",
+            "IL_2,dermoscopic,ISIC_3,A,CC0,instrument only,40,female,4,head_neck_face,0\n",
         ],
-        [("ISIC_1", "IL_1", "melanoma", 1), ("ISIC_2", "IL_1", "melanoma", 1), ("ISIC_3", "IL_2", "other malignant", 0)],
+        [
+            ("ISIC_1", "IL_1", "melanoma", 1),
+            ("ISIC_2", "IL_1", "melanoma", 1),
+            ("ISIC_3", "IL_2", "other malignant", 0),
+        ],
     ),
     "pad_ufes_20": (
         [
