@@ -56,7 +56,7 @@ from tfrecord_tools.core import cli, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.foreign import dialects
-from tfrecord_tools.imaging import convert, hdf5, index, resample
+from tfrecord_tools.imaging import convert, resample
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
@@ -64,8 +64,6 @@ from tfrecord_tools.records.manifest import MANIFEST, Manifest
 USERS_ERRORS = (
     BuildError,
     beam.BeamError,
-    hdf5.Hdf5Error,
-    index.ImagesError,
     pairs.PairsError,
     dialects.ForeignError,
     tfrecord.CorruptRecordError,

@@ -16,38 +16,41 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core import cli, names, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs, search
 from tfrecord_tools.dedup.fingerprint import DuplicatesError
 from tfrecord_tools.imaging import files
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError
 from tfrecord_tools.metadata import formats, table
 
 
-def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, Path]]:
-    """Named JPEGs of a folder: all, or those with the given names, whether their file exists or not."""
-    try:
-        there = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise DuplicatesError(f"{folder}: {error.strerror}; expected the folder of the images") from error
-    stems = {Path(name).stem for name in there if name.endswith(files.EXTENSIONS)}
-    wanted = stems if names is None else set(names)
-    if not stems & wanted:
-        like = f"expected files like {files.expected('NAME' if names is None else min(wanted, default='NAME'))}"
-        if names is None:
-            raise DuplicatesError(f"{folder}: holds no JPEGs; {like}")
-        raise DuplicatesError(f"{folder}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
-    return [(name, folder / (files.file_of(name, there) or name + files.EXTENSIONS[0])) for name in sorted(wanted)]
+def _named_files(index: ImageIndex, listed: Sequence[str] | None) -> list[tuple[str, Path]]:
+    """Named images: all of the folders, or those with the given names, whether their file exists or not."""
+    wanted = sorted(set(index.names if listed is None else listed))
+    located = index.locate(wanted)
+    if not any(located):
+        like = f"expected files like {files.expected('NAME' if listed is None else min(wanted, default='NAME'))}"
+        if listed is None:
+            raise DuplicatesError(f"{index}: holds no JPEGs; {like}")
+        raise DuplicatesError(f"{index}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
+    if packed := next((place.path for place in located if place and place.part), None):
+        raise DuplicatesError(f"{packed}: an HDF5 file; expected folders, so build it and use verify --pairs")
+    missing = Path(str(index.roots[0]))
+    return [
+        (name, Path(place.path) if place else missing / f"{name}{files.EXTENSIONS[0]}")
+        for name, place in zip(wanted, located, strict=True)
+    ]
 
 
 def _listed(given: str, form: str | None, columns: str | None) -> list[str]:
     mapped = formats.parse_columns(columns) if columns else None
-    return table.read_names(given.split(","), form, mapped)
+    return table.read_names(names.several(given), form, mapped)
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("images", None, "Folder of the JPEGs.", required=True)
+    flags.DEFINE_string("images", None, "Folder of the images, at any depth; several, as A,B.", required=True)
     flags.DEFINE_string("csv", None, "Table of the images to compare, as for build. Default: all of --images.")
     flags.DEFINE_enum("form", None, [form.name for form in formats.FORMS], "Form of --csv. Default: recognised.")
     flags.DEFINE_string("columns", None, "Columns of a --csv in no known form: image_name=file.")
@@ -63,8 +66,11 @@ def main(argv: Sequence[str]) -> None:
     try:
         if out is not None:
             pairs.check_output(out)
-        names = _listed(args.csv, args.form, args.columns) if args.csv else None
-        named = _named_files(Path(args.images), names)
+        listed = _listed(args.csv, args.form, args.columns) if args.csv else None
+        try:
+            named = _named_files(ImageIndex([paths.path(each) for each in names.several(args.images)]), listed)
+        except ImagesError as error:
+            raise DuplicatesError(str(error)) from error
         found = search.find(named, args.workers)
         if out is not None:
             pairs.write(out, found.pairs)

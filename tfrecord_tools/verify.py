@@ -42,6 +42,7 @@ _KIND = re.compile(r".*?: (?:record \d+: )?((?:leak: )?\w+)")
 _SHOWN = 10  # lines of each kind; enough to show a pattern
 # Settings that determine the folds, together with the input.
 _FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
+_SAID = ("identical", "left_out", "warnings")  # of an input in the manifest, for people
 
 
 @dataclasses.dataclass
@@ -226,12 +227,12 @@ class _Verifier:
     def _named(self, record: schema.Record) -> schema.Record:
         """A record without placeholders for patient and lesion, which are counted, and without their group."""
         given = {"patient": record.patient, "lesion": record.lesion}
-        missing = {key: word for key, word in given.items() if word and vocabulary.is_missing(word)}
+        named = {key: "" if vocabulary.is_missing(word) else word for key, word in given.items()}
+        missing = {key: word for key, word in given.items() if word != named[key]}
         if not missing:
             return record
         self._placeholders.update(missing.items())
-        named = {key: "" if key in missing else word for key, word in given.items()}
-        return dataclasses.replace(record, group=schema.MISSING, **named)
+        return dataclasses.replace(record, patient=named["patient"], lesion=named["lesion"], group=schema.MISSING)
 
 
 def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:
@@ -239,6 +240,7 @@ def _origin(folder: AnyPath, manifest: Manifest, kind: str) -> str:
     table = manifest.inputs.get(kind)
     if not table:
         return str(folder)
+    table = {key: value for key, value in table.items() if key not in _SAID}
     settings = {key: manifest.settings.get(key) for key in _FOLD_SETTINGS}
     return json.dumps([kind, table, settings], sort_keys=True)
 

@@ -293,14 +293,14 @@ def test_bad_metadata_writes_nothing(data, tmp_path):
         ({"against": "ham,"}, "--against 'ham,'; expected one path or several"),
         ({"against": ""}, "--against ''; expected one path or several"),
         ({"out": ""}, "--out ''; expected a path"),
-        ({"images": " "}, "--images ' '; expected a path"),
+        ({"images": " "}, "--images ' '; expected one path or several"),
+        ({"images": "a,,b"}, "--images 'a,,b'; expected one path or several"),
         ({"duplicates": ""}, "--duplicates ''; expected a path"),
         ({"images": None}, "--csv without --images"),
         ({"csv": None}, "--images without --csv"),
         ({"images": "/nowhere"}, "/nowhere: No such file or directory; expected the folder of the images"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite together"),
         ({"swap_rb": True}, "--dialect, --codes and --swap_rb without --from_tfrecords; expected"),
-        ({"on_duplicates": "drop"}, "--on_duplicates drop without --duplicates, the list of duplicates"),
         ({"on_duplicates": "merge"}, "--on_duplicates merge; expected one of: group, drop, keep"),
     ],
 )
@@ -475,7 +475,7 @@ def test_resume_on_an_empty_folder_starts(data, finished, tmp_path):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, finished, tmp_path, complete):
+def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, finished, tmp_path, complete, capsys):
     for name, content in contents(finished).items():
         (tmp_path / name).write_bytes(content)
     dataclasses.replace(Manifest.read(tmp_path), complete=complete).write(tmp_path)
@@ -486,6 +486,8 @@ def test_resume_builds_a_damaged_shard_again_and_removes_what_a_kill_left(data, 
     (tmp_path / "train99-1.tfrec").write_bytes(b"of another build: this one has 24 shards")
     (tmp_path / ".train04.tfrec.123.tmp").write_bytes(b"left by a kill")
     build.build(settings(data, tmp_path, resume=True))
+    said = f"{tmp_path}: built again, as they do not match the manifest: 2 shards, first {damaged.name}\n"
+    assert said in capsys.readouterr().out
     # A kill leaves a shard that is not listed only in a build that is not complete.
     assert (tmp_path / "train99-1.tfrec").exists()
     (tmp_path / "train99-1.tfrec").unlink()

@@ -18,7 +18,7 @@ from tfrecord_tools.metadata import vocabulary
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
 FORM = "class_folders"
-# Folders above or below the classes. Folds replace a validation set.
+# First words of folders above or below the classes, such as train_sep. Folds replace a validation set.
 _SPLITS = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -100,8 +100,12 @@ def _root(file: Located) -> str:
 
 
 def _split_of(file: Located) -> str:
-    kinds = {_SPLITS[word] for word in map(_word, _folders(file)) if word in _SPLITS}
-    return "test" if "test" in kinds else "train"
+    return "test" if "test" in map(_split_word, _folders(file)) else "train"
+
+
+def _split_word(folder: str) -> str | None:
+    """The split that a folder is named by, if any."""
+    return _SPLITS.get(_word(folder).partition(" ")[0])
 
 
 def _word(folder: str) -> str:
@@ -110,7 +114,7 @@ def _word(folder: str) -> str:
 
 def _class_of(index: ImageIndex, file: Located) -> _Class:
     """The class of the innermost folder; those around it may not contradict it."""
-    inside = [folder for folder in _folders(file) if _word(folder) not in _SPLITS]
+    inside = [folder for folder in _folders(file) if _split_word(folder) is None]
     given = inside or [_root(file)]
     meanings = [meaning for meaning in map(_meaning, given) if meaning is not None]
     if len(meanings) < len(given):
@@ -153,7 +157,7 @@ def _names(index: ImageIndex, files: Sequence[Located]) -> list[str]:
     count = collections.Counter(stems)
     above = [f"{_root(file)}/" if len(index.roots) > 1 else "" for file in files]
     chosen = [
-        stem if count[stem] == 1 else _clean(folder + file.file)
+        stem if count[stem] == 1 and not vocabulary.is_missing(stem) else _clean(folder + file.file)
         for stem, file, folder in zip(stems, files, above, strict=True)
     ]
     twice = [name for name, number in collections.Counter(chosen).items() if number > 1]

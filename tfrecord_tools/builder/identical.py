@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 
 from tfrecord_tools.imaging import index
 from tfrecord_tools.imaging.index import Located
+
+_THREADS = 16  # the waits for network storage overlap
+# First bytes of JPEG, PNG, BMP, TIFF, GIF, WebP and JPEG 2000. Copies of an error page, as failed downloads leave them,
+# do not show that their patients are one.
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"\0\0\0\x0cjP")
 
 
 def sets(images: Iterable[tuple[str, Located | None]]) -> list[tuple[str, ...]]:
     """Returns the names of each set of two or more images with the same bytes, sorted.
 
-    Only files of one size are read. Files that cannot be read, and those of remote storage, are in no set.
+    Only files of one size are read. Files that are no images, cannot be read or are in remote storage are in no set.
 
     Args:
       images: Name and position of each image.
     """
-    by_size: dict[int, list[tuple[str, Located]]] = {}
-    for name, place in images:
-        if place is not None and (size := index.size(place)):
-            by_size.setdefault(size, []).append((name, place))
-    return sorted(found for alike in by_size.values() for found in _same(alike))
+    known = [(name, place) for name, place in images if place is not None]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        by_size: dict[int, dict[str, Located]] = {}
+        for (name, place), size in zip(known, threads.map(lambda each: index.size(each[1]), known), strict=True):
+            by_size.setdefault(size, {})[name] = place
+        alike = [each for size, found in by_size.items() if size and len(found) > 1 for each in found.items()]
+        by_digest: dict[bytes, dict[str, Located]] = {}
+        for (name, place), digest in zip(alike, threads.map(lambda each: index.digest(each[1]), alike), strict=True):
+            by_digest.setdefault(digest, {})[name] = place
+    same = [found for found in by_digest.values() if len(found) > 1]
+    return sorted(tuple(sorted(found)) for found in same if _is_image(next(iter(found.values()))))
+
+
+def _is_image(place: Located) -> bool:
+    return index.start(place).startswith(_IMAGES)
 
 
 def pairs(found: Iterable[Sequence[str]], tables: Sequence[Set[str]]) -> Iterator[tuple[str, str]]:
@@ -30,12 +46,3 @@ def pairs(found: Iterable[Sequence[str]], tables: Sequence[Set[str]]) -> Iterato
         by_table = [[name for name in names if name in table] for table in tables]
         for within in (*by_table, [each[0] for each in by_table if each]):
             yield from itertools.pairwise(within)
-
-
-def _same(alike: list[tuple[str, Located]]) -> Iterator[tuple[str, ...]]:
-    if len({name for name, _ in alike}) < 2:
-        return
-    by_digest: dict[bytes, set[str]] = {}
-    for name, place in alike:
-        by_digest.setdefault(index.digest(place), set()).add(name)
-    yield from (tuple(sorted(names)) for names in by_digest.values() if len(names) > 1)

@@ -19,9 +19,9 @@ from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.foreign import dialects, reader
-from tfrecord_tools.imaging import files
+from tfrecord_tools.imaging import files, hdf5
 from tfrecord_tools.imaging.channel_order import Channels
-from tfrecord_tools.imaging.index import ImageIndex, Located
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
 
@@ -86,6 +86,13 @@ def find(spec: InputSpec) -> list[Input]:
       table.TableError: a table is malformed.
       dialects.ForeignError: foreign TFRecords cannot be used.
     """
+    try:
+        return _find(spec)
+    except (ImagesError, hdf5.Hdf5Error) as error:
+        raise BuildError(str(error)) from error
+
+
+def _find(spec: InputSpec) -> list[Input]:
     if spec.from_tfrecords is not None:
         return [_foreign_input(spec, spec.from_tfrecords)]
     if spec.images is not None:
@@ -137,6 +144,8 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
     elif found.is_labelled:
         print(f"note: {given}: --split test leaves out its targets")
     images = tuple(index.locate(frame["image_name"].tolist())) if index is not None else ()
+    if index is not None and index.links and None in images:
+        print(f"note: {index.links[0]}: a link to a folder, which is not followed; name the folder in --images")
     frame = frame.assign(source=spec.source or form.source)
     name = ",".join(path.name for path in tables)
     return Input(
@@ -189,7 +198,9 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
             print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")
         given.append(each)
     if not given:
-        raise BuildError(f"{index}: holds no images; expected files like {files.expected('NAME')} in folders by class")
+        raise BuildError(
+            f"{index}: no image in a folder named by class; without --csv, expected {files.expected('benign/NAME')}"
+        )
     return given
 
 
@@ -285,8 +296,8 @@ def _warn_of_patients(warnings: Warnings, where: object, frame: pd.DataFrame, ad
         median = statistics.median([*sizes.tolist(), *[1] * int((frame[column] == "").sum())])
         if len(sizes) and sizes.iloc[0] > _SHARE * len(frame) and sizes.iloc[0] >= _TIMES * median:
             share = f"{column} {sizes.index[0]!r} has {sizes.iloc[0]} of {counted(len(frame), 'image')}"
-            advice = f"if it stands for a missing {column}, empty its cells"
-            warnings.add(where, f"{share}, the median {column} {median:g}; {advice}")
+            remedy = f"if it stands for a missing {column}, empty its cells"
+            warnings.add(where, f"{share}, the median {column} {median:g}; {remedy}")
     unnamed = frame[frame["patient"] == ""]
     if unnamed.empty:
         return

@@ -226,7 +226,13 @@ def _clear(output: Output, before: Manifest | None, resume: bool) -> None:
     if not before.complete:
         _remove_strays(folder, listed, _prefixes(before))
     if resume:
-        output.finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
+        changed = {result.name for result in before.shards if not _is_intact(folder, result)}
+        if changed:
+            which = f"{counted(len(changed), 'shard')}, first {min(changed)}"
+            print(f"{folder}: built again, as they do not match the manifest: {which}")
+        # A shard with quarantined images is built again, so that --resume includes images repaired since.
+        sound = (result for result in before.shards if result.name not in changed and not result.quarantined)
+        output.finished = {result.prefix: result for result in sound}
         return
     for name in [QUARANTINE, *listed]:
         (folder / name).unlink(missing_ok=True)
@@ -265,16 +271,9 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
         )
 
 
-def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
-    """Whether a shard is intact and complete.
-
-    A shard with quarantined images is built again, so that --resume includes images repaired since.
-    """
+def _is_intact(folder: AnyPath, result: shards.ShardResult) -> bool:
     path = folder / result.name
-    same = path.is_file() and path.stat().st_size == result.bytes and shards.file_sha256(path) == result.sha256
-    if not same:
-        print(f"{path}: does not match the manifest; building it again")
-    return same and not result.quarantined
+    return path.is_file() and path.stat().st_size == result.bytes and shards.file_sha256(path) == result.sha256
 
 
 def _prefixes(manifest: Manifest) -> set[str]:

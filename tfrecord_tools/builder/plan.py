@@ -127,11 +127,10 @@ def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
 
 def _report_duplicates(given: inputs.Input, rules: _Rules, resolution: pairs.Resolution) -> None:
     """Says which files are identical, and warns of images of which two names disagree."""
-    images, sets = _identical(given, rules.identical)
-    if sets:
+    if sizes := _identical(given, rules.identical):
         done = {"group": "each set is in one fold", "drop": "one of each set is kept", "keep": "folds may share a set"}
-        found = f"{images} images have the same bytes as another, {counted(sets, 'set')}"
-        print(f"{given.name}: {found}: {done[rules.split.mode]}")
+        sets = f"in {counted(len(sizes), 'set')} of up to {max(sizes)}"
+        print(f"{given.name}: {sum(sizes)} images have the same bytes as another, {sets}: {done[rules.split.mode]}")
     for column in dict.fromkeys(each.column for each in resolution.contradictions):
         first, *others = [each for each in resolution.contradictions if each.column == column]
         shown = ", ".join(f"{name}: {value}" for name, value in zip(first.names[:3], first.values[:3], strict=True))
@@ -139,11 +138,11 @@ def _report_duplicates(given: inputs.Input, rules: _Rules, resolution: pairs.Res
         given.warnings.add(given.name, f"one image under several names disagrees in {column}: {shown}{more}")
 
 
-def _identical(given: inputs.Input, alike: Sequence[tuple[str, ...]]) -> tuple[int, int]:
-    """Number of images of an input whose bytes another one of it has, and of their sets."""
+def _identical(given: inputs.Input, alike: Sequence[tuple[str, ...]]) -> list[int]:
+    """Number of images in each set of those of an input that have the same bytes."""
     names = set(given.frame["image_name"])
-    found = [len(names.intersection(each)) for each in alike]
-    return sum(number for number in found if number > 1), sum(number > 1 for number in found)
+    found = (len(names.intersection(each)) for each in alike)
+    return [number for number in found if number > 1]
 
 
 def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source]]:
@@ -201,9 +200,8 @@ def _described(
     }
     if given.target_rule:
         found["target_rule"] = given.target_rule
-    images, sets = _identical(given, alike)
-    if sets:
-        found["identical"] = {"images": images, "sets": sets}
+    if sizes := _identical(given, alike):
+        found["identical"] = {"images": sum(sizes), "sets": len(sizes)}
     if given.left_out:
         found["left_out"] = dict(sorted(collections.Counter(given.left_out.values()).items()))
     if given.warnings:

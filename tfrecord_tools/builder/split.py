@@ -117,7 +117,7 @@ def one_class(totals: Iterable[tuple[int, int, int]]) -> Iterator[str]:
             yield f"no {kind} at all, so no model can be trained; look at the targets of the table"
         elif missing:
             folds = f"fold{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-            yield f"no {kind} in {folds} of {len(filled)}, so no model can be evaluated on them; pass fewer --folds"
+            yield f"no {kind} in {folds}, so no model can be evaluated there; pass fewer --folds"
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[int]:

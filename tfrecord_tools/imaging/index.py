@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ _OTHERS = "__MACOSX"  # in archives packed on a Mac: files that are no images, u
 
 
 class ImagesError(ValueError):
-    """Images that cannot be found or told apart; the message names the folders or files."""
+    """Images that cannot be found, or two of one name; the message names the folders or files."""
 
 
 class Located(NamedTuple):
@@ -51,14 +52,20 @@ class ImageIndex:
           ImagesError: one of them cannot be read, or is neither.
         """
         self.roots = tuple(roots)
+        self.links: list[str] = []  # folders that were not followed
         self._found: dict[str, list[tuple[AnyPath, str]]] = {}  # root and file of each name
         for root in roots:
-            for file in _listed(root):
+            for file in self._listed(root):
                 name = names.without_extension(file.rpartition("/")[2])
                 self._found.setdefault(name, []).append((root, file))
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.roots))
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all images."""
+        return set(self._found)
 
     @property
     def files(self) -> list[Located]:
@@ -87,24 +94,24 @@ class ImageIndex:
                 places[members[file]].append(Located(f"{root.name}: {file}", str(root), part))
         return [_only(name, places[name]) for name in wanted]
 
+    def _listed(self, root: AnyPath) -> list[str]:
+        """Names of the images of a folder or HDF5 file, relative to it."""
+        if _is_hdf5(root):
+            return hdf5.names(root)
+        try:
+            return sorted(_walk(root, self.links) if isinstance(root, Path) else _walk_remote(root))
+        except OSError as error:
+            expected = "expected the folder of the images, or an HDF5 file of them"
+            raise ImagesError(f"{error.filename or root}: {error.strerror}; {expected}") from error
 
-def _listed(root: AnyPath) -> list[str]:
-    """Names of the images of a folder or HDF5 file, relative to it."""
-    if _is_hdf5(root):
-        return hdf5.names(root)
-    try:
-        return sorted(_walk(root) if isinstance(root, Path) else _walk_remote(root))
-    except OSError as error:
-        expected = "expected the folder of the images, or an HDF5 file of them"
-        raise ImagesError(f"{error.filename or root}: {error.strerror}; {expected}") from error
 
-
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, links: list[str]) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise error
 
     for folder, below, files in os.walk(root, onerror=fail):
         below[:] = [name for name in below if not _is_hidden(name)]
+        links += [path for name in below if os.path.islink(path := os.path.join(folder, name))]
         start = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
         yield from (start + name for name in files if names.is_image_file(name) and not _is_hidden(name))
 
@@ -158,4 +165,15 @@ def size(place: Located) -> int:
     """Number of an image's bytes; 0 if it is no regular file on a disk."""
     if place.part is not None:
         return place.part.length
-    return os.path.getsize(place.path) if os.path.isfile(place.path) else 0
+    try:
+        found = os.stat(place.path)
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def start(place: Located) -> bytes:
+    """First bytes of an image that can be read."""
+    with paths.path(place.path).open("rb") as file:
+        file.seek(place.part.offset if place.part else 0)
+        return file.read(16)

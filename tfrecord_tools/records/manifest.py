@@ -52,8 +52,8 @@ class Manifest:
     Attributes:
       settings: settings that determine the bytes of the shards.
       versions: versions of packages that may change them.
-      inputs: by split: name, sha256, rows and form of the CSV, data sets, a digest of the assignment to shards, and what
-        was left out or warned of.
+      inputs: by split: name, sha256, rows and form of the CSV, data sets, a digest of the assignment to shards, rows
+        left out, and warnings.
       shards: committed shards.
       complete: False until the last shard is committed.
     """

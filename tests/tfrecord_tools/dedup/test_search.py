@@ -2,6 +2,8 @@ import functools
 import io
 from collections.abc import Callable
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,6 +12,7 @@ from tests.support.process import run_command
 from tfrecord_tools import duplicates
 from tfrecord_tools.dedup import pairs, search
 from tfrecord_tools.dedup.fingerprint import DuplicatesError, fingerprint
+from tfrecord_tools.imaging.index import ImageIndex
 from tfrecord_tools.metadata import table
 
 
@@ -72,25 +75,43 @@ def test_the_command_writes_the_pairs(tmp_path):
 
 
 def test_files_are_those_that_build_takes(tmp_path):
-    for name in ("a.jpg", "a.jpeg", "b.JPEG", "c.Jpg", "d.png"):
+    for name in ("a.jpg", "copy/a.jpg", "deep/er/b.JPEG", "c.Jpg", "d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert duplicates._named_files(tmp_path, None) == [("a", tmp_path / "a.jpg"), ("b", tmp_path / "b.JPEG")]
-    listed = [("a", tmp_path / "a.jpg"), ("c", tmp_path / "c.jpg")]  # the second is missing, as for build
-    assert duplicates._named_files(tmp_path, ["c", "a", "a"]) == listed
+    index = ImageIndex([tmp_path])
+    found = [("a", tmp_path / "a.jpg"), ("b", tmp_path / "deep/er/b.JPEG"), ("c", tmp_path / "c.Jpg")]
+    assert duplicates._named_files(index, None) == found
+    listed = [("a", tmp_path / "a.jpg"), ("d", tmp_path / "d.jpg")]  # the second is missing, as for build
+    assert duplicates._named_files(index, ["d", "a", "a"]) == listed
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (None, "holds no JPEGs; expected files like NAME{.jpg,.jpeg,.JPG,.JPEG}"),
-        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.JPG,.JPEG}"),
+        (None, "holds no JPEGs; expected files like NAME{.jpg,"),
+        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,"),
     ],
 )
 def test_a_folder_without_images_is_an_error(tmp_path, names, message):
-    (tmp_path / "a.Jpg").touch()
+    (tmp_path / "a.txt").touch()
     with pytest.raises(DuplicatesError) as caught:
-        duplicates._named_files(tmp_path, names)
-    assert str(caught.value) == f"{tmp_path}: {message}"
+        duplicates._named_files(ImageIndex([tmp_path]), names)
+    assert str(caught.value).startswith(f"{tmp_path}: {message}")
+
+
+def test_images_in_several_folders_are_compared_and_those_in_hdf5_files_are_not(tmp_path):
+    (tmp_path / "one, two").mkdir()
+    (tmp_path / "three").mkdir()
+    (tmp_path / "one, two/a.jpg").write_bytes(jpeg(textured(0)))
+    (tmp_path / "three/b.jpg").write_bytes(jpeg(textured(0), 50))
+    command = ("-m", "tfrecord_tools.duplicates", "--images")
+    done = run_command(*command, f"{tmp_path}/one, two,{tmp_path}/three")
+    assert done.stdout.splitlines()[1].startswith("a,b,")
+    with h5py.File(tmp_path / "train-image.hdf5", "w") as file:
+        file["a"] = np.void(jpeg(textured(0)))
+    done = run_command(*command, str(tmp_path / "train-image.hdf5"))
+    assert done.returncode == 1
+    assert "train-image.hdf5: an HDF5 file; expected folders, so build it and use verify --pairs" in done.stderr
 
 
 @pytest.mark.parametrize(
