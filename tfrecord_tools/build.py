@@ -20,7 +20,7 @@ The form of a CSV is recognised by its header: ISIC 2016 to 2020 and 2024 (groun
 A build of further training data leaves out the images of the first build with --against tfrecords/384.
 
 --from_tfrecords checks foreign TFRecords, folds them again and converts them. With --csv, the shards give only the
-images; without it, their integer codes are trusted unless they contradict each other.
+images; without it, integer codes of sex, site and diagnosis are missing unless --codes states their words.
 
 Without --csv and --images, the data are looked for where Kaggle mounts the competition and in ./data. --resume
 completes a killed build, with the same bytes. Unusable images are listed in quarantine.csv.
@@ -222,14 +222,16 @@ def _define_input_flags() -> None:
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "Kind of --csv; auto: train if it has labels.")
     flags.DEFINE_string("source", None, "Name of the data set, stored in each record; default: that of the CSV's form.")
     flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
-    text = "Columns of an unknown CSV, or keys of --from_tfrecords without --csv: patient_id=patient,image_name=id,..."
+    text = (
+        "Columns of an unknown CSV, or, with image=..., keys of --from_tfrecords: patient_id=patient,image_name=id,..."
+    )
     flags.DEFINE_string("columns", None, text)
     text = "Images to build, by the image_type of --csv: dermoscopic (default), clinical, TBP tile, ..., or all."
     flags.DEFINE_string("modality", None, text)
     flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
     names = [each.name for each in dialects.DIALECTS]
     flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognised by its keys.")
-    text = "Words of the codes in --from_tfrecords, in order: sex=female|male,diagnosis= (no words: read as missing)."
+    text = "Words of the codes in --from_tfrecords, in order: sex=female|male,target=other|melanoma (none: missing)."
     flags.DEFINE_string("codes", None, text)
     flags.DEFINE_bool("swap_rb", False, "Exchange red and blue of --from_tfrecords, which their writer had exchanged.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one image.")

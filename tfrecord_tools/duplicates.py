@@ -32,7 +32,7 @@ def _named_files(index: ImageIndex, listed: Sequence[str] | None) -> list[tuple[
     if not any(located):
         like = f"expected files like {files.expected('NAME' if listed is None else min(wanted, default='NAME'))}"
         if listed is None:
-            raise DuplicatesError(f"{index}: holds no JPEGs; {like}")
+            raise DuplicatesError(f"{index}: holds no images; {like}")
         raise DuplicatesError(f"{index}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
     if packed := next((place.path for place in located if place and place.part), None):
         raise DuplicatesError(f"{packed}: an HDF5 file; expected folders, so build it and use verify --pairs")

@@ -10,6 +10,12 @@ from tfrecord_tools import schema
 from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.records import tfrecord
 
+# The reason for a file with b"<html>".
+NO_IMAGE = (
+    "not an image that can be converted: an HTML page, as failed downloads leave it; expected JPEG, PNG, TIFF, BMP, "
+    "GIF, WebP, JPEG 2000 or PNM"
+)
+
 
 def settings(data, out, **changes):
     """Settings of a build of the training images; changes: flags by name."""
@@ -38,7 +44,7 @@ def copy_with_links(data, folder):
     images.mkdir(parents=True)
     (folder / "train.csv").write_bytes((data / "train.csv").read_bytes())
     for path in (data / "jpeg" / "train").iterdir():
-        (images / path.name).symlink_to(path)
+        (images / path.name).hardlink_to(path)
     return folder
 
 

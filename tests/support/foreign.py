@@ -12,6 +12,12 @@ from tests.support.images import SKIN, flat_jpeg
 from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.records import tfrecord
 
+# The words of the codes in `values`, in the order of Kaggle's train.csv.
+KAGGLE_CODES = (
+    "sex=male|female,anatom_site_general_challenge=head/neck|upper extremity|lower extremity|torso|palms/soles,"
+    "diagnosis=unknown|nevus|melanoma"
+)
+
 
 def values(name: str = "ISIC_1", **changes) -> dict[str, Any]:
     kaggle = {

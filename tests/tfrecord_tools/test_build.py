@@ -15,7 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import command, contents, copy_with_links, quarantined, records_of, replaced, settings
+from tests.support.builds import (
+    NO_IMAGE,
+    command,
+    contents,
+    copy_with_links,
+    quarantined,
+    records_of,
+    replaced,
+    settings,
+)
 from tests.support.process import descendants, is_running, wait_for
 from tfrecord_tools import build, schema
 from tfrecord_tools.builder import inputs, report
@@ -245,7 +254,7 @@ def test_unusable_images_are_quarantined_and_the_exit_code_says_so(data, tmp_pat
     assert quarantined(tmp_path / "out") == {
         missing.stem: "file is missing",
         cut.stem: "truncated: no end-of-image marker after the last scan",
-        page.stem: "not a JPEG: it begins with b'<html>'",
+        page.stem: NO_IMAGE,
     }
     manifest = Manifest.read(tmp_path / "out")
     assert sum(entry.records for entry in manifest.shards) == 45

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.support.builds import command, copy_with_links, quarantined, records_of, replaced, settings
+from tests.support.builds import NO_IMAGE, command, copy_with_links, quarantined, records_of, replaced, settings
 from tfrecord_tools import build
 from tfrecord_tools.metadata import table
 
@@ -64,7 +64,7 @@ def test_a_kept_copy_that_is_of_no_use_names_those_that_were_dropped_for_it(data
     given = settings(images, tmp_path / "out", duplicates=pairs_csv(tmp_path, strangers), on_duplicates="drop")
     build.build(given)
     advice = f"its duplicate {second} was dropped for it: fix it and --resume"
-    assert quarantined(tmp_path / "out") == {first: f"not a JPEG: it begins with b'<html>'; {advice}"}
+    assert quarantined(tmp_path / "out") == {first: f"{NO_IMAGE}; {advice}"}
     broken.write_bytes((data / "jpeg" / "train" / f"{first}.jpg").read_bytes())
     build.build(replaced(given, resume=True))
     assert quarantined(tmp_path / "out") == {}

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builds import contents, records_of, replaced
-from tests.support.foreign import example, foreign_settings, patients, shard, values
+from tests.support.foreign import KAGGLE_CODES, example, foreign_settings, patients, shard, values
 from tests.support.images import SKIN, flat_jpeg, mutated
 from tests.support.process import run_command
 from tfrecord_tools import build, show, verify
 from tfrecord_tools.builder import report
-from tfrecord_tools.foreign import reader
+from tfrecord_tools.foreign import codes, reader
 from tfrecord_tools.records import tfrecord
 
 
@@ -67,47 +67,48 @@ def flip(path: Path, at: int) -> None:
         ({"age_approx": 45.5}, "key 'age_approx': 45.5 is not allowed; expected 0 to 120"),
         ({"age_approx": b"old"}, "key 'age_approx': b'old' is not allowed"),
         ({"target": 2}, "key 'target': 2 is not allowed; expected 0 to 1"),
-        ({"target": [0, 1]}, "key 'target': 2 values; expected one"),
+        ({"target": [1, 1]}, "key 'target': 2 values; expected one, or a single 1 among zeros"),
+        ({"age_approx": [1, 0]}, "key 'age_approx': 2 values; expected one"),
         ({"image_name": b"../x"}, "key 'image_name': '../x' does not match"),
         ({"image_name": b"\xff"}, r"key 'image_name': b'\xff' is not text"),
         ({"patient_id": b"IP\0"}, r"key 'patient_id': 'IP\x00' has a control character; expected none"),
         ({"lesion_id": b"a\nb"}, r"key 'lesion_id': 'a\nb' has a control character"),
         ({"image_name": ...}, "key image_name is missing; found age_approx"),
         ({"image": ...}, "key image is missing; found age_approx"),
-        ({"image": 5}, "key 'image': expected the bytes of a JPEG, found 5"),
-        ({"image": b""}, "key 'image': expected the bytes of a JPEG"),
+        ({"image": 5}, "key 'image': expected the bytes of an image file, found 5"),
+        ({"image": b""}, "key 'image': expected the bytes of an image file"),
     ],
 )
 def test_a_record_with_a_bad_value_is_named_and_the_others_are_read(tmp_path, changes, reason):
     path = shard(tmp_path, values(), values(**{"image_name": b"ISIC_2", **changes}), values("ISIC_3"))
-    names, (bad,) = read(path)
+    names, (bad,) = read(path, codes=codes.parse_codes(KAGGLE_CODES))
     assert names == ["ISIC_1", "ISIC_3"]
     assert bad.file == "train00-3.tfrec: record 1"
     assert bad.reason.startswith(reason)
-    assert bad.code_of == ("sex" if changes == {"sex": 2} else "")
+    vocabulary = changes in ({"sex": 2}, {"sex": b"woman"}, {"target": 2})
+    assert bad.code_of == (next(iter(changes)) if vocabulary else "")
     assert bad.image_name == ("" if "image_name" in changes else "ISIC_2")
 
 
 def test_codes_without_a_word_are_bad_values_only_where_they_are_rare(tmp_path):
+    stated = codes.parse_codes(KAGGLE_CODES)
     rare = [*patients(20), *(values(f"ISIC_{n}", target=0, diagnosis=1, patient_id=n, sex=5) for n in (20,))]
-    assert reader.read_shards([shard(tmp_path, *rare)]).doubts == ()
+    assert reader.read_shards([shard(tmp_path, *rare)], codes=stated).doubts == ()
     many = [*rare, values("ISIC_21", target=0, diagnosis=1, patient_id=21, sex=5)]
-    (doubt,) = reader.read_shards([shard(tmp_path, *many)]).doubts
+    (doubt,) = reader.read_shards([shard(tmp_path, *many)], codes=stated).doubts
     assert doubt == (
         "2 of 22 records have a code of sex without a word, first train00-22.tfrec: record 20: "
         "key 'sex': 5 is not allowed; expected 0 to 1, or -1 for missing"
     )
     with pytest.raises(build.BuildError, match="cannot be trusted"):
-        build.build(foreign_settings(tmp_path / "train00-22.tfrec", tmp_path / "out"))
+        build.build(foreign_settings(tmp_path / "train00-22.tfrec", tmp_path / "out", codes=KAGGLE_CODES))
     build.build(foreign_settings(tmp_path / "train00-22.tfrec", tmp_path / "out", codes="sex="))
     assert len(records_of(tmp_path / "out")) == 22
 
 
 def test_values_that_a_table_tells_are_not_looked_at(tmp_path):
-    path = shard(tmp_path, values(sex=9, diagnosis=b"?"), values("ISIC_2", target=9))
-    names, unusable = read(path, images_only=True)
-    assert names == ["ISIC_1"]
-    assert [each.image_name for each in unusable] == ["ISIC_2"]  # the target is compared with that of the table
+    path = shard(tmp_path, values(sex=9, diagnosis=b"?"), values("ISIC_2", target=[0.5, 0.5], age_approx=b"old"))
+    assert read(path, images_only=True) == (["ISIC_1", "ISIC_2"], [])
 
 
 def test_a_record_that_is_no_example_costs_itself(tmp_path):
@@ -188,7 +189,7 @@ def damage(folder: Path) -> list[dict[str, Any]]:
     Returns the records that are sound.
     """
     records = patients(24)
-    records[1]["sex"] = 7
+    records[1]["sex"] = b"?!"
     records[2]["image"] = records[2]["image"][:-200]
     first = shard(folder, *records[:8], name="a-8.tfrec")
     flip(first, first.stat().st_size - 20)  # in the last record

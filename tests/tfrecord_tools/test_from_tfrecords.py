@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.builds import contents, records_of, settings
-from tests.support.foreign import foreign_settings, patients, shard
+from tests.support.builds import contents, records_of, replaced, settings
+from tests.support.foreign import KAGGLE_CODES, foreign_settings, patients, shard
 from tests.support.images import flat_jpeg
 from tfrecord_tools import build, schema, show, verify
 from tfrecord_tools.foreign import reader
@@ -19,7 +19,7 @@ from tfrecord_tools.records import shards
 def test_foreign_shards_are_folded_again_and_converted(tmp_path):
     records = patients(20)
     path = shard(tmp_path, *records)
-    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    manifest = build.build(foreign_settings(path, tmp_path / "out", codes=KAGGLE_CODES))
     assert manifest.inputs["train"]["name"] == path.name
     assert {result.fold for result in manifest.shards} == {0, 1, 2, 3, 4}
     found = records_of(tmp_path / "out")
@@ -193,16 +193,203 @@ def test_swapping_what_looks_right_is_warned_of(tmp_path, capsys):
     assert "red and blue look right" in capsys.readouterr().out
 
 
-def test_doubtful_codes_are_refused_and_their_words_or_nothing_accepted(tmp_path):
+def test_codes_that_nothing_states_are_missing_with_one_line(tmp_path, capsys):
+    """Whatever their order: the records of Kaggle's order too."""
+    path = shard(tmp_path, *patients(10))
+    manifest = build.build(foreign_settings(path, tmp_path / "out"))
+    said = capsys.readouterr().out
+    warned = "sex, anatom_site_general_challenge and diagnosis are missing, because nothing states the words of their"
+    assert said.count(f"warning: {path}: {warned} codes; give the table of the images with --csv, or the words") == 1
+    believed = "target: 0 other, 1 melanoma in 3 of 10 records (the name of its key)"
+    assert f"note: {path}: believed of its values: {believed}\n" in said
+    found = manifest.inputs["train"]
+    assert found["meanings"] == [believed]
+    assert [text for text in found["warnings"] if text.startswith(f"{path.name}: {warned}")]
+    for record in records_of(tmp_path / "out").values():
+        assert (record.sex, record.anatom_site_general_challenge, record.diagnosis) == (-1, -1, -1)
+    assert sum(record.target for record in records_of(tmp_path / "out").values()) == 3
+    manifest = build.build(foreign_settings(path, tmp_path / "stated", codes=KAGGLE_CODES))
+    assert manifest.inputs["train"]["meanings"][0] == "sex: 0 male, 1 female (--codes)"
+    assert not [text for text in manifest.inputs["train"]["warnings"] if "nothing states" in text]
+    with pytest.raises(build.BuildError, match="--resume of another build"):
+        build.build(foreign_settings(path, tmp_path / "out", codes=KAGGLE_CODES, resume=True))
+
+
+def test_stated_codes_that_contradict_each_other_are_refused(tmp_path):
     path = shard(tmp_path, *[{**each, "diagnosis": 3 - each["diagnosis"]} for each in patients(10)])
     with pytest.raises(build.BuildError, match=r"cannot be trusted:\s+10 of 10 records") as error:
-        build.build(foreign_settings(path, tmp_path / "out"))
+        build.build(foreign_settings(path, tmp_path / "out", codes=KAGGLE_CODES))
     assert "--csv" in str(error.value)
     assert not (tmp_path / "out").exists()
     build.build(foreign_settings(path, tmp_path / "out", codes="diagnosis=unknown|melanoma|nevus"))
     assert {r.diagnosis for r in records_of(tmp_path / "out").values() if r.target} == {2}
     build.build(foreign_settings(path, tmp_path / "none", codes="diagnosis="))
     assert {r.diagnosis for r in records_of(tmp_path / "none").values()} == {schema.MISSING}
+
+
+def test_many_shards_give_one_line_of_each_warning(tmp_path, capsys):
+    wrong = [{**each, "image": flat_jpeg(40, 60, 180 + n, size=(96, 80))} for n, each in enumerate(patients(12))]
+    right = patients(14)[12:]
+    for number, record in enumerate([*wrong, *right]):
+        shard(tmp_path, record, name=f"train{number:02d}-1.tfrec")
+    manifest = build.build(foreign_settings(tmp_path / "*.tfrec", tmp_path / "out"))
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    for kind in ("red and blue", "nothing states", "numbers of this writer's table", "no melanoma in fold"):
+        assert len([line for line in warned if kind in line]) == 1
+    assert not any("train05" in line for line in warned)
+    text = "12 of 14 files, first train00-1.tfrec: red and blue look swapped: mean R "
+    assert warned[0].startswith(f"warning: {tmp_path / '*.tfrec'}: {text}")
+    assert "more blue than red in 100% of 12 images" in warned[0]
+    assert manifest.inputs["train"]["warnings"][0].startswith(f"*.tfrec: {text}")
+
+
+def test_a_record_that_occurs_twice_is_built_once_and_a_name_of_two_images_not_at_all(tmp_path, capsys):
+    records = patients(12)
+    again = {**records[5], "image": records[6]["image"]}
+    shard(tmp_path, *records, name="a-12.tfrec")
+    shard(tmp_path, records[3], again, name="b-2.tfrec")
+    manifest = build.build(foreign_settings(tmp_path / "*.tfrec", tmp_path / "out", codes=KAGGLE_CODES))
+    assert f"{tmp_path / '*.tfrec'}: 1 record left out, as the same record occurs before" in capsys.readouterr().out
+    assert set(records_of(tmp_path / "out")) == {f"ISIC_{n}" for n in range(12) if n != 5}
+    assert [(each.image_name, each.file, each.reason) for each in manifest.quarantined] == [
+        ("ISIC_5", "a-12.tfrec: record 5", "its name is also that of b-2.tfrec: record 1, with other image"),
+        ("ISIC_5", "b-2.tfrec: record 1", "its name is also that of a-12.tfrec: record 5, with other image"),
+    ]
+
+
+def encoded(data, form, **options):
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(out, form, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("TIFF", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
+def test_images_in_other_formats_are_converted(tmp_path, form, options):
+    """The reference is their own pixels, cropped and resampled by Pillow."""
+    records = patients(8)
+    for record in records[::2]:
+        record["image"] = encoded(record["image"], form, **options)
+    build.build(foreign_settings(shard(tmp_path, *records), tmp_path / "out", codes=KAGGLE_CODES))
+    found = records_of(tmp_path / "out")
+    assert len(found) == 8
+    for each in records:
+        record = found[each["image_name"].decode()]
+        given = Image.open(io.BytesIO(each["image"])).convert("RGB").crop((8, 0, 88, 80))
+        expected = np.asarray(given.resize((32, 32), Image.Resampling.LANCZOS), float)
+        assert np.abs(np.asarray(Image.open(io.BytesIO(record.image)), float) - expected).mean() < 2  # levels
+        assert (record.width, record.height) == (96, 80)
+
+
+def test_raw_pixels_and_swapped_pngs_are_noticed(tmp_path, capsys):
+    records = patients(8)
+    for record in records:
+        blue = Image.open(io.BytesIO(record["image"])).convert("RGB")
+        out = io.BytesIO()
+        Image.merge("RGB", blue.split()[::-1]).save(out, "PNG")
+        record["image"] = out.getvalue()
+    records[5]["image"] = bytes(96 * 80 * 3)
+    manifest = build.build(foreign_settings(shard(tmp_path, *records), tmp_path / "out"))
+    assert [each.file for each in manifest.quarantined] == ["train00-8.tfrec: record 5"]
+    assert "red and blue look swapped" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- a made-up writer
+
+# Its tables and codes are in an order of their own: that of the first appearance in a shuffled table.
+SEXES, SITES = ("female", "male"), ("lower extremity", "", "torso", "oral/genital", "head/neck")
+CLASSES = ("bcc", "nv", "mel", "bkl")
+COLUMNS = "image=jpg,image_name=file,patient_id=who,sex=gender,age_approx=years,target=class"
+COLUMNS += ",anatom_site_general_challenge=loc,diagnosis=class"
+
+
+def written(folder, count=40):
+    """Shards of the made-up writer, and the table that they were written from."""
+    rng = np.random.default_rng(3)
+    colours = rng.integers(20, 120, (count, 2)).tolist()
+    records, rows = [], []
+    for number, (green, blue) in enumerate(colours):
+        sex, site, kind = number % 2, int(rng.integers(len(SITES))), int(rng.integers(len(CLASSES)))
+        who = number // 4 * 2 + sex
+        records.append(
+            {
+                "jpg": flat_jpeg(200, green, blue, size=(96, 80)),
+                "file": b"lesion_%d.jpg" % number,
+                "who": -1 if who == 4 else who,
+                "gender": sex,
+                "years": float("nan") if number % 7 == 0 else 5.0 * (number % 17),
+                "loc": b"%d" % site,
+                "class": [float(kind == each) for each in range(len(CLASSES))],
+            }
+        )
+        age = "" if number % 7 == 0 else 5 * (number % 17)
+        rows.append(f"lesion_{number},P{who},{SEXES[sex]},{age},{SITES[site]},{CLASSES[kind]},{int(kind == 2)}")
+    header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,target"
+    (folder / "truth.csv").write_text("\n".join([header, *rows]) + "\n")
+    half = count // 2
+    shard(folder, *records[:half], name="part-0.tfrecord")
+    shard(folder, *records[half:], name="part-1.tfrecord")
+    return [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
+
+
+def as_words(record):
+    """A record in the words of the table."""
+    age = "" if record.age_approx < 0 else str(record.age_approx)
+    site = "" if record.anatom_site_general_challenge < 0 else schema.SITE[record.anatom_site_general_challenge]
+    sex = "" if record.sex < 0 else schema.SEX[record.sex]
+    kind = "" if record.diagnosis < 0 else schema.DIAGNOSIS[record.diagnosis]
+    return {"sex": sex, "age_approx": age, "anatom_site_general_challenge": site, "diagnosis": kind}
+
+
+FULL_NAMES = {"bcc": "basal cell carcinoma", "nv": "nevus", "mel": "melanoma", "bkl": "benign keratosis"}
+
+
+def test_a_writer_with_codes_of_its_own_is_read_as_its_table_says_or_not_at_all(tmp_path):
+    truth = {row["image_name"]: row for row in written(tmp_path)}
+    given = foreign_settings(tmp_path / "*.tfrecord", tmp_path / "out", columns=COLUMNS)
+    with pytest.raises(reader.ForeignError, match="no usable record .*one of 4 classes, and words for 2; expected a"):
+        build.build(given)
+    build.build(replaced(given, codes="target=other|other|melanoma|other"))
+    for name, record in records_of(tmp_path / "out").items():
+        nothing = {"sex": "", "anatom_site_general_challenge": "", "diagnosis": ""}
+        assert as_words(record) == {"age_approx": truth[name]["age_approx"], **nothing}
+        assert str(record.target) == truth[name]["target"]
+    stated = f"sex={'|'.join(SEXES)},anatom_site_general_challenge={'|'.join(SITES)}"
+    stated += f",diagnosis={'|'.join(CLASSES)},target={'|'.join(CLASSES)}"
+    build.build(replaced(given, codes=stated, overwrite=True))
+    check_against(truth, records_of(tmp_path / "out"))
+    patients_of = {(record.patient, truth[name]["patient_id"]) for name, record in records_of(tmp_path / "out").items()}
+    assert ("", "P4") in patients_of  # the patient -1
+    assert len(patients_of) == len({theirs for _, theirs in patients_of}) == len({ours for ours, _ in patients_of})
+
+
+def test_a_writer_with_keys_of_its_own_is_read_with_its_table(tmp_path):
+    truth = {row["image_name"]: row for row in written(tmp_path)}
+    text = (tmp_path / "truth.csv").read_text()
+    for word, name in FULL_NAMES.items():
+        text = text.replace(f",{word},", f",{name},")
+    (tmp_path / "truth.csv").write_text(text)
+    csv = str(tmp_path / "truth.csv")
+    given = foreign_settings(tmp_path / "*.tfrecord", tmp_path / "out", columns=COLUMNS, csv=csv)
+    manifest = build.build(given)
+    found = records_of(tmp_path / "out")
+    check_against(truth, found)
+    assert all(record.patient == truth[name]["patient_id"] for name, record in found.items())
+    everything, proven = manifest.inputs["train"]["meanings"]
+    assert everything == "everything except the images: the table"
+    assert proven.startswith("the table proves the codes of these records: --codes 'sex=female|male,anatom_site")
+    assert "=lower extremity||torso|oral/genital|head/neck,diagnosis=basal cell carcinoma|nevus|melanoma|" in proven
+
+
+def check_against(truth, found):
+    assert set(found) == set(truth)
+    for name, record in found.items():
+        row = truth[name]
+        expected = {key: row[key] for key in ("sex", "age_approx", "anatom_site_general_challenge")}
+        assert as_words(record) == {**expected, "diagnosis": FULL_NAMES.get(row["diagnosis"], row["diagnosis"])}
+        assert str(record.target) == row["target"]
+
+
+# ------------------------------------------------------------------------------------------------ other cases
 
 
 def test_a_test_set_that_has_targets_is_reported(tmp_path, capsys):
@@ -276,9 +463,15 @@ def test_a_cmyk_image_is_not_swapped():
 
 def test_the_real_foreign_shards_with_their_table(real_data, tmp_path, capsys):
     pattern, csv = real_data / "foreign_tfrecords" / "*.tfrec", real_data / "isic2020_csv" / "train.csv"
-    with pytest.raises(build.BuildError, match="4 of 82 records have a diagnosis that contradicts their target"):
-        build.build(foreign_settings(pattern, tmp_path / "out"))
-    assert "2 of 2 files, first test00-50.tfrec: red and blue look swapped" in capsys.readouterr().out
+    build.build(foreign_settings(pattern, tmp_path / "alone", folds=3))
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [
+        text
+        for line in warned
+        for text in ("2 of 2 files, first test00-50.tfrec: red and blue", "sex, ana", "68 pat")
+        if text in line
+    ]
+    assert {record.sex for record in records_of(tmp_path / "alone").values()} == {-1}
     build.build(foreign_settings(pattern, tmp_path / "out", size=128, csv=str(csv), swap_rb=True, folds=3))
     assert "warning" not in capsys.readouterr().out
     found = records_of(tmp_path / "out")

@@ -18,9 +18,8 @@ from tfrecord_tools.builder.report import Warnings
 from tfrecord_tools.builder.settings import BuildError, InputSpec
 from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.foreign import dialects, reader
+from tfrecord_tools.foreign import codes, dialects, reader, trust
 from tfrecord_tools.imaging import files, hdf5
-from tfrecord_tools.imaging.channel_order import Channels
 from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.metadata import formats, table
 from tfrecord_tools.records import shards
@@ -28,6 +27,8 @@ from tfrecord_tools.records import shards
 COMPETITION = "siim-isic-melanoma-classification"
 # Kaggle has mounted competitions under the second path since 2026; older sessions have the first.
 PLACES = (f"/kaggle/input/{COMPETITION}", f"/kaggle/input/competitions/{COMPETITION}", "data")
+
+_NAMED = 4  # files that a message names one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Input:
       left_out: The image_type of each row that was left out for it, by image name.
       digest: SHA-256 in place of that of the files, if these are only images.
       target_rule: Where its targets come from; "" for a test set.
+      meanings: What is believed of the values of foreign shards, a text for each key.
       warnings: What was printed about it.
     """
 
@@ -62,12 +64,14 @@ class Input:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     digest: str | None = None
     target_rule: str = ""
+    meanings: tuple[str, ...] = ()
     warnings: Warnings = dataclasses.field(default_factory=Warnings)
 
     @property
     def name(self) -> str:
-        """Names of the files, separated by commas."""
-        return ",".join(path.name for path in self.files)
+        """Names of the files, separated by commas; the first and the last of many."""
+        found = [path.name for path in self.files]
+        return ",".join(found) if len(found) <= _NAMED else f"{found[0]},...,{found[-1]} ({len(found)} files)"
 
     @property
     def sha256(self) -> str:
@@ -207,13 +211,17 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
 def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     """Takes images from the records, and rows from the CSV or else from the records."""
     keys = None
-    if spec.columns and not spec.csv:
+    if spec.columns and (spec.csv is None or _describes_records(spec.columns)):
         keys = formats.parse_columns(spec.columns, dialects.KEYS)
-    codes = dialects.parse_codes(spec.codes) if spec.codes else {}
+        spec = dataclasses.replace(spec, columns=None)
+    stated = codes.parse_codes(spec.codes) if spec.codes else {}
     shard_files = reader.find(pattern)
-    found = reader.read_shards(shard_files, spec.dialect, keys, codes, images_only=spec.csv is not None)
+    found = reader.read_shards(shard_files, spec.dialect, keys, stated, images_only=spec.csv is not None)
     warnings = Warnings()
-    _warn_of_channels(warnings, pattern, found.channels, spec.swap_rb)
+    if found.repeated:
+        print(f"note: {pattern}: {counted(found.repeated, 'record')} left out, as the same record occurs before")
+    if channels := trust.swapped_channels(found.channels, spec.swap_rb):
+        warnings.add(pattern, channels)
     given = Input(
         split="train",
         files=tuple(map(paths.path, shard_files)),
@@ -227,39 +235,50 @@ def _foreign_input(spec: InputSpec, pattern: str) -> Input:
         warnings=warnings,
     )
     if spec.csv is not None:
-        rows = _table_input(spec, spec.split, spec.csv, None)
-        warnings.extend(rows.warnings)
-        stays = ~found.frame["image_name"].isin([*rows.left_out, *(each.image_name for each in rows.quarantined)])
-        return dataclasses.replace(
-            given,
-            split=rows.split,
-            files=(*rows.files, *given.files),
-            frame=reader.with_table(found.frame[stays].reset_index(drop=True), rows.frame),
-            images=tuple(itertools.compress(given.images, stays)),
-            form=rows.form,
-            quarantined=(*given.quarantined, *rows.quarantined),
-            left_out=rows.left_out,
-            target_rule=rows.target_rule,
-        )
+        return _by_table(given, found, stated, _table_input(spec, spec.split, spec.csv, None))
     kind = _foreign_split(spec, warnings, pattern, shard_files, found)
+    believed, unknown = trust.meanings(found.frame, found.codes, stated, found.dialect)
+    if believed:
+        print(f"note: {pattern}: believed of its values: {'; '.join(believed)}")
+    if unknown:
+        warnings.add(pattern, trust.unexplained(unknown))
     _warn_of_codes(spec, warnings, pattern, found.frame)
     frame = found.frame if kind == "train" else found.frame.assign(target=schema.MISSING, diagnosis=schema.MISSING)
-    return dataclasses.replace(given, split=kind, frame=frame.assign(source=spec.source or list(found.sources)))
+    frame = frame.assign(source=spec.source or list(found.sources))
+    return dataclasses.replace(given, split=kind, frame=frame, meanings=tuple(believed))
+
+
+def _describes_records(columns: str) -> bool:
+    """Whether a column map is of records: no table has a column for the bytes of the image."""
+    return any(part.partition("=")[0].strip() == "image" for part in columns.split(","))
+
+
+def _by_table(given: Input, found: reader.ForeignShards, stated: codes.Codes, rows: Input) -> Input:
+    """The images of foreign shards with the rows of a table."""
+    given.warnings.extend(rows.warnings)
+    stays = ~found.frame["image_name"].isin([*rows.left_out, *(each.image_name for each in rows.quarantined)])
+    frame, written = (each[stays].reset_index(drop=True) for each in (found.frame, found.codes))
+    frame = trust.with_table(frame, written, rows.frame, stated)
+    believed = ["everything except the images: the table"]
+    if proof := trust.by_table(written, frame):
+        print(f"note: {given.where}: {proof}")
+        believed.append(proof)
+    return dataclasses.replace(
+        given,
+        split=rows.split,
+        files=(*rows.files, *given.files),
+        frame=frame,
+        images=tuple(itertools.compress(given.images, stays)),
+        form=rows.form,
+        quarantined=(*given.quarantined, *rows.quarantined),
+        left_out=rows.left_out,
+        target_rule=rows.target_rule,
+        meanings=tuple(believed),
+    )
 
 
 def _located(place: reader.Place) -> Located:
     return Located(f"{os.path.basename(place.path)}: record {place.record}", place.path, place.part, place.origin)
-
-
-def _warn_of_channels(warnings: Warnings, pattern: str, channels: Mapping[str, Channels], swap_rb: bool) -> None:
-    """Warns once of all shards whose red and blue look as if they were not in their places."""
-    doubtful = {os.path.basename(shard): each for shard, each in channels.items() if each.images}
-    doubtful = {shard: each for shard, each in doubtful.items() if each.swapped != swap_rb}
-    if doubtful:
-        advice = "leave out" if swap_rb else "give"
-        shard, first = next(iter(doubtful.items()))
-        which = f"{len(doubtful)} of {counted(len(channels), 'file')}, first {shard}"
-        warnings.add(pattern, f"{which}: {first}. Look at a few images, and {advice} --swap_rb if it is so")
 
 
 def _foreign_split(
@@ -270,7 +289,7 @@ def _foreign_split(
         raise BuildError(
             f"{pattern}: the codes in these records cannot be trusted:\n  " + "\n  ".join(found.doubts) + "\n"
             "Give the table of the images with --csv, or the words of the codes as "
-            "--codes 'sex=female|male,diagnosis=...', or no words after the = to read them as missing"
+            "--codes 'sex=female|male,target=other|melanoma|...', or no words after the = to read them as missing"
         )
     kind = spec.split
     if kind == "auto":

@@ -204,6 +204,8 @@ def _described(
         found["identical"] = {"images": sum(sizes), "sets": len(sizes)}
     if given.left_out:
         found["left_out"] = dict(sorted(collections.Counter(given.left_out.values()).items()))
+    if given.meanings:
+        found["meanings"] = list(given.meanings)
     if given.warnings:
         found["warnings"] = list(given.warnings)
     if given.quarantined:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from tfrecord_tools.imaging import files
+from tfrecord_tools.imaging import convert
 
 Fingerprint = npt.NDArray[np.uint8]  # [32, 32]: 1 KB an image
 COARSE, FINE = 32, 64  # pixels: thumbnails of fingerprints, and of the last step of a comparison
@@ -32,13 +31,13 @@ class DuplicatesError(ValueError):
     """Images that cannot be compared; the message names them and the reason."""
 
 
-def fingerprint(jpeg: bytes) -> Fingerprint:
-    """Grey thumbnail u8[32,32] of a JPEG's centre square.
+def fingerprint(image: bytes) -> Fingerprint:
+    """Grey thumbnail u8[32,32] of an image's centre square.
 
     Raises:
-      DuplicatesError: the JPEG cannot be decoded.
+      DuplicatesError: the image cannot be decoded.
     """
-    return thumbnail(jpeg, COARSE)
+    return thumbnail(image, COARSE)
 
 
 def fingerprint_of(image: Image.Image) -> Fingerprint:
@@ -46,21 +45,16 @@ def fingerprint_of(image: Image.Image) -> Fingerprint:
     return _shrink(image, COARSE)
 
 
-def thumbnail(jpeg: bytes, size: int) -> Fingerprint:
-    """Grey thumbnail u8[size,size] of a JPEG's centre square.
+def thumbnail(image: bytes, size: int) -> Fingerprint:
+    """Grey thumbnail u8[size,size] of an image's centre square.
 
     Raises:
-      DuplicatesError: the JPEG cannot be decoded.
+      DuplicatesError: the image cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.draft("L", (2 * size, 2 * size))
-            return _shrink(image, size)
-    except UnidentifiedImageError as error:  # its own message is the address of a buffer
-        found = f"it begins with {jpeg[:8]!r}" if jpeg else "the file is empty"
-        raise DuplicatesError(f"not a JPEG that can be read: {found}") from error
-    except (*files.DECODE_ERRORS, Image.DecompressionBombError) as error:
-        raise DuplicatesError(f"cannot be decoded: {error}") from error
+        return _shrink(convert.preview(image, "L", 2 * size), size)
+    except convert.ImageRejectedError as error:
+        raise DuplicatesError(str(error)) from error
 
 
 def _shrink(image: Image.Image, size: int) -> Fingerprint:

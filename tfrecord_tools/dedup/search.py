@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from tfrecord_tools.core import input_file
 from tfrecord_tools.dedup import align
 from tfrecord_tools.dedup.align import Floats
 from tfrecord_tools.dedup.fingerprint import COARSE, SYMMETRIES, DuplicatesError, Fingerprint, fingerprint, transform
@@ -116,19 +117,19 @@ def matches(
 
 
 def find(images: Iterable[tuple[str, bytes | str | os.PathLike[str]]], workers: int = 1) -> Found:
-    """Pairs among named JPEGs, each given as its bytes or the path of its file.
+    """Pairs among named images, each given as its bytes or the path of its file.
 
     Files are read once for their fingerprint and again if they are candidates, so that memory holds 1 KB an image.
 
     Args:
-      images: (name, JPEG) of each image.
+      images: (name, bytes or file) of each image.
       workers: threads.
     """
 
     def look(item: tuple[str, bytes | str | os.PathLike[str]]) -> Fingerprint | str:
         try:
             return fingerprint(_bytes_of(item[1]))
-        except (DuplicatesError, OSError) as error:
+        except (DuplicatesError, input_file.RefusedFileError, OSError) as error:
             return str(error)
 
     named = sorted(images, key=lambda item: item[0])
@@ -146,7 +147,7 @@ def find(images: Iterable[tuple[str, bytes | str | os.PathLike[str]]], workers: 
 
 
 def _bytes_of(source: bytes | str | os.PathLike[str]) -> bytes:
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    return source if isinstance(source, bytes) else input_file.read(Path(source))
 
 
 Given = TypeVar("Given")

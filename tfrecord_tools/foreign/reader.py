@@ -1,9 +1,4 @@
-"""Reader of foreign TFRecords: rows and images for a build.
-
-Parsing alone hides two errors. Integer codes follow the order of the writer's table, so two sets of shards may use
-different codes for one word: `doubts` lists contradictions, and a table of the images (`with_table`) replaces the
-codes. And some writers stored OpenCV's BGR as RGB: `channels` compares red with blue, because skin is redder.
-"""
+"""Reader of foreign TFRecords: rows and images for a build. `trust` judges what their values mean."""
 
 from __future__ import annotations
 
@@ -17,21 +12,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted, verb
-from tfrecord_tools.foreign.dialects import (
-    CODED,
-    Dialect,
-    ForeignError,
-    UnknownCodeError,
-    content_of,
-    dialect_of,
-    name_of,
-)
+from tfrecord_tools.foreign import trust
+from tfrecord_tools.foreign.codes import CODED, Codes
+from tfrecord_tools.foreign.dialects import Dialect, ForeignError, dialect_of
+from tfrecord_tools.foreign.values import UnknownCodeError, content_of, name_of
 from tfrecord_tools.imaging.channel_order import Channels, channels_look_swapped
 from tfrecord_tools.records import shards, tfrecord
-from tfrecord_tools.schema import DIAGNOSIS, MISSING
+from tfrecord_tools.schema import MISSING
 
 _GZIP = b"\x1f\x8b"
 _RARE = 0.01  # share of records with an unknown code above which all codes of that key are in doubt
@@ -53,11 +42,12 @@ class ForeignRecord:
     """A record of a foreign shard.
 
     image: the bytes as written. row: as `table.read_table` returns one. place: position of the image, for reading it
-    again. source, group: see `dialects.Content`.
+    again. codes, source, group: see `values.Content`.
     """
 
     image: bytes
     row: dict[str, str | int]
+    codes: dict[str, int]
     place: Place
     source: str
     group: int | None
@@ -67,7 +57,7 @@ class ForeignRecord:
 class Unusable(NamedTuple):
     """An unusable record or rest of a file, as a line of quarantine.csv.
 
-    image_name: "" if unknown. code_of: our key, if the reason is a code without a word. lost: number of records that
+    image_name: "" if unknown. code_of: our key, if the reason is an unknown code or word. lost: number of records that
     are absent or lost with it, according to the file name; 0 for a single record.
     """
 
@@ -85,21 +75,25 @@ class ForeignShards:
     Attributes:
       dialect: Names of their dialects.
       frame: Rows as `table.read_table` returns them.
+      codes: The writer's code of each row and key of `codes.CODED`, MISSING if none.
       places: Position of each row's image.
       sources: Data set of each row.
       same: Pairs of image names that their records keep in one fold.
       labelled: Whether all records have a target.
-      doubts: Reasons to distrust the codes, for the user.
+      repeated: Number of records that repeat another one, which is taken once.
+      doubts: Reasons to distrust the values, for the user.
       channels: Red and blue of the first images of each shard, by its path.
       unusable: In the order of shards and records.
     """
 
     dialect: str
     frame: pd.DataFrame
+    codes: pd.DataFrame
     places: tuple[Place, ...]
     sources: tuple[str, ...]
     same: tuple[tuple[str, str], ...]
     labelled: bool
+    repeated: int
     doubts: tuple[str, ...]
     channels: Mapping[str, Channels]
     unusable: tuple[Unusable, ...] = ()
@@ -112,7 +106,7 @@ def read(
     path: str | os.PathLike[str],
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
-    codes: Mapping[str, Sequence[str]] | None = None,
+    codes: Codes | None = None,
     images_only: bool = False,
 ) -> Iterator[ForeignRecord | Unusable]:
     """Yields the usable and unusable records of one foreign shard, in order, with one in memory at a time.
@@ -124,8 +118,8 @@ def read(
       path: File or URL.
       dialect: A name of DIALECTS; None recognises it by the first record that has one.
       columns: {our key: its key} for any other dialect.
-      codes: {sex, anatom_site_general_challenge or diagnosis: words in the order of the writer's codes}. No words:
-        read as missing. Default: the order of Kaggle's train.csv.
+      codes: {sex, anatom_site_general_challenge, diagnosis or target: words in the order of the writer's codes}. No
+        words: read as missing. Codes without words are missing, except targets 0 and 1.
       images_only: Ignore the metadata, which a table gives.
 
     Raises:
@@ -133,13 +127,11 @@ def read(
     """
     path = os.fspath(path)
     start, chosen = _start_of(path), _dialect_in(path, dialect, columns)
-    if chosen is not None and images_only:
-        chosen = chosen.images()
     declared, count, lost = _declared_count(path), 0, 0
     for count, scanned in enumerate(tfrecord.scan_records(path), start=1):
         where, lost = f"{os.path.basename(path)}: record {count - 1}", scanned.lost
         if scanned.damage is None:
-            yield _record(path, count - 1, where, scanned, chosen, codes or {})
+            yield _record(_Scanned(path, count - 1, where, scanned), chosen, codes or {}, images_only)
         elif lost and start == _GZIP and count == 1:
             raise ForeignError(f"{path}: compressed with gzip; expected plain TFRecords, run gunzip first")
         else:
@@ -151,26 +143,31 @@ def read(
         yield Unusable("", os.path.basename(path), reason, lost=max(declared - count, 0))
 
 
-def _record(
-    path: str,
-    number: int,
-    where: str,
-    scanned: tfrecord.Scanned,
-    dialect: Dialect | None,
-    codes: Mapping[str, Sequence[str]],
-) -> ForeignRecord | Unusable:
+class _Scanned(NamedTuple):
+    """A sound record before its values are read. where: file and number, for messages."""
+
+    path: str
+    number: int
+    where: str
+    scanned: tfrecord.Scanned
+
+
+def _record(found: _Scanned, dialect: Dialect | None, codes: Codes, images_only: bool) -> ForeignRecord | Unusable:
+    path, number, where, scanned = found
     try:
         features = tfrecord.decode_example(scanned.data)
     except tfrecord.ExampleError as error:
         return Unusable("", where, str(error))
     assert dialect is not None  # this Example exists, so a dialect was found
     try:
-        row, image, source, origin, group = content_of(features, dialect, codes)
+        content = content_of(features, dialect, codes, images_only)
     except ForeignError as error:
         code_of = error.ours if isinstance(error, UnknownCodeError) else ""
         return Unusable(name_of(features, dialect), where, str(error), code_of)
+    image = content.image
     part = shards.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
-    return ForeignRecord(image, row, Place(path, part, number, origin), source, group, dialect.name)
+    place = Place(path, part, number, content.origin)
+    return ForeignRecord(image, content.row, content.codes, place, content.source, content.group, dialect.name)
 
 
 def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) -> Dialect | None:
@@ -201,91 +198,128 @@ def read_shards(
     files: Iterable[str | os.PathLike[str]],
     dialect: str | None = None,
     columns: Mapping[str, str] | None = None,
-    codes: Mapping[str, Sequence[str]] | None = None,
+    codes: Codes | None = None,
     images_only: bool = False,
 ) -> ForeignShards:
     """Reads everything except the images of foreign shards; arguments as of `read`.
 
+    A record that occurs again is taken once; different records of one image name are unusable.
+
     Raises:
-      ForeignError: as `read`; no record is usable; an image name occurs twice; or only some of the records have a
-        target and no table gives it.
+      ForeignError: as `read`; no record is usable; or only some of the records have a target and no table gives it.
     """
-    collected = _Collected()
+    collected = _Collected(images_only)
     for path in sorted(os.fspath(file) for file in files):
         sample: list[bytes] = []
         for record in read(path, dialect, columns, codes, images_only):
             if isinstance(record, Unusable):
                 collected.unusable.append(record)
                 continue
-            collected.add(path, record)
+            collected.add(record)
             if len(sample) < _SAMPLE:
                 sample.append(record.image)
         collected.channels[path] = channels_look_swapped(sample)
-    return collected.shards(codes or {}, images_only)
+    return collected.shards()
 
 
 @dataclasses.dataclass
 class _Collected:
-    """The records of some shards, without their images. path_of: by image name. first_of: image name by group."""
+    """The records of some shards, without their images.
 
-    rows: list[dict[str, str | int]] = dataclasses.field(default_factory=list)
-    places: list[Place] = dataclasses.field(default_factory=list)
-    sources: list[str] = dataclasses.field(default_factory=list)
-    same: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    dialects: set[str] = dataclasses.field(default_factory=set)
+    images_only: as of `read`. records: the first of each image name. others: further ones of a name that differ.
+    """
+
+    images_only: bool
+    records: dict[str, ForeignRecord] = dataclasses.field(default_factory=dict)
+    others: dict[str, list[ForeignRecord]] = dataclasses.field(default_factory=dict)
+    repeated: int = 0
     channels: dict[str, Channels] = dataclasses.field(default_factory=dict)
     unusable: list[Unusable] = dataclasses.field(default_factory=list)
-    path_of: dict[str, str] = dataclasses.field(default_factory=dict)
-    first_of: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def add(self, path: str, record: ForeignRecord) -> None:
+    def add(self, record: ForeignRecord) -> None:
         name = str(record.row["image_name"])
-        if name in self.path_of:
-            raise ForeignError(f"{path}: image_name {name!r} is also in {self.path_of[name]}; expected once")
-        self.path_of[name] = path
-        self.rows.append(record.row)
-        self.places.append(record.place)
-        self.sources.append(record.source)
-        self.dialects.add(record.dialect)
-        if record.group is not None and (first := self.first_of.setdefault(record.group, name)) != name:
-            self.same.append((first, name))
+        record = dataclasses.replace(record, image=b"")
+        first = self.records.setdefault(name, record)
+        if first is record:
+            return
+        compared = 1 if self.images_only else None
+        if _content(first)[:compared] == _content(record)[:compared]:
+            self.repeated += 1
+        else:
+            self.others.setdefault(name, []).append(record)
 
-    def shards(self, codes: Mapping[str, Sequence[str]], images_only: bool) -> ForeignShards:
-        if not self.rows:
+    def shards(self) -> ForeignShards:
+        for name, others in self.others.items():
+            self.unusable.extend(_unlike(name, [self.records.pop(name), *others]))
+        if not self.records:
             first = f"; the first: {self.unusable[0].file}: {self.unusable[0].reason}" if self.unusable else ""
             raise ForeignError(f"no usable record in the foreign TFRecords; expected at least one{first}")
-        frame = pd.DataFrame(self.rows)
+        found = list(self.records.values())
+        frame = pd.DataFrame([record.row for record in found])
         labelled = frame["target"] != MISSING
-        if labelled.any() and not labelled.all() and not images_only:
+        doubts = (*trust.contradictions(frame), *_unknown_codes(self.unusable, len(frame)))
+        if labelled.any() and not labelled.all() and not self.images_only and not doubts:
             name = frame["image_name"][~labelled].iloc[0]
             some = f"{labelled.sum()} of {len(frame)} records {verb(labelled.sum(), 'has', 'have')} a target"
             raise ForeignError(f"{some}, {name!r} has none; build those with and those without one separately")
         return ForeignShards(
-            dialect="+".join(sorted(self.dialects)),
+            dialect="+".join(sorted({record.dialect for record in found})),
             frame=frame,
-            places=tuple(self.places),
-            sources=tuple(self.sources),
-            same=tuple(self.same),
+            codes=pd.DataFrame([record.codes for record in found]),
+            places=tuple(record.place for record in found),
+            sources=tuple(record.source for record in found),
+            same=tuple(_same(found)),
             labelled=bool(labelled.all()),
-            doubts=(*doubts(frame), *_unknown_codes(self.unusable, len(frame)), *self._merged_codes(codes)),
+            repeated=self.repeated,
+            doubts=doubts,
             channels=self.channels,
             unusable=tuple(self.unusable),
         )
 
-    def _merged_codes(self, codes: Mapping[str, Sequence[str]]) -> Iterator[str]:
-        unknown = [key for key in ("sex", "anatom_site_general_challenge") if key not in codes]
-        if "deotte" in self.dialects and unknown:
-            yield f"the codes of {' and '.join(unknown)} follow the order of a merged table, which is unknown"
+
+def _content(record: ForeignRecord) -> tuple[object, ...]:
+    """Everything of a record except its place, the image first."""
+    return record.place.part.sha256, record.row, record.codes, record.source, record.group, record.place.origin
+
+
+def _unlike(name: str, found: Sequence[ForeignRecord]) -> Iterator[Unusable]:
+    """The records of one image name that differ, each with the place of another."""
+    where = [f"{os.path.basename(each.place.path)}: record {each.place.record}" for each in found]
+    for number, each in enumerate(found):
+        other = 1 if number == 0 else 0
+        images = {found[other].place.part.sha256, each.place.part.sha256}
+        what = "image" if len(images) > 1 else "metadata"
+        yield Unusable(name, where[number], f"its name is also that of {where[other]}, with other {what}")
+
+
+def _same(records: Iterable[ForeignRecord]) -> Iterator[tuple[str, str]]:
+    """Pairs of image names whose records have one group."""
+    first_of: dict[int, str] = {}
+    for record in records:
+        name = str(record.row["image_name"])
+        if record.group is not None and (first := first_of.setdefault(record.group, name)) != name:
+            yield first, name
+
+
+def _unknown_codes(unusable: Sequence[Unusable], usable: int) -> Iterator[str]:
+    """Doubts about keys with many unknown values. A rare one is a bad value; many show another vocabulary."""
+    records = usable + len(unusable)
+    for ours in CODED:
+        found = [each for each in unusable if each.code_of == ours]
+        if len(found) > max(1, _RARE * records):
+            yield f"{len(found)} of {records} records have a code of {ours} without a word, first {found[0].file}: " + (
+                found[0].reason
+            )
 
 
 def find(pattern: str) -> list[str]:
-    """Returns the files that match a glob pattern, sorted; raises ForeignError if there are none."""
+    """Returns the files that match a glob pattern, sorted; raises ForeignError if there are none.
+
+    Brackets in the part of a path that exists are taken for themselves, as are those that match nothing as a pattern.
+    """
     place = paths.path(pattern)
     try:
-        if isinstance(place, paths.RemotePath):
-            found = sorted(str(path) for path in place.parent.glob(place.name) if path.is_file())
-        else:
-            found = sorted(path for path in glob.glob(_escaped(place)) if os.path.isfile(path))
+        found = _matching(_escaped(place)) or _matching(pattern.replace("[", "[[]"))
         is_folder = not found and place.is_dir()
     except OSError as error:
         raise ForeignError(f"{pattern}: cannot be read: {error.strerror or error}") from error
@@ -297,12 +331,21 @@ def find(pattern: str) -> list[str]:
     return found
 
 
-def _escaped(pattern: Path) -> str:
+def _escaped(place: paths.AnyPath) -> str:
     """A pattern whose beginning means itself as far as it exists, as a folder called [v1] does."""
-    known, rest = Path(), list(pattern.parts)
+    if isinstance(place, paths.RemotePath):
+        return str(place)
+    known, rest = Path(), list(place.parts)
     while rest and os.path.lexists(known / rest[0]):
         known /= rest.pop(0)
     return str(Path(glob.escape(str(known)), *rest))
+
+
+def _matching(pattern: str) -> list[str]:
+    place = paths.path(pattern)
+    if isinstance(place, paths.RemotePath):
+        return sorted(str(path) for path in place.parent.glob(place.name) if path.is_file())
+    return sorted(path for path in glob.glob(str(place)) if os.path.isfile(path))
 
 
 def _start_of(path: str) -> bytes:
@@ -319,73 +362,3 @@ def _declared_count(path: str) -> int | None:
         return tfrecord.shard_count(path)
     except ValueError:
         return None
-
-
-# ----------------------------------------------------------------------------------------------------- trust
-
-
-def doubts(frame: pd.DataFrame) -> list[str]:
-    """Returns the contradictions that show that codes are misread; often none, which proves nothing.
-
-    A record has target 1 exactly if it is a melanoma, and a patient has one sex.
-    """
-    found = []
-    known = frame[(frame["target"] != MISSING) & (frame["diagnosis"] != MISSING)]
-    wrong = known[(known["diagnosis"] == DIAGNOSIS.index("melanoma")) != (known["target"] == 1)]
-    if len(wrong):
-        row = wrong.iloc[0]
-        found.append(
-            f"{len(wrong)} of {len(known)} records {verb(len(wrong), 'has', 'have')} a diagnosis that contradicts "
-            f"{verb(len(wrong), 'its', 'their')} target: {row['image_name']} has target {row['target']} and diagnosis "
-            f"{DIAGNOSIS[int(row['diagnosis'])]!r}"
-        )
-    sexes = frame[(frame["sex"] != MISSING) & (frame["patient"] != "")].groupby("patient")["sex"].nunique()
-    if two := int((sexes > 1).sum()):
-        who = str(sexes.idxmax())
-        who = f"the one with code {who.removeprefix(schema.CODE)}" if who.startswith(schema.CODE) else repr(who)
-        found.append(f"{two} of {len(sexes)} patients {verb(two, 'has', 'have')} two sexes, among them {who}")
-    return found
-
-
-def _unknown_codes(unusable: Sequence[Unusable], usable: int) -> Iterator[str]:
-    """Doubts about keys with many unknown codes. A rare one is a bad value; many show another order of words."""
-    records = usable + len(unusable)
-    for ours in CODED:
-        found = [each for each in unusable if each.code_of == ours]
-        if len(found) > max(1, _RARE * records):
-            yield f"{len(found)} of {records} records have a code of {ours} without a word, first {found[0].file}: " + (
-                found[0].reason
-            )
-
-
-def with_table(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of a table for the images of foreign shards.
-
-    Args:
-      frame: Rows of the shards, which give names and order.
-      table: Rows of `table.read_table`, which give everything else.
-
-    Raises:
-      ForeignError: an image is not in the table, or both give a target and differ.
-    """
-    rows = table.set_index("image_name", drop=False)
-    absent = [name for name in frame["image_name"] if name not in rows.index]
-    if len(absent) == len(frame):
-        raise ForeignError(
-            f"the table has none of the {counted(len(frame), 'image')} of the TFRecords; their names are like "
-            f"{absent[0]!r}, those of the table like {table['image_name'].iloc[0]!r}"
-        )
-    if absent:
-        raise ForeignError(
-            f"the table lacks {len(absent)} of the {len(frame)} images of the TFRecords, first {absent[0]!r}; "
-            "pass one with all of them"
-        )
-    chosen = rows.loc[frame["image_name"].tolist()].reset_index(drop=True)
-    both = (frame["target"] != MISSING).to_numpy() & (chosen["target"] != MISSING).to_numpy()
-    differing = chosen[both & (frame["target"].to_numpy() != chosen["target"].to_numpy())]
-    if len(differing):
-        raise ForeignError(
-            f"{len(differing)} of {int(both.sum())} records {verb(len(differing), 'has', 'have')} another target "
-            f"than the table, first {differing['image_name'].iloc[0]!r}: {differing['target'].iloc[0]} in the table"
-        )
-    return chosen

@@ -7,13 +7,12 @@ file.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterable
 
-from PIL import Image, ImageStat
+from PIL import ImageStat
 
 from tfrecord_tools.core.text import counted
-from tfrecord_tools.imaging.files import DECODE_ERRORS
+from tfrecord_tools.imaging import convert
 
 _PIXELS = 64  # least side in pixels at which images are decoded for their means
 
@@ -54,7 +53,7 @@ class Channels:
 
 
 def channels_look_swapped(images: Iterable[bytes]) -> Channels:
-    """Measures the mean channels of JPEGs: skin of any tone is redder than blue.
+    """Measures the mean channels of images: skin of any tone is redder than blue.
 
     Images that cannot be decoded are skipped; the conversion reports them.
     """
@@ -65,10 +64,8 @@ def channels_look_swapped(images: Iterable[bytes]) -> Channels:
     return Channels(red, green, blue, len(means), sum(mean[2] > mean[0] for mean in means) / len(means))
 
 
-def _mean_rgb(jpeg: bytes) -> list[float] | None:
+def _mean_rgb(data: bytes) -> list[float] | None:
     try:
-        with Image.open(io.BytesIO(jpeg)) as image:
-            image.draft("RGB", (_PIXELS, _PIXELS))
-            return ImageStat.Stat(image.convert("RGB")).mean
-    except (*DECODE_ERRORS, Image.DecompressionBombError):
+        return ImageStat.Stat(convert.preview(data, "RGB", _PIXELS)).mean
+    except convert.ImageRejectedError:
         return None

@@ -1,18 +1,15 @@
-"""JPEG bytes to square JPEG bytes: check, decode at a reduced scale, resample, colour-manage, rotate, encode.
+"""Image bytes to square JPEG bytes: check, decode, resample, colour-manage, rotate, encode.
 
-The header is checked first (format, pixel limit). simplejpeg (libjpeg-turbo) then decodes at 1/8, 1/4, 1/2 or 1/1,
-the smallest scale that leaves at least twice the target size, and Lanczos resamples the exact box from there: close to
-a full decode in a fraction of its time and memory. Colour management and rotation work on the small result.
-
-Pillow reads headers, encodes, and decodes what simplejpeg cannot (CMYK). It never replaces simplejpeg, because it does
-not report damaged image data.
+The header is checked first (format, pixel limit). simplejpeg (libjpeg-turbo) then decodes a JPEG at 1/8, 1/4, 1/2 or
+1/1, the smallest scale that leaves at least twice the target size, and Lanczos resamples the exact box from there:
+close to a full decode in a fraction of its time and memory. Colour management and rotation work on the small result.
+Other formats are decoded in full by Pillow, see `raster`; Pillow also encodes.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,14 +17,9 @@ import numpy as np
 from PIL import Image, ImageCms, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tfrecord_tools.imaging import passthrough
-from tfrecord_tools.imaging.files import DECODE_ERRORS
+from tfrecord_tools.imaging import jpeg_decoder, passthrough, raster, signatures
+from tfrecord_tools.imaging.files import DECODE_ERRORS, ImageRejectedError
 from tfrecord_tools.imaging.resample import Box, ImageArray, resample
-
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None  # `versions` refuses before an image is read
 
 CONVERTER_VERSION = "2"  # raised whenever the bytes of converted images change
 MAX_PIXELS = 100_000_000  # the largest ISIC 2020 image has 24 million; more is a mistake or an attack
@@ -43,18 +35,6 @@ _TRANSPOSE = {  # EXIF orientation -> operation that makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-_COLORSPACE = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode -> simplejpeg's
-# libjpeg's warnings about damaged image data, which it replaces by grey or shifted blocks.
-_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
-# Some writers leave a few harmless bytes of padding before the end, and libjpeg warns of them in the same words; a scan
-# that lost synchronization leaves hundreds. Padding before any other marker could hide damage after it, because libjpeg
-# warns only once.
-_PADDING = re.compile(r"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9")
-
-
-class ImageRejectedError(ValueError):
-    """Unusable image; the message is the reason that quarantine.csv shows."""
 
 
 class Converted(NamedTuple):
@@ -91,18 +71,18 @@ def versions() -> dict[str, str]:
     Raises:
         RuntimeError: simplejpeg is not installed. Pillow alone would accept damaged images.
     """
-    if simplejpeg is None:
+    if jpeg_decoder.simplejpeg is None:
         raise RuntimeError("simplejpeg is not installed; it decodes the images: pip install simplejpeg")
     return {
         "converter": CONVERTER_VERSION,
         "pillow": features.version("pil") or "unknown",
         "libjpeg_turbo": features.version("libjpeg_turbo") or "unknown",
-        "simplejpeg": simplejpeg.__version__,
+        "simplejpeg": jpeg_decoder.simplejpeg.__version__,
     }
 
 
 def convert(data: bytes, size: int, quality: int, max_pixels: int = MAX_PIXELS) -> Converted:
-    """Crops the centre square of a JPEG, resamples it to size x size, and encodes it as JPEG 4:2:0.
+    """Crops the centre square of an image, resamples it to size x size, and encodes it as JPEG 4:2:0.
 
     Same as `convert_sizes` with one size and the defaults.
     """
@@ -121,10 +101,10 @@ def convert_sizes(
     swap_rb: bool = False,
     keep: passthrough.Asked | None = None,
 ) -> ConvertedSizes:
-    """Converts a JPEG to square JPEGs of several sizes, decoding once.
+    """Converts an image to square JPEGs of several sizes, decoding once.
 
     Args:
-        data: JPEG file: grey, RGB, or CMYK with an ICC profile; any EXIF orientation.
+        data: File in one of `signatures.CONVERTED`: grey, RGB, or CMYK with an ICC profile; any EXIF orientation.
         sizes: Sides of the results in pixels.
         quality: JPEG quality, 1..100.
         max_pixels: Limit on width * height, checked before decoding.
@@ -132,46 +112,75 @@ def convert_sizes(
         subsampling: One of SUBSAMPLINGS.
         decode_for: Size that selects the decoding scale, and so the bytes; at least max(sizes), its default.
         swap_rb: Swap red and blue of RGB images whose writer swapped them. Grey is unchanged, CMYK is rejected.
-        keep: Copy a file unchanged if it has the size already, is plain (see `passthrough.is_plain`) and undamaged.
+        keep: Copy a JPEG unchanged if it has the size already, is plain (see `passthrough.is_plain`) and undamaged.
             None: always encode again.
 
     Raises:
-        ImageRejectedError: The bytes are no complete, undamaged JPEG that can be shown as RGB.
+        ImageRejectedError: The bytes are no complete, undamaged image that can be shown as RGB.
     """
-    image = _open(data)
-    width, height = image.size
-    profile = image.info.get("icc_profile")
-    _check_header(image, max_pixels, swap_rb)
-    kept = width == height and width in sizes and keep is not None and not swap_rb and _is_kept(data, keep)
-    if kept and set(sizes) == {width}:
-        return ConvertedSizes((data,) * len(sizes), width, height)
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-        reduction = _reduction(width, height, decode_for or max(sizes), fit)
-        pixels = decode_reduced(data, image, reduction)
-    except ImageRejectedError:
-        raise
-    except DECODE_ERRORS as error:
-        raise ImageRejectedError(f"cannot be decoded: {error}") from error
+    decoding = decode_for or max(sizes)
+    if signatures.name_of(data) == signatures.JPEG:
+        image = jpeg_decoder.open_header(data)
+        raster.check_size(image, max_pixels)
+        _check_mode(image, swap_rb)
+        side = image.width if image.width == image.height else 0
+        kept = side in sizes and keep is not None and not swap_rb and _is_kept(data, keep)
+        if kept and set(sizes) == {side}:
+            return ConvertedSizes((data,) * len(sizes), side, side)
+        decoded = _decode_jpeg(data, image, decoding, fit)
+    else:
+        kept, side, decoded = False, 0, _decode_other(data, max_pixels, swap_rb)
     jpegs = []
     for size in sizes:
-        if kept and size == width:
+        if kept and size == side:
             jpegs.append(data)
             continue
-        square = _fit(pixels, width, height, reduction, size, fit)
-        if swap_rb and image.mode == "RGB":
+        square = _fit(decoded, size, fit)
+        if swap_rb and decoded.mode == "RGB":
             square = np.ascontiguousarray(square[..., ::-1])
-        square = _padded(_finish(square, image.mode, profile, orientation), size)
+        square = _padded(_finish(square, decoded), size)
         jpegs.append(_encode(square, quality, subsampling))
-    if orientation in (5, 6, 7, 8):
+    width, height = decoded.width, decoded.height
+    if decoded.orientation in (5, 6, 7, 8):
         width, height = height, width
     return ConvertedSizes(tuple(jpegs), width, height)
 
 
-def _check_header(image: JpegImageFile, max_pixels: int, swap_rb: bool) -> None:
+class _Decoded(NamedTuple):
+    """Pixels u8[H,W,C] of an image of width x height, at 1/reduction, and how to show them."""
+
+    pixels: ImageArray
+    mode: str
+    width: int
+    height: int
+    reduction: int = 1
+    orientation: int = 1
+    profile: bytes | None = None
+
+
+def _decode_jpeg(data: bytes, image: JpegImageFile, size: int, fit: str) -> _Decoded:
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageRejectedError(f"{width} x {height} pixels are over the limit of {max_pixels}")
+    mode, profile = image.mode, image.info.get("icc_profile")
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        reduction = _reduction(width, height, size, fit)
+        pixels = jpeg_decoder.decode_reduced(data, image, reduction)
+    except ImageRejectedError:
+        raise
+    except DECODE_ERRORS as error:
+        raise ImageRejectedError(f"cannot be decoded: {error}") from error
+    return _Decoded(pixels, mode, width, height, reduction, orientation, profile)
+
+
+def _decode_other(data: bytes, max_pixels: int, swap_rb: bool) -> _Decoded:
+    image = raster.read(data, max_pixels)
+    _check_mode(image, swap_rb)
+    width, height = image.size
+    pixels = np.asarray(image).reshape(height, width, -1)
+    return _Decoded(pixels, image.mode, width, height, profile=image.info.get("icc_profile"))
+
+
+def _check_mode(image: Image.Image, swap_rb: bool) -> None:
     if image.mode == "CMYK" and not image.info.get("icc_profile"):
         raise ImageRejectedError("CMYK without an ICC profile: its colours are unknown")
     if image.mode == "CMYK" and swap_rb:
@@ -180,13 +189,7 @@ def _check_header(image: JpegImageFile, max_pixels: int, swap_rb: bool) -> None:
 
 def _is_kept(data: bytes, asked: passthrough.Asked) -> bool:
     """Whether a file is plain and decodes without a warning."""
-    if not passthrough.is_plain(data, asked):
-        return False
-    try:
-        simplejpeg.decode_jpeg(data)
-    except ValueError:
-        return False
-    return True
+    return passthrough.is_plain(data, asked) and jpeg_decoder.is_sound(data)
 
 
 def _reduction(width: int, height: int, size: int, fit: str) -> int:
@@ -196,43 +199,9 @@ def _reduction(width: int, height: int, size: int, fit: str) -> int:
     return next((f for f in (8, 4, 2) if extent >= 2 * size * f and min(width, height) >= f), 1)
 
 
-def decode_reduced(data: bytes, image: JpegImageFile, reduction: int) -> ImageArray:
-    """Decodes a JPEG at 1/reduction, as stored.
-
-    Args:
-        data: JPEG file.
-        image: The same file, opened by Pillow; only its header is read unless Pillow has to decode.
-        reduction: 1, 2, 4 or 8.
-
-    Returns:
-        u8[H,W,C]: C is 3 for RGB, 1 for grey, 4 for CMYK; H and W are rounded up.
-
-    Raises:
-        ImageRejectedError: The image data are damaged.
-        DECODE_ERRORS: The image cannot be decoded.
-    """
-    mode = image.mode
-    width, height = (-(-extent // reduction) for extent in image.size)  # rounded up, as libjpeg does
-    if mode in _COLORSPACE:
-        try:
-            pixels = simplejpeg.decode_jpeg(data, _COLORSPACE[mode], min_height=height, min_width=width)
-            if pixels.shape[:2] == (height, width):
-                return pixels
-        except ValueError as error:
-            reason = str(error)
-            if _DAMAGE.search(reason) and not _PADDING.search(reason):
-                raise ImageRejectedError(f"damaged: {reason}") from error
-    image.draft(mode, (image.width // reduction, image.height // reduction))  # never decodes to less than this
-    image.load()
-    if (image.size, image.mode) != ((width, height), mode):
-        raise ImageRejectedError(
-            f"cannot be decoded: got {image.size} {image.mode} at 1/{reduction}, expected {(width, height)} {mode}"
-        )
-    return np.asarray(image).reshape(height, width, -1)
-
-
-def _fit(pixels: ImageArray, width: int, height: int, reduction: int, size: int, fit: str) -> ImageArray:
-    """Resamples pixels decoded at 1/reduction of width x height to size x size, or less where padding is due."""
+def _fit(decoded: _Decoded, size: int, fit: str) -> ImageArray:
+    """Resamples decoded pixels to size x size, or less where padding is due."""
+    pixels, width, height, reduction = decoded.pixels, decoded.width, decoded.height, decoded.reduction
     if fit == "crop":
         return resample(pixels, _centre_square(width, height, reduction), size, size)
     whole = (0.0, 0.0, width / reduction, height / reduction)
@@ -254,8 +223,9 @@ def _padded(pixels: ImageArray, size: int) -> ImageArray:
     return square
 
 
-def _finish(pixels: ImageArray, mode: str, profile: bytes | None, orientation: int) -> ImageArray:
-    """Converts stored pixels to upright sRGB."""
+def _finish(pixels: ImageArray, decoded: _Decoded) -> ImageArray:
+    """Converts resampled pixels to upright sRGB."""
+    mode, profile, orientation = decoded.mode, decoded.profile, decoded.orientation
     if mode == "RGB" and not profile and orientation not in _TRANSPOSE:
         return pixels
     image = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
@@ -278,7 +248,7 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         ImageRejectedError: It cannot be decoded.
     """
-    image = _open(data)
+    image = jpeg_decoder.open_header(data)
     try:
         image.load()
     except DECODE_ERRORS as error:
@@ -286,20 +256,28 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
-def _open(data: bytes) -> JpegImageFile:
-    """Reads the header; unlike Image.open, without a pixel limit of its own."""
-    if not data.startswith(_START):
-        found = f"it begins with {data[:8]!r}" if data else "the file is empty"
-        raise ImageRejectedError(f"not a JPEG: {found}")
-    # A complete file has an end marker after its last scan. Pillow accepts a file that lacks a few bytes, and an EXIF
-    # thumbnail has an end marker of its own, before the scan.
-    end = data.rfind(_END)
-    if end < 0 or data.find(_SCAN, end) >= 0:
-        raise ImageRejectedError("truncated: no end-of-image marker after the last scan")
+def preview(data: bytes, mode: str, side: int) -> Image.Image:
+    """Decodes an image as stored, at a reduced scale of at least `side` pixels where its format has one.
+
+    Unlike `convert`, it does not notice damaged JPEG data.
+
+    Args:
+        data: File in one of `signatures.CONVERTED`.
+        mode: "L" or "RGB".
+        side: Least side in pixels.
+
+    Raises:
+        ImageRejectedError: It cannot be decoded.
+    """
+    if signatures.name_of(data) != signatures.JPEG:
+        return raster.read(data, MAX_PIXELS).convert(mode)
+    image = jpeg_decoder.open_header(data)
+    raster.check_size(image, MAX_PIXELS)
     try:
-        return JpegImageFile(io.BytesIO(data))
+        image.draft(mode, (side, side))
+        return image.convert(mode)
     except DECODE_ERRORS as error:
-        raise ImageRejectedError(f"not a JPEG that can be read: {error}") from error
+        raise ImageRejectedError(f"cannot be decoded: {error}") from error
 
 
 def _centre_square(width: int, height: int, reduction: int) -> Box:

@@ -1,12 +1,28 @@
-"""File names of JPEGs, and the exceptions Pillow raises for invalid bytes."""
+"""File names of images, and the exceptions of invalid ones."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Container
 
-EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG")  # in order of preference
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
+# In order of preference. The content decides the format: a PNG named .jpg is a PNG.
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
+EXTENSIONS = tuple(extension for suffix in _SUFFIXES for extension in (suffix, suffix.upper()))
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+
+
+class ImageRejectedError(ValueError):
+    """Unusable image; the message is the reason that quarantine.csv shows, without anything that the file holds."""
 
 
 def file_of(name: str, files: Container[str]) -> str | None:
@@ -16,4 +32,4 @@ def file_of(name: str, files: Container[str]) -> str | None:
 
 def expected(name: str) -> str:
     """Returns the accepted file names of an image for messages: NAME{.jpg,.jpeg,...}."""
-    return f"{name}{{{','.join(EXTENSIONS)}}}"
+    return f"{name}{{{','.join(_SUFFIXES)}}}"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tfrecord_tools import schema
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import input_file, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.records import tfrecord
 
@@ -60,7 +60,7 @@ class Source:
     """One image to put into a shard; fields that are not listed are those of `schema.Record`.
 
     Attributes:
-      file: name of the file, for quarantine.csv.
+      file: name of the file in the image folder, for quarantine.csv; with the folders between them.
       path: None if no file was found.
       group: images of one group are never in two folds.
       source: data set.
@@ -89,13 +89,15 @@ class Source:
         """Reads the image.
 
         Raises:
+          input_file.RefusedFileError: the file is too large, no regular file, or outside the image folder.
           OSError: the file cannot be read.
           ShardError: the file has changed since the images in it were listed.
         """
         assert self.path is not None
         path = paths.path(self.path)
         if self.part is None:
-            return path.read_bytes()
+            above = str(path).removesuffix(self.file) if str(path).endswith(f"/{self.file}") else str(path.parent)
+            return input_file.read(path, paths.path(above))
         with path.open("rb") as file:
             file.seek(self.part.offset)
             data = file.read(self.part.length)
@@ -301,6 +303,8 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         raise  # the image may be sound: fail, so that a runner tries the shard again
     except OSError as error:
         return reject(f"cannot be read: {error.strerror}")
+    except input_file.RefusedFileError as error:
+        return reject(str(error))
     try:
         jpegs, width, height = task.convert(data)
     except ValueError as error:

@@ -88,8 +88,8 @@ def test_files_are_those_that_build_takes(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (None, "holds no JPEGs; expected files like NAME{.jpg,"),
-        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,"),
+        (None, "holds no images; expected files like NAME{.jpg,.jpeg,.png,"),
+        (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.png,"),
     ],
 )
 def test_a_folder_without_images_is_an_error(tmp_path, names, message):
@@ -115,10 +115,18 @@ def test_images_in_several_folders_are_compared_and_those_in_hdf5_files_are_not(
 
 
 @pytest.mark.parametrize(
-    ("data", "found"), [(b"\x89PNG\r\n\x1a\n.", r"it begins with b'\x89PNG\r\n\x1a\n'"), (b"", "the file is empty")]
+    ("data", "found"),
+    [
+        (b"\x89PNG\r\n\x1a\n.", "a PNG that cannot be decoded: damaged, or of a kind that is not supported"),
+        (b"", "the file is empty"),
+        (b"%PDF-1.7 secret", "not an image that can be converted: PDF; expected JPEG, PNG,"),
+    ],
 )
-def test_what_is_no_jpeg_is_recognized_by_its_first_bytes(data, found):
-    assert search.find([("a", data)]).unreadable == [("a", f"not a JPEG that can be read: {found}")]
+def test_what_is_no_image_is_recognized_by_its_first_bytes(data, found):
+    ((name, reason),) = search.find([("a", data)]).unreadable
+    assert name == "a"
+    assert reason.startswith(found)
+    assert "secret" not in reason
 
 
 def test_the_command_does_not_replace_its_table_and_says_so_first(tmp_path):

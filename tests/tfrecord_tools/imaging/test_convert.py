@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 from tests.support.images import jpeg, pixels, psnr, waves
 from tests.support.lanczos import exact_lanczos
 from tests.support.process import run_command
-from tfrecord_tools.imaging import convert
+from tfrecord_tools.imaging import convert, jpeg_decoder
 
 
 def reference(data, size):
@@ -94,13 +94,13 @@ def sides(data):
 
 def test_several_sizes_come_from_one_decoding(monkeypatch):
     calls = []
-    real = convert.decode_reduced
+    real = jpeg_decoder.decode_reduced
 
     def counting(data, image, reduction):
         calls.append(reduction)
         return real(data, image, reduction)
 
-    monkeypatch.setattr(convert, "decode_reduced", counting)
+    monkeypatch.setattr(jpeg_decoder, "decode_reduced", counting)
     data = jpeg(waves(1300, 1100))
     found = convert.convert_sizes(data, (64, 256, 128), 95)
     assert calls == [2]
@@ -152,7 +152,7 @@ def by_pillow(data, reduction):
 
 
 def decoded(data, reduction):
-    return convert.decode_reduced(data, convert._open(data), reduction)
+    return jpeg_decoder.decode_reduced(data, jpeg_decoder.open_header(data), reduction)
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
@@ -194,17 +194,6 @@ def test_a_strip_of_three_pixels_is_decoded(mode, fit):
     """Long enough for 1/8, but too narrow."""
     data = jpeg(waves(1000, 3).convert(mode))
     assert sides(convert.convert_sizes(data, (16,), 95, fit=fit).jpegs[0]) == (16, 16)
-
-
-def test_pillow_decodes_what_simplejpeg_refuses_without_calling_it_damaged(monkeypatch):
-    data = jpeg(waves(1300, 1000))
-    expected = convert.convert(data, 96, 95)
-
-    def refuse(*_, **__):
-        raise ValueError("unsupported")
-
-    monkeypatch.setattr(convert.simplejpeg, "decode_jpeg", refuse)
-    assert convert.convert(data, 96, 95) == expected
 
 
 def test_without_simplejpeg_nothing_is_built(data, tmp_path):
@@ -385,22 +374,6 @@ def test_padding_before_a_restart_marker_hides_no_damage_after_it():
     padded = data[:at] + b"\0\0" + data[at:]
     with pytest.raises(convert.ImageRejectedError, match="damaged: Corrupt JPEG data: 2 extraneous bytes"):
         convert.convert(padded[: len(padded) // 2] + b"\xff\xd9", 64, 95)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not a JPEG: the file is empty"),
-        (b"\x89PNG\r\n\x1a\n0000", "not a JPEG: it begins with b'\\x89PNG"),
-        (b"<html>not found</html>", "not a JPEG: it begins with b'<html>no'"),
-        (b"\xff\xd8\xff\xd9", "not a JPEG that can be read"),
-        (b"\xff\xd8\xff" + b"garbage" * 9 + b"\xff\xd9", "not a JPEG that can be read"),
-    ],
-)
-def test_what_is_no_jpeg_is_rejected_with_the_reason(data, reason):
-    with pytest.raises(convert.ImageRejectedError) as caught:
-        convert.convert(data, 64, 95)
-    assert reason in str(caught.value)
 
 
 def bomb(width, height):

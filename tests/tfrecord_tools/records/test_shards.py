@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.builds import NO_IMAGE
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.imaging import convert
@@ -51,7 +52,7 @@ def test_an_image_that_cannot_be_used_is_quarantined_with_the_reason(task, tmp_p
     (result,) = shards.write_shard(task).results
     assert result.records == 0
     assert [found.reason for found in result.quarantined] == [
-        "not a JPEG: it begins with b'<html>'",
+        NO_IMAGE,
         "file is missing",
         "cannot be read: No such file or directory",
     ]
