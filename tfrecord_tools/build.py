@@ -13,8 +13,9 @@ for the largest, so the smaller ones differ in a few bits from builds of their s
 --images takes several folders, as A,B, searched at any depth, and HDF5 files as of ISIC 2024. Without --csv, its
 folders are named by class: benign, malignant, melanoma, nevus, ...
 
-The form of a CSV is recognised by its header: Kaggle's and the ISIC site's tables of 2020, ISIC 2019 (ground truth and
-metadata, as --csv a.csv,b.csv), HAM10000, exports of the ISIC Archive; any other with --columns.
+The form of a CSV is recognised by its header: ISIC 2016 to 2020 and 2024 (ground truth and metadata as
+--csv a.csv,b.csv), exports of the ISIC Archive, HAM10000, BCN20000, MILK10k, PAD-UFES-20, DDI, PH2; any other with
+--columns. The target is melanoma or not, also where that of the table means any malignancy.
 
 A build of further training data leaves out the images of the first build with --against tfrecords/384.
 

@@ -43,10 +43,11 @@ class Input:
       where: Folders or pattern of the images, for messages.
       form: Form of the table, or dialect of the records that replace it.
       same: Pairs of image names that belong in one fold for reasons that are not in the frame.
-      quarantined: Unusable parts of foreign shards.
+      quarantined: Unusable parts of foreign shards, and rows of a table whose target cannot be determined.
       lost: Number of records known to be lost with the rest of their file.
       left_out: The image_type of each row that was left out for it, by image name.
       digest: SHA-256 in place of that of the files, if these are only images.
+      target_rule: Where its targets come from; "" for a test set.
       meanings: What is believed of the values of foreign shards, a text for each key.
       target_rule: Where its targets come from; "" for a test set.
       warnings: What was printed about it.
@@ -63,6 +64,7 @@ class Input:
     lost: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     digest: str | None = None
+    target_rule: str = ""
     meanings: tuple[str, ...] = ()
     target_rule: str = ""
     warnings: Warnings = dataclasses.field(default_factory=Warnings)
@@ -135,21 +137,35 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
     """The rows of a table and the images of an index; without one, foreign shards have the images."""
     tables = tuple(map(paths.path, names.several(given))) if isinstance(given, str) else (given,)
     columns = formats.parse_columns(spec.columns) if spec.columns else None
+    found = table.Table(tables, spec.form, columns)
+    form = found.form
     if kind == "auto":
-        kind = "train" if table.is_labelled(tables, spec.form, columns) else "test"
-    form = table.form_of(tables, spec.form, columns)
-    other = _other_modalities(spec, given, form, table.image_types(tables, spec.form, columns))
-    frame = table.read_table(tables, kind == "train", spec.form, columns, skip=other)
+        kind = found.split
+    other = _other_modalities(spec, given, form, found.image_types())
+    frame, undecided = found.read(kind == "train", skip=other)
     warnings = Warnings()
     if kind == "train":
+        print(f"{given}: form {form.name}; target: {found.target_rule}")
         _warn_of_patients(warnings, given, frame)
-    elif table.is_labelled(tables, spec.form, columns):
+    elif found.is_labelled:
         print(f"note: {given}: --split test leaves out its targets")
     images = tuple(index.locate(frame["image_name"].tolist())) if index is not None else ()
     if index is not None and index.links and None in images:
         print(f"note: {index.links[0]}: a link to a folder, which is not followed; name the folder in --images")
     frame = frame.assign(source=spec.source or form.source)
-    return Input(kind, tables, frame, images, str(index), form.name, left_out=other, warnings=warnings)
+    name = ",".join(path.name for path in tables)
+    return Input(
+        kind,
+        tables,
+        frame,
+        images,
+        str(index),
+        form.name,
+        quarantined=tuple(shards.Quarantined(image, name, str(why)) for image, why in undecided.items()),
+        left_out=other,
+        target_rule=found.target_rule if kind == "train" else "",
+        warnings=warnings,
+    )
 
 
 def _other_modalities(
@@ -244,7 +260,7 @@ def _describes_records(columns: str) -> bool:
 def _by_table(given: Input, found: reader.ForeignShards, stated: codes.Codes, rows: Input) -> Input:
     """The images of foreign shards with the rows of a table."""
     given.warnings.extend(rows.warnings)
-    stays = ~found.frame["image_name"].isin(rows.left_out)
+    stays = ~found.frame["image_name"].isin([*rows.left_out, *(each.image_name for each in rows.quarantined)])
     frame, written = (each[stays].reset_index(drop=True) for each in (found.frame, found.codes))
     frame = trust.with_table(frame, written, rows.frame, stated)
     believed = ["everything except the images: the table"]
@@ -258,7 +274,9 @@ def _by_table(given: Input, found: reader.ForeignShards, stated: codes.Codes, ro
         frame=frame,
         images=tuple(itertools.compress(given.images, stays)),
         form=rows.form,
+        quarantined=(*given.quarantined, *rows.quarantined),
         left_out=rows.left_out,
+        target_rule=rows.target_rule,
         meanings=tuple(believed),
     )
 

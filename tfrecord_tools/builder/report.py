@@ -73,10 +73,12 @@ def complaint(settings: BuildSettings, manifest: Manifest) -> str:
     listed = next(iter(settings.folders.values())) / QUARANTINE
     dropped = settings.inputs.duplicates and settings.split.mode == "drop"
     but = " except dropped duplicates, also those of unusable images" if dropped else ""
-    # Repaired TFRecords are another input, which --resume refuses.
+    # Repaired TFRecords and tables are another input, which --resume refuses.
     foreign = settings.inputs.from_tfrecords is not None
-    number, again = len(manifest.quarantined), "--overwrite" if foreign else "--resume"
-    what = counted(number, "image or record", "images or records") if foreign else counted(number, "image")
+    rows = any(each.get("quarantined") for each in manifest.inputs.values())
+    number, again = len(manifest.quarantined), "--overwrite" if foreign or rows else "--resume"
+    kind = "image or record" if foreign else "image or row" if rows else "image"
+    what = counted(number, kind, kind.replace(" or ", "s or ") + "s")
     lost = f", and {counted(manifest.lost, 'record')} {verb(manifest.lost, 'is', 'are')} lost from damaged files"
     return (
         f"{what} could not be used{lost if manifest.lost else ''}, see {listed}. The shards hold all the others{but}. "

@@ -1,179 +1,57 @@
-"""Forms of published metadata tables: their columns in terms of ours.
-
-The meaning of the words in the columns is in `vocabulary`.
-"""
+"""Form of a table: recognized by its header, named, or given by a column map."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
-from tfrecord_tools.metadata.vocabulary import CLASSES_2019, COLUMN_MAP
+from tfrecord_tools.metadata.forms import ARCHIVE_LEVELS, COLUMNS, FORMS, ISIC2024_LEVELS, Form
+from tfrecord_tools.metadata.vocabulary import COLUMN_MAP, TARGETS
+from tfrecord_tools.schema import IMAGE_NAME
 
-# Our columns, as a column map names them.
-COLUMNS = (
-    "image_name",
-    "patient_id",
-    "lesion_id",
-    "sex",
-    "age_approx",
-    "anatom_site_general_challenge",
-    "diagnosis",
-    "benign_malignant",
-    "target",
-    "image_type",
-)
-LABELS = ("target", "diagnosis", "benign_malignant")  # a table with any of these is labelled
-_CLASSES = CLASSES_2019[:-1]  # UNK has a column in ISIC 2019, but not in all copies of it
-LEVELS = tuple(f"diagnosis_{level}" for level in range(1, 6))  # of the ISIC Archive's hierarchy, general to exact
+_LISTED = 4  # forms in the error for an unknown header, nearest first
+KNOWN = frozenset().union(*(form.known for form in FORMS))  # columns that some form reads
+_LABEL_COLUMNS = frozenset().union(*(form.label_columns for form in FORMS))
 
 
 class TableError(ValueError):
     """A malformed table; the message names file, line, column, value and the allowed values."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A published table: its columns, its words and its use.
-
-    Attributes:
-      name: Its name, a value of --form.
-      title: Its description.
-      source: Name of the data set, for its records.
-      required: Our column -> its column, all of which the header has.
-      optional: Our column -> its column, used if the header has it.
-      classes: One-hot columns in place of a diagnosis.
-      forbidden: Columns of another table, with another meaning.
-      words: The source of its words, see `vocabulary`.
-      external: Not the evaluated data set, so for training only.
-      has_patients: Every labelled image must have a patient.
-      modality: The image_type of the images that are built unless others are asked for.
-    """
-
-    name: str
-    title: str
-    source: str
-    required: Mapping[str, str]
-    optional: Mapping[str, str]
-    classes: tuple[str, ...] = ()
-    forbidden: tuple[str, ...] = ()
-    words: str = "isic_archive"
-    external: bool = True
-    has_patients: bool = False
-    modality: str = "dermoscopic"
-
-    def columns(self, header: Sequence[str]) -> dict[str, str]:
-        """Returns {our column: its column} of the columns in the header."""
-        return {ours: theirs for ours, theirs in {**self.optional, **self.required}.items() if theirs in header}
-
-    def missing(self, header: Sequence[str]) -> list[str]:
-        """Returns its required columns that the header lacks."""
-        return [column for column in (*self.required.values(), *self.classes) if column not in header]
-
-    def is_labelled(self, header: Sequence[str]) -> bool:
-        """Whether a table with this header has labels."""
-        found = self.columns(header)
-        levels = self.words == "isic_archive" and LEVELS[0] in header
-        return bool(self.classes) or levels or any(ours in found for ours in LABELS)
-
-
-def _same(*columns: str) -> dict[str, str]:
-    return {column: column for column in columns}
-
-
-_META = {"age_approx": "age_approx", "anatom_site_general_challenge": "anatom_site_general", "sex": "sex"}
-
-# The first match is used, so the forms with more required columns come first.
-FORMS: Final = (
-    Form(
-        name="isic2020",
-        title="ISIC 2020: Kaggle's train.csv and test.csv, the ISIC site's Training_GroundTruth",
-        source="isic2020",
-        required=_same("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"),
-        optional=_same("lesion_id", "diagnosis", "benign_malignant", "target"),
-        words="isic2020",
-        external=False,
-        has_patients=True,
-    ),
-    Form(
-        name="isic2020_test",
-        title="ISIC 2020: the ISIC site's Test_Metadata",
-        source="isic2020",
-        required={"image_name": "image", "patient_id": "patient", **_META},
-        optional={},
-        words="isic2020",
-        external=False,
-    ),
-    Form(
-        name="isic2019",
-        title="ISIC 2019: Training_GroundTruth and Training_Metadata, both files together",
-        source="isic2019",
-        required={"image_name": "image", **_META},
-        optional=_same("lesion_id"),
-        classes=_CLASSES,
-        words="isic2019",
-    ),
-    Form(
-        name="isic2019_test",
-        title="ISIC 2019: Test_Metadata, without labels",
-        source="isic2019",
-        required={"image_name": "image", **_META},
-        optional={},
-        forbidden=(*_CLASSES, "lesion_id"),  # a column of Training_Metadata, which is not a test set
-    ),
-    Form(
-        name="ham10000",
-        title="HAM10000: HAM10000_metadata",
-        source="ham10000",
-        required={
-            "image_name": "image_id",
-            "lesion_id": "lesion_id",
-            "diagnosis": "dx",
-            "age_approx": "age",
-            "sex": "sex",
-            "anatom_site_general_challenge": "localization",
-        },
-        optional={},
-        words="ham10000",
-    ),
-    Form(
-        name="isic_archive",
-        title="ISIC Archive: output of isic-cli's `isic metadata download`",
-        source="isic_archive",
-        required={"image_name": "isic_id"},
-        optional={**_same("patient_id", "lesion_id", "diagnosis", "benign_malignant", "image_type"), **_META},
-        forbidden=("target",),  # in ISIC 2024 it means any malignancy
-    ),
-    Form(
-        name="isic_archive_labels",
-        title="ISIC Archive: a label file by image_name, without patients",
-        source="isic_archive",
-        required=_same("image_name", "benign_malignant", "diagnosis", "sex", "age_approx"),
-        optional={**_same("lesion_id", "image_type"), **_META},
-        forbidden=("target", "patient_id", "anatom_site_general_challenge"),  # a Kaggle table that lost a column
-    ),
-)
-
-
 def recognise(header: Sequence[str]) -> str:
-    """Returns the name of the form with this header; raises TableError listing all forms if there is none."""
+    """Returns the name of the form with this header; raises TableError listing the nearest forms if there is none."""
     for form in FORMS:
-        if not form.missing(header) and not any(column in header for column in form.forbidden):
+        if not form.missing(header) and not form.refused(header):
             return form.name
-    raise TableError(f"unknown header {', '.join(header)}; expected one of\n{describe_forms(header)}")
+    raise TableError(f"unknown header {_listed(header)}; expected one of\n{describe_forms(header)}")
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether these cells are the header of a published table."""
+    return any(not form.missing(cells) and not form.refused(cells) for form in FORMS)
+
+
+def implied_header(cells: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns of the form that has no header and such rows; () if there is none."""
+    for form in FORMS:
+        label = cells[-1].lower() in (*form.target_words, *TARGETS)
+        if label and len(cells) == len(form.header) and IMAGE_NAME.fullmatch(cells[0]):
+            return form.header
+    return ()
 
 
 def describe_forms(header: Sequence[str] = ()) -> str:
-    """Returns a line for each form, nearest first: its name, title, columns and the ones that the header lacks."""
+    """Returns a line for each of the nearest forms: its name, title, columns and the ones that the header lacks."""
+    ranked = sorted(FORMS, key=lambda form: (-len(form.known.intersection(header)), len(form.missing(header))))
     lines = []
-    for form in sorted(FORMS, key=lambda form: len(form.missing(header)) / len({*form.required, *form.classes})):
+    for form in ranked[:_LISTED] if header else FORMS:
         missing = form.missing(header) if header else []
-        refused = [column for column in form.forbidden if header and column in header]
-        needs = ", ".join([*form.required.values(), *form.classes])
+        refused = form.refused(header)
         notes = [f"missing {', '.join(missing)}"] if missing else []
         notes += [f"must not have {', '.join(refused)}"] if refused else []
+        needs = ", ".join(form.missing([]))
         lines.append(f"  {form.name}: {form.title}; needs {needs}" + "".join(f" ({note})" for note in notes))
+    if header:
+        lines.append(f"  {', '.join(form.name for form in ranked[_LISTED:])}: see docs/data/sources.md")
     return "\n".join([*lines, f"  {COLUMN_MAP}: any table, with --columns image_name=...,patient_id=...,target=..."])
 
 
@@ -186,7 +64,7 @@ def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str
       columns: {our column: its column}.
 
     Raises:
-      TableError: there is no such form, or the header lacks a column of it.
+      TableError: there is no such form, or the table is not of it.
     """
     if columns is not None and name not in (None, COLUMN_MAP):
         raise TableError(f"form {name!r} and a column map together; expected one of them")
@@ -197,8 +75,26 @@ def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str
     if form is None:
         raise TableError(f"unknown form {name!r}; expected one of\n{describe_forms()}")
     if missing := form.missing(header):
-        raise TableError(f"missing column(s) {', '.join(missing)} of form {name}; found {', '.join(header)}")
+        raise TableError(f"missing column(s) {', '.join(missing)} of form {name}; found {_listed(header)}")
+    if refused := form.refused(header):
+        instead = f"; it is of form {recognise(header)}" if is_header(header) else ""
+        raise TableError(
+            f"column(s) {', '.join(refused)}, which a table of form {name} does not have{instead}; leave out --form, "
+            "or map its columns with --columns"
+        )
     return form
+
+
+def unread_labels(form: Form, header: Sequence[str]) -> list[str]:
+    """Returns the columns that look like labels in a table whose form reads none."""
+    if form.is_labelled(header):
+        return []
+    return [column for column in header if column in _LABEL_COLUMNS]
+
+
+def _listed(header: Sequence[str]) -> str:
+    shown = list(header[:20])  # ISIC 2024 has 55
+    return ", ".join([*shown, f"... ({len(header)} columns)"] if len(header) > len(shown) else shown)
 
 
 def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
@@ -206,21 +102,23 @@ def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
     mapped = {ours: given.get(ours, ours) for ours in COLUMNS}
     absent = [f"{ours}={theirs}" for ours, theirs in given.items() if theirs and theirs not in header]
     if absent:
-        raise TableError(f"--columns {', '.join(absent)}: no such column; found {', '.join(header)}")
+        raise TableError(f"--columns {', '.join(absent)}: no such column; found {_listed(header)}")
     found = {ours: theirs for ours, theirs in mapped.items() if theirs and theirs in header}
     if "image_name" not in found:
-        raise TableError(f"--columns has no image_name; found {', '.join(header)}")
+        raise TableError(f"--columns has no image_name; found {_listed(header)}")
     if "patient_id" not in found and "patient_id" not in given:
         raise TableError(
             "--columns has no patient_id, so folds could share a patient; "
-            f"pass an empty patient_id= if the table has no patients; found {', '.join(header)}"
+            f"pass an empty patient_id= if the table has no patients; found {_listed(header)}"
         )
+    levels = next((each for each in (ARCHIVE_LEVELS, ISIC2024_LEVELS) if each[0] in header), ())
     return Form(
         name=COLUMN_MAP,
         title="a table by its column map",
         source="other",
         required={ours: theirs for ours, theirs in found.items() if ours in given or ours == "image_name"},
         optional=found,
+        levels=() if given.get("diagnosis") == "" else levels,
         words=COLUMN_MAP,
         external=False,
         has_patients="patient_id" in found,

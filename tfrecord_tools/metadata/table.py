@@ -1,4 +1,4 @@
-"""Reader of metadata CSVs from any source into one checked table.
+"""Reader of metadata tables from any source into one checked table.
 
 `csv_rows` replaces pandas' reader because it knows the line of each row, for error messages, and does not silently
 read "NA" or "nan" as missing.
@@ -6,54 +6,145 @@ read "NA" or "nan" as missing.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
-from tfrecord_tools.core import names, paths
-from tfrecord_tools.core.text import counted
-from tfrecord_tools.metadata import csv_rows, formats, vocabulary
+from tfrecord_tools.core import paths
+from tfrecord_tools.metadata import files, formats, problems
 from tfrecord_tools.metadata.formats import TableError
-from tfrecord_tools.schema import CONTROL, IMAGE_NAME, MAX_AGE, MISSING
+from tfrecord_tools.metadata.forms import Form
+from tfrecord_tools.metadata.row_reader import RowReader
 
 PathLike = str | os.PathLike[str]
-_ERRORS_SHOWN = 10  # enough to show a pattern
 _IMAGE = "image_name"
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # found in files that are only named CSV
-_VERDICTS = ("benign", "malignant")  # of benign_malignant; the index is the target
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """A CSV, or several joined. path: start of error messages. rows: (position, cell of each column)."""
+class Rows(NamedTuple):
+    """Rows of a table.
 
-    path: str
-    name: str
-    header: list[str]
-    rows: list[tuple[str, dict[str, str]]]
-    errors: list[str]
-
-
-def form_of(
-    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
-) -> formats.Form:
-    """Returns the form of a CSV, or of several joined; arguments as of `read_table`.
-
-    Raises:
-      TableError: no form fits; names the file, and the columns of each form.
+    Attributes:
+      frame: One row per image, in file order; other columns are ignored.
+        image_name, patient, lesion: str, "" if missing.
+        sex, age_approx (years), anatom_site_general_challenge, diagnosis: int64, codes as in schema, -1 if missing.
+        target: int64, 1 for a melanoma, 0 for everything else, -1 if missing; see `vocabulary.target_of`.
+      undecided: Why the target of a row cannot be determined, by image name; these rows are not in the frame.
     """
-    return _form(_read(path), form, columns)
+
+    frame: pd.DataFrame
+    undecided: dict[str, problems.Problem]
 
 
-def is_labelled(
-    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
-) -> bool:
-    """Returns whether the CSV's header has a column with labels."""
-    file = _read(path)
-    return _form(file, form, columns).is_labelled(file.header)
+class Table:
+    """A CSV, or several joined, in one of `formats.FORMS` or with a column map.
+
+    Attributes:
+      path: Its path, or paths, for messages.
+      form: Its form.
+      header: All its columns.
+    """
+
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        form: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        """Reads the file.
+
+        Args:
+          path: A CSV, or several to join by the one column that they share (ISIC 2019: ground truth, metadata).
+          form: A name of `formats.FORMS`; None recognises it by the header.
+          columns: {our column: its column} for a table in no known form.
+
+        Raises:
+          TableError: it cannot be read, or no form fits; names the file, and the columns of the nearest forms.
+        """
+        given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        wanted = {*formats.KNOWN, *(columns or {}).values()}
+        self._file = files.read([paths.path(each) for each in given], wanted, columns is not None)
+        self.path, self.header = self._file.path, self._file.header
+        try:
+            self.form: Form = formats.form_of(self.header, form, columns)
+        except TableError as error:
+            raise TableError(f"{self.path}: line 1: {error}") from None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether its form reads labels from it."""
+        return self.form.is_labelled(self.header)
+
+    @property
+    def target_rule(self) -> str:
+        """Where its targets come from, as a clause."""
+        return self.form.rule(self.header)
+
+    @property
+    def split(self) -> str:
+        """The split that it is made for: "train" if it is labelled, else "test".
+
+        Raises:
+          TableError: it has labels that its form does not read.
+        """
+        if unread := formats.unread_labels(self.form, self.header):
+            mapped = self.form.name == formats.COLUMN_MAP
+            who, remedy = ("--columns", "name them there") if mapped else (f"form {self.form.name}", "leave out --form")
+            raise TableError(
+                f"{self.path}: line 1: column(s) {', '.join(unread)} look like labels, which {who} does not read; "
+                f"{remedy}, or pass --split test for images without targets"
+            )
+        return "train" if self.is_labelled else "test"
+
+    def image_types(self) -> dict[str, str]:
+        """Returns the image_type of each image ("dermoscopic", "RCM: mosaic", ... or ""); {} without that column."""
+        reader = RowReader(self.form, self._file, labelled=False)
+        if "image_type" not in reader.at:
+            return {}
+        return {reader.name(*row)[0]: reader.cell(row[1], "image_type") for row in self._file.rows}
+
+    def names(self) -> list[str]:
+        """Returns only the image names, in file order; raises TableError if one is not allowed."""
+        reader = RowReader(self.form, self._file, labelled=False)
+        wrong, found = list(self._file.problems), []
+        for row in self._file.rows:
+            name, more = reader.name(*row)
+            found.append(name)
+            wrong += more
+        problems.check(self.path, wrong)
+        return found
+
+    def read(self, labelled: bool, skip: Container[str] = ()) -> Rows:
+        """Reads the rows.
+
+        Args:
+          labelled: Whether to read diagnosis and target.
+          skip: Names of images whose rows are left out unchecked.
+
+        Raises:
+          TableError: names the first problem of each kind, or says that no target can be determined.
+        """
+        reader = RowReader(self.form, self._file, labelled)
+        wrong, seen, rows, undecided = list(self._file.problems), dict[str, str](), [], dict[str, problems.Problem]()
+        for where, cells in self._file.rows:
+            if skip and reader.name(where, cells)[0] in skip:
+                continue
+            row, more, open_ = reader.row(where, cells)
+            name = str(row[_IMAGE])
+            first = seen.setdefault(name, where)
+            if first != where:
+                what = "is also in {detail}; expected once"
+                more.append(problems.Problem(where, what, reader.at[_IMAGE], name, first))
+            wrong += more
+            if open_ is None:
+                rows.append(row)
+            else:
+                undecided[name] = open_
+        problems.check(self.path, wrong)
+        if not rows:
+            problems.check(self.path, list(undecided.values()))
+        return Rows(pd.DataFrame(rows), undecided)
 
 
 def read_table(
@@ -61,297 +152,30 @@ def read_table(
     labelled: bool,
     form: str | None = None,
     columns: Mapping[str, str] | None = None,
-    keep_unlabelled: bool = False,
-    skip: Container[str] = (),
 ) -> pd.DataFrame:
-    """Reads the metadata of any form in `formats.FORMS`, or of any CSV with a column map.
-
-    Args:
-      path: A CSV, or several to join by the one column that they share (ISIC 2019: ground truth, metadata).
-      labelled: Whether to read diagnosis and target.
-      form: A name of `formats.FORMS`; None recognises it by the header.
-      columns: {our column: its column} for a table in no known form.
-      keep_unlabelled: Give rows whose target cannot be determined target -1, instead of an error.
-      skip: Names of images whose rows are left out unchecked.
-
-    Returns:
-      One row per image, in file order; other columns are ignored.
-        image_name, patient, lesion: str, "" if missing.
-        sex, age_approx (years), anatom_site_general_challenge, diagnosis: int64, codes as in schema, -1 if missing.
-        target: int64, 1 for a melanoma, 0 for everything else, -1 if missing; see `vocabulary.target_of`.
+    """Reads a table all of whose rows are wanted, as the frame of `Rows`.
 
     Raises:
-      TableError: lists the first problems.
+      TableError: as `Table`; or the target of a row cannot be determined.
     """
-    file = _read(path)
-    reader = _Reader(_form(file, form, columns), file, labelled, keep_unlabelled)
-    errors, seen, rows = list(file.errors), dict[str, str](), []
-    for where, cells in file.rows:
-        if skip and reader.name(cells)[0] in skip:
-            continue
-        row, problems = reader.row(cells)
-        first = seen.setdefault(str(row[_IMAGE]), where)
-        if first != where:
-            problems.append(f"column {reader.at[_IMAGE]}: {row[_IMAGE]!r} is also in {first}; expected once")
-        errors.extend(f"{where}: {problem}" for problem in problems)
-        rows.append(row)
-    _raise(file, errors)
-    return pd.DataFrame(rows)
-
-
-def image_types(
-    path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Returns the image_type of each image, "" if missing: dermoscopic, RCM: mosaic, ...; {} without that column."""
-    file = _read(path)
-    reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
-    at = reader.at.get("image_type")
-    return {reader.name(cells)[0]: cells[at] for _, cells in file.rows} if at is not None else {}
+    table = Table(path, form, columns)
+    rows = table.read(labelled)
+    problems.check(table.path, list(rows.undecided.values()))
+    return rows.frame
 
 
 def read_names(
     path: PathLike | Sequence[PathLike], form: str | None = None, columns: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Reads only the image names of a table for `read_table`, or of any with a column image_name, in file order.
+    """Reads only the image names of a table, or of any with a column image_name, in file order.
 
     Raises:
-      TableError: lists the first problems.
+      TableError: as `Table`; or a name is not allowed.
     """
-    file = _read(path)
-    if form is None and columns is None and _IMAGE in file.header:
-        columns = {}
     if columns is not None:
-        columns = {"patient_id": "", **columns}
-    reader = _Reader(_form(file, form, columns), file, labelled=False, keep_unlabelled=False)
-    errors, found = list(file.errors), []
-    for where, cells in file.rows:
-        name, problems = reader.name(cells)
-        found.append(name)
-        errors.extend(f"{where}: {problem}" for problem in problems)
-    _raise(file, errors)
-    return found
-
-
-def _raise(file: _File, errors: Sequence[str]) -> None:
-    """Raises TableError with the first errors, if there are any."""
-    if errors:
-        more = len(errors) - _ERRORS_SHOWN
-        shown = list(errors[:_ERRORS_SHOWN]) + ([f"... and {more} more"] if more > 0 else [])
-        raise TableError("\n  ".join([f"{file.path}: {counted(len(errors), 'problem')}", *shown]))
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def _form(file: _File, name: str | None, columns: Mapping[str, str] | None) -> formats.Form:
+        return Table(path, form, {"patient_id": "", **columns}).names()
     try:
-        return formats.form_of(file.header, name, columns)
-    except TableError as error:
-        raise TableError(f"{file.path}: line 1: {error}") from None
-
-
-def _read(path: PathLike | Sequence[PathLike]) -> _File:
-    """The CSV, or the join of several."""
-    given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    first, *others = [_read_file(paths.path(each)) for each in given]
-    for other in others:
-        first = _join(first, other)
-    return first
-
-
-def _read_file(path: paths.AnyPath) -> _File:
-    (_, header), *lines = _read_lines(path)
-    if len(header) == 1 and (between := next((each for each in _SEPARATORS if each in header[0]), None)):
-        kind = _SEPARATORS[between]
-        raise TableError(f"{path}: line 1: cells are separated by {kind}; expected commas, so save the table with them")
-    twice = sorted({repr(column) for column in header if header.count(column) > 1})
-    if twice:
-        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} occur twice; expected once")
-    rows, errors = [], []
-    for line, cells in lines:
-        if len(cells) == len(header):
-            rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
-        else:
-            errors.append(f"line {line}: {counted(len(cells), 'cell')}; the header has {len(header)}")
-    return _File(str(path), path.name, header, rows, errors)
-
-
-def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
-    """(line number from 1, cells) of every row that is not blank: the header and at least one more."""
-    try:
-        lines = csv_rows.read(path)
-    except csv_rows.CsvError as error:
-        raise TableError(str(error)) from error
-    if not lines:
-        raise TableError(f"{path}: empty; expected a header and one line per image")
-    if len(lines) == 1:
-        raise TableError(f"{path}: no rows; expected a header and one line per image")
-    return lines
-
-
-def _join(one: _File, other: _File) -> _File:
-    """Joins two files by their only shared column; a row that one of them lacks is an error."""
-    path, name = f"{one.path} + {other.path}", f"{one.name} + {other.name}"
-    shared = [column for column in one.header if column in other.header]
-    if len(shared) != 1:
-        raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected only the image's name")
-    errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]
-    (key,) = shared
-    partners: dict[str, tuple[str, dict[str, str]]] = {}
-    for where, cells in other.rows:
-        first, _ = partners.setdefault(cells[key], (where, cells))
-        if first != where:
-            errors.append(f"{other.name} {where}: column {key}: {cells[key]!r} is also in {first}; expected once")
-    rows, found = [], set()
-    for where, cells in one.rows:
-        found.add(cells[key])
-        if cells[key] in partners:
-            also, more = partners[cells[key]]
-            rows.append((f"{where} ({other.name}: {also})", {**cells, **more}))
-        else:
-            errors.append(f"{where}: column {key}: {cells[key]!r} is not in {other.name}")
-    for image, (where, _) in partners.items():
-        if image not in found:
-            errors.append(f"{other.name} {where}: column {key}: {image!r} is not in {one.name}")
-    return _File(path, name, [*one.header, *(column for column in other.header if column != key)], rows, errors)
-
-
-# ----------------------------------------------------------------------------------------------------- rows
-
-
-class _Reader:
-    """Converter of rows in one form to rows of our table. at: our column -> its column."""
-
-    def __init__(self, form: formats.Form, file: _File, labelled: bool, keep_unlabelled: bool) -> None:
-        self.form, self.labelled, self.keep_unlabelled = form, labelled, keep_unlabelled
-        self.at = form.columns(file.header)
-        # Kaggle's tables must have a target, even if another column determines it.
-        has_label = form.is_labelled(file.header) and (form.name != "isic2020" or "target" in self.at)
-        if labelled and not has_label:
-            missing = "diagnosis (or diagnosis_1, benign_malignant)" if form.external else "target"
-            raise TableError(
-                f"{file.path}: line 1: missing column(s) {missing}; found {', '.join(file.header)}. "
-                "For images without a target pass --split test"
-            )
-
-    def row(self, cells: Mapping[str, str]) -> tuple[dict[str, str | int], list[str]]:
-        """Returns one row of the table, and its problems."""
-        problems: list[str] = []
-
-        def cell(ours: str) -> str:
-            return cells[self.at[ours]] if ours in self.at else ""
-
-        def check(ours: str, convert: Callable[[str], int]) -> int:
-            try:
-                return convert(cell(ours))
-            except ValueError as error:
-                problems.append(f"column {self.at[ours]}: {cell(ours)!r} is not allowed; expected {error}")
-                return MISSING
-
-        name, wrong = self.name(cells)
-        problems += wrong
-        given = (cell("patient_id"), cell("lesion_id"))
-        patient, lesion = ("" if vocabulary.is_missing(each) else each for each in given)
-        if self.labelled and self.form.has_patients and not patient:
-            found = f"{given[0]!r} names no patient" if given[0] else "empty"
-            at = self.at["patient_id"]
-            problems.append(f"column {at}: {found}; expected an identifier, or folds could share a patient")
-        for ours in ("patient_id", "lesion_id"):
-            if CONTROL.search(cell(ours)):
-                problems.append(f"column {self.at[ours]}: {cell(ours)!r} has a control character; expected none")
-        source = self.form.words
-        row: dict[str, str | int] = {
-            "image_name": name,
-            "patient": patient,
-            "lesion": lesion,
-            "sex": check("sex", lambda word: vocabulary.sex_code(source, word)),
-            "age_approx": check("age_approx", _age),
-            "anatom_site_general_challenge": check(
-                "anatom_site_general_challenge", lambda word: vocabulary.site_code(source, word)
-            ),
-            "diagnosis": MISSING,
-            "target": MISSING,
-        }
-        if self.labelled:
-            row["diagnosis"], row["target"], wrong = self._labels(cells)
-            problems += wrong
-        return row, problems
-
-    def name(self, cells: Mapping[str, str]) -> tuple[str, list[str]]:
-        """Returns (image name, problems)."""
-        cell = cells[self.at[_IMAGE]]
-        name = names.without_extension(cell)
-        if vocabulary.is_missing(name):
-            return name, [f"column {self.at[_IMAGE]}: {cell!r} names no image; expected the name of its file"]
-        if IMAGE_NAME.fullmatch(name):
-            return name, []
-        return name, [f"column {self.at[_IMAGE]}: {name!r} is not allowed; expected letters, digits, _ and - only"]
-
-    def _labels(self, cells: Mapping[str, str]) -> tuple[int, int, list[str]]:
-        """(diagnosis, target, problems)."""
-        column, word = self._diagnosis(cells)
-        try:
-            if self.form.classes:
-                word = vocabulary.one_hot(cells)
-            diagnosis = vocabulary.diagnosis_code(self.form.words, word)
-        except ValueError as error:
-            return MISSING, MISSING, [f"column {column}: {word!r} is not allowed; expected {error}"]
-        verdict = cells[self.at["benign_malignant"]] if "benign_malignant" in self.at else ""
-        if "target" in self.at:
-            return (diagnosis, *self._given_target(cells, verdict, vocabulary.target_of(word, diagnosis, ""), word))
-        try:
-            target = vocabulary.target_of(word, diagnosis, verdict)
-        except ValueError as error:
-            at = self.at["benign_malignant"]
-            return diagnosis, MISSING, [f"column {at}: {verdict!r} is not allowed; expected {error}"]
-        if target == MISSING and not self.keep_unlabelled:
-            found = f"column {column}: {word!r} does not determine"
-            if "benign_malignant" in self.at:
-                found = (
-                    f"column {column}: {word!r} and column {self.at['benign_malignant']} {verdict!r} do not determine"
-                )
-            advice = "give a diagnosis, leave the row out, or build the table without targets with --split test"
-            return diagnosis, MISSING, [f"{found} whether it is a melanoma; {advice}"]
-        return diagnosis, target, []
-
-    def _diagnosis(self, cells: Mapping[str, str]) -> tuple[str, str]:
-        """(column, cell) of the diagnosis, as named in an error."""
-        if self.form.classes:
-            classes = [name for name in vocabulary.CLASSES_2019 if name in cells]
-            return "/".join(classes), "/".join(cells[name] for name in classes)
-        if "diagnosis" in self.at and (word := cells[self.at["diagnosis"]]):
-            return self.at["diagnosis"], word
-        if self.form.words == "isic_archive" and formats.LEVELS[0] in cells:
-            return formats.LEVELS[0], vocabulary.deepest_level(cells.get(level, "") for level in formats.LEVELS)
-        return self.at.get("diagnosis", "diagnosis"), ""
-
-    def _given_target(
-        self, cells: Mapping[str, str], verdict: str, implied: int, diagnosis: str
-    ) -> tuple[int, list[str]]:
-        """(target, problems) of a table with a target, which verdict and diagnosis (target: implied) must match."""
-        at, cell = self.at["target"], cells[self.at["target"]]
-        if cell not in ("0", "1"):
-            return MISSING, [f"column {at}: {cell!r} is not allowed; expected 0 or 1"]
-        target, expected = int(cell), _VERDICTS[int(cell)]
-        if implied not in (MISSING, target):
-            problem = f"column {at}: {cell!r} contradicts the diagnosis {diagnosis!r}; expected {implied}"
-            return target, [f"{problem}, because only a melanoma has target 1"]
-        if verdict in ("", expected):
-            return target, []
-        column = f"column {self.at['benign_malignant']}: {verdict!r}"
-        if verdict not in _VERDICTS:
-            return target, [f"{column} is not allowed; expected one of {', '.join(_VERDICTS)}, or nothing"]
-        return target, [f"{column} contradicts target {cell}; expected {expected!r}"]
-
-
-def _age(cell: str) -> int:
-    if not cell:
-        return MISSING
-    allowed = f"whole years from 0 to {MAX_AGE}, or nothing"
-    try:
-        age = float(cell)
-    except ValueError:
-        raise ValueError(allowed) from None
-    if not (math.isfinite(age) and 0 <= age <= MAX_AGE and age == int(age)):
-        raise ValueError(allowed)
-    return int(age)
+        table = Table(path, form, None if form else {"patient_id": ""})
+    except TableError:  # no column image_name: a form must name it
+        table = Table(path, form)
+    return table.names()
