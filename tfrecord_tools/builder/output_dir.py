@@ -244,7 +244,7 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
             for key, value in each.items()
             if key not in ("quarantined", "lost_records")
         }
-        versions = {key: value for key, value in manifest.versions.items() if key != "python"}
+        versions = {key: value for key, value in manifest.versions.items() if key not in ("python", "resampler")}
         return {**manifest.settings, **inputs, **versions}
 
     old, new = flat(before), flat(now)
