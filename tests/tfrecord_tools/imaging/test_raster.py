@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tests.support.images import jpeg, pixels, psnr, waves
+from tests.support.images import jpeg, mutated, pixels, psnr, waves
 from tests.tfrecord_tools.imaging.test_convert import cmyk_profile, swapped_profile
 from tfrecord_tools.imaging import convert, raster, signatures
 
@@ -206,8 +206,6 @@ def test_every_changed_byte_of_a_png_is_found_before_its_pixels_are_used():
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM"])
 def test_any_damage_gives_an_image_or_a_reason_that_quotes_nothing(kind):
-    from tests.support.images import mutated
-
     data, rng, reasons = saved(waves(64, 48), kind), random.Random(1), set()
     for _ in range(150):
         try:
