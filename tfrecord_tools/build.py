@@ -1,4 +1,4 @@
-"""Builds checked TFRecord shards with patient-grouped folds from dermoscopy JPEGs and their CSV.
+"""Builds checked TFRecord shards with patient-grouped folds from dermoscopy images and their CSV.
 
   python -m tfrecord_tools.build --size 384
   python -m tfrecord_tools.build --size 256 --csv train.csv --images jpeg/ --out tfrecords/256
