@@ -86,7 +86,8 @@ def _rows(path: paths.AnyPath, text: str) -> Iterator[tuple[int, str, str]]:
         if min(at) < 0:
             raise BuildError(f"--checksums {path}: line {number}: {_expected()}")
         for number, cells in rows:
-            yield (number, *(cells[each] if each < len(cells) else "" for each in at))
+            name, digest = (cells[each] if each < len(cells) else "" for each in at)
+            yield number, name, digest
         return
     for number, line in lines:
         plain, tagged = _LINE.fullmatch(line), _TAGGED.fullmatch(line)

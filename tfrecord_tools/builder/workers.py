@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from typing import Any, Generic, Protocol, TextIO, TypeVar
 
-# Seconds of a processor for one image. Pixels and scans are limited before: 100 megapixels take 2 to 5, as JPEG 2000 21.
+# Seconds of a processor for one image, whose pixels and scans are limited: 100 megapixels take 2 to 5, as JPEG 2000 21.
 TIME_LIMIT = 60.0
 _POLL = 0.25  # seconds between updates of the count
 _QUIET_INTERVAL = 5.0  # seconds between lines if standard error is not a terminal
