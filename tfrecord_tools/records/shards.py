@@ -332,6 +332,8 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         jpegs, width, height = task.convert(data)
     except ValueError as error:
         return reject(str(error))
+    except MemoryError:
+        return reject("needs more memory than there is")
     origin = source.origin or Origin(width, height, digest.digest())
     record = schema.Record(
         image=jpegs[0],
