@@ -1,4 +1,4 @@
-"""Builds checked TFRecord shards with patient-grouped folds from dermoscopy JPEGs and their CSV.
+"""Builds checked TFRecord shards with patient-grouped folds from dermoscopy images and their CSV.
 
   python -m tfrecord_tools.build --size 384
   python -m tfrecord_tools.build --size 256 --csv train.csv --images jpeg/ --out tfrecords/256
@@ -72,7 +72,7 @@ USERS_ERRORS = (
     shards.ShardError,
     workers.WorkerError,
 )
-_PRELOAD = tuple(module.__name__ for module in (convert, resample, shards, split, table, workers))
+_PRELOAD = tuple(module.__name__ for module in (convert, shards, workers))  # what workers need
 
 
 def build(settings: BuildSettings) -> Manifest:
@@ -97,6 +97,8 @@ def build_sizes(settings: BuildSettings) -> list[Manifest]:
 def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     """Builds each size; returns its manifest, and the number of images made in this run."""
     check(settings)
+    if settings.run.runner is None:
+        workers.prepare(_PRELOAD)
     read = inputs.paths_read(settings.inputs)
     for folder in settings.folders.values():
         output_dir.check_apart(folder, read)
@@ -154,7 +156,7 @@ def _run(
 ) -> Generator[shards.WrittenShard, None, None]:
     """Writes the shards in local processes, or in the workers of a Beam runner."""
     if spec.runner is None:
-        return workers.run(shards.write_shard, tasks, spec.workers, progress, _PRELOAD)
+        return workers.run(shards.write_shard, tasks, spec.workers, progress)
     decode, options = shards.WrittenShard.from_json, spec.beam_options
     return beam.run(shards.write_shard, tasks, spec.runner, options, progress, folder, decode, convert.versions)
 
@@ -200,7 +202,8 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **convert.versions(), "tfrecord_tools": tfrecord_tools.__version__}
+    ours = {"resampler": resample.KIND, "tfrecord_tools": tfrecord_tools.__version__}
+    return {"python": platform.python_version(), **convert.versions(), **ours}
 
 
 # -------------------------------------------------------------------------------------------- command
@@ -235,6 +238,8 @@ def _define_input_flags() -> None:
     flags.DEFINE_string("codes", None, text)
     flags.DEFINE_bool("swap_rb", False, "Exchange red and blue of --from_tfrecords, which their writer had exchanged.")
     flags.DEFINE_string("duplicates", None, "CSV of pairs image_name_1,image_name_2 that show one image.")
+    text = "SHA-256 of the images: output of sha256sum, or a CSV with image_name,sha256. Others are quarantined."
+    flags.DEFINE_string("checksums", None, text)
     text = "Finished builds, as A,B, whose images, patients and lesions are left out."
     flags.DEFINE_string("against", None, text)
 
@@ -322,7 +327,10 @@ def _settings_from_flags() -> BuildSettings:
 
 def run() -> None:
     """Runs the console entry point."""
-    cli.run(main, define_flags, __doc__, positional=True)
+    try:
+        cli.run(main, define_flags, __doc__, positional=True)
+    finally:
+        workers.end()
 
 
 if __name__ == "__main__":

@@ -74,3 +74,38 @@ def mutated(data, rng):
         if not changed:
             return b""
     return bytes(changed)
+
+
+def many_scans(width, height, scans):
+    """Progressive JPEG of a flat grey, 4:4:4, in any number of scans up to 2,647: one coefficient and bit at a time.
+
+    Written by hand after ITU-T T.81, with no fault that a decoder could report.
+    """
+
+    def segment(marker, body):
+        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+    def packed(bits):
+        bits += "1" * (-len(bits) % 8)
+        return int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    across, down = -(-width // 8), -(-height // 8)
+    blocks = across * down
+    frame = bytes([8]) + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x03" + b"\1\x11\0\2\x11\0\3\x11\0"
+    dc = bytes([0x00, 1, *[0] * 15, 0])  # one code of one bit: no difference
+    # 15 codes of four bits: end of band for 2**n blocks and as many more as the n bits after the code say (G.1.2.2)
+    ac = bytes([0x10, 0, 0, 0, 15, *[0] * 12, *(n << 4 for n in range(15))])
+    out = [b"\xff\xd8", segment(0xDB, b"\0" + b"\1" * 64), segment(0xC2, frame), segment(0xC4, dc), segment(0xC4, ac)]
+    out += [segment(0xDA, b"\3\1\0\2\0\3\0\0\0\0"), packed("0" * (3 * blocks))]
+    bits, left = "", blocks
+    while left:
+        n = min(left.bit_length() - 1, 14)
+        run = min(left, (2 << n) - 1)
+        bits += f"{n:04b}" + (f"{run - (1 << n):0{n}b}" if n else "")
+        left -= run
+    band = packed(bits)
+    steps = [(13, 0), *((low, low + 1) for low in range(12, -1, -1))]  # the highest bit, then one bit at a time
+    order = [(c, k, low, high) for k in range(1, 64) for c in (1, 2, 3) for low, high in steps]
+    for component, k, low, high in order[: scans - 1]:
+        out += [segment(0xDA, bytes([1, component, 0, k, k, high << 4 | low])), band]
+    return b"".join(out) + b"\xff\xd9"

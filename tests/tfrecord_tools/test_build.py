@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+import PIL
 import pytest
+import simplejpeg
 
 from tests.support.builds import (
     NO_IMAGE,
@@ -30,6 +32,7 @@ from tfrecord_tools import build, schema
 from tfrecord_tools.builder import inputs, report
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted
+from tfrecord_tools.imaging import resample
 from tfrecord_tools.metadata import table
 from tfrecord_tools.records import shards, tfrecord
 from tfrecord_tools.records.manifest import Manifest
@@ -111,6 +114,7 @@ def test_a_table_without_labels_becomes_test_shards(data, tmp_path):
     assert report.summary(tmp_path / "out", manifest, 7, 2.0).splitlines() == [
         f"{tmp_path / 'out'}: 7 images at 32 x 32, 0 quarantined, 2.0 s, 3.5 images/s",
         f"  test: 7 images, {counted(totals.patients, 'patient')}, {counted(totals.shards, 'shard')}",
+        f"  converted with simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}, {resample.KIND} resampler",
         f"next: python -m tfrecord_tools.verify {tmp_path / 'out'}",
         f"      python -m melanoma_tf.predict --workdir RUN --data {tmp_path / 'out'}",
     ]

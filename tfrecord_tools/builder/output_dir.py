@@ -250,7 +250,7 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
             for key, value in each.items()
             if key not in ("quarantined", "lost_records", "identical", "left_out", "warnings")
         }
-        versions = {key: value for key, value in manifest.versions.items() if key != "python"}
+        versions = {key: value for key, value in manifest.versions.items() if key not in ("python", "resampler")}
         return {**manifest.settings, **inputs, **versions}
 
     old, new = flat(before), flat(now)

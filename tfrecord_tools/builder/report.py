@@ -50,11 +50,13 @@ def summary(folder: paths.AnyPath, manifest: Manifest, made: int, seconds: float
     train = any(fold.split == "train" for fold in manifest.folds)
     use = f"train --data {where}" if train else f"predict --workdir RUN --data {where}"
     size = "{0} x {0}".format(manifest.settings["size"])
+    used = "simplejpeg {simplejpeg}, Pillow {pillow}, {resampler} resampler".format(**manifest.versions)
     lost = f" ({counted(manifest.lost, 'record')} lost)" if manifest.lost else ""
     return "\n".join(
         [
             f"{folder}: {counted(images, 'image')} at {size}, {len(manifest.quarantined)} quarantined{lost}, {speed}",
             *map(_fold, manifest.folds),
+            f"  converted with {used}",
             f"next: python -m tfrecord_tools.verify {where}",
             f"      python -m melanoma_tf.{use}",
         ]

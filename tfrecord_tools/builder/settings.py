@@ -39,6 +39,7 @@ class InputSpec:
     codes: str | None = None
     swap_rb: bool = False
     duplicates: str | None = None
+    checksums: str | None = None
     against: str | None = None
 
     @property
@@ -201,6 +202,7 @@ def _check_paths(spec: InputSpec, output: OutputSpec) -> None:
     for flag, given in (
         ("from_tfrecords", spec.from_tfrecords),
         ("duplicates", spec.duplicates),
+        ("checksums", spec.checksums),
         ("out", output.out),
     ):
         if given is not None and not given.strip():

@@ -16,7 +16,6 @@ DECODE_ERRORS = (
     LookupError,
     EOFError,
     ArithmeticError,
-    MemoryError,
     struct.error,
 )
 

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from tfrecord_tools.imaging import signatures
-from tfrecord_tools.imaging.files import DECODE_ERRORS, ImageRejectedError
+from tfrecord_tools.imaging.files import ImageRejectedError
 
 # Formats that every build of Pillow reads. Not those that start other programs, as PostScript does.
 _READERS: dict[str, type[ImageFile]] = {
@@ -30,7 +30,6 @@ _READERS: dict[str, type[ImageFile]] = {
     signatures.PNM: PpmImageFile,
 }
 _SUBFILE, _DNG_VERSION = 254, 50706  # TIFF 6.0, section 8; DNG 1.7, chapter 4
-_ERRORS = (*DECODE_ERRORS, Image.DecompressionBombError)
 
 
 def read(data: bytes, max_pixels: int) -> Image.Image:
@@ -65,10 +64,10 @@ def read(data: bytes, max_pixels: int) -> Image.Image:
             image.load()
             profile = image.info.get("icc_profile")
             plain = _plain(ImageOps.exif_transpose(image), kind)
-    except ImageRejectedError:
+    except (ImageRejectedError, MemoryError):
         raise
-    except _ERRORS as error:
-        # Pillow's own message may quote the file.
+    except Exception as error:
+        # Parsers raise whatever a damaged file makes them meet, and Pillow's own message may quote the file.
         found = "cut off" if "truncated" in str(error).lower() else "damaged, or of a kind that is not supported"
         raise ImageRejectedError(f"a {kind} that cannot be decoded: {found}") from error
     plain.info = {"icc_profile": profile} if profile else {}

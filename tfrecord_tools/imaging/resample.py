@@ -19,6 +19,7 @@ try:
 except ImportError:  # no C compiler at installation
     _resample = None  # type: ignore[assignment]
 
+KIND = "NumPy" if _resample is None else "compiled"  # of the same bits
 ImageArray = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 

@@ -67,6 +67,8 @@ class Source:
       part: None if the file is the image and nothing else.
       origin: file that the image first came from; None if it is this one.
       copies: names of its duplicates, which were dropped.
+      unusable: reason not to read it, if one is known.
+      checksums: hex SHA-256, of which its bytes must have one; () for any.
     """
 
     image_name: str
@@ -84,6 +86,8 @@ class Source:
     part: Part | None = None
     origin: Origin | None = None
     copies: tuple[str, ...] = ()
+    unusable: str | None = None
+    checksums: tuple[str, ...] = ()
 
     def read(self) -> bytes:
         """Reads the image.
@@ -125,6 +129,18 @@ class ShardTask:
     folders: tuple[str, ...]
     convert: Callable[[bytes], tuple[Sequence[bytes], int, int]]
     sources: tuple[Source, ...]
+
+    def place(self, done: int) -> str:
+        """Words for the image that is worked on when `done` are finished."""
+        shard = f"shard {self.prefix}"
+        return f"{self.sources[done].file} of {shard}" if done < len(self.sources) else shard
+
+    def without(self, image: int, reason: str) -> ShardTask | None:
+        """Returns the task with one image quarantined for a reason; None if it has no such image."""
+        if image >= len(self.sources):
+            return None
+        marked = dataclasses.replace(self.sources[image], unusable=reason)
+        return dataclasses.replace(self, sources=(*self.sources[:image], marked, *self.sources[image + 1 :]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +220,8 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
 
     Args:
       task: images, metadata and folders of the shard.
-      progress: called with 1 after each image; may raise to stop, which leaves no file.
+      progress: called with 0 before each image is converted and with 1 after it; may raise to stop, which leaves no
+        file.
 
     Raises:
       ShardError: the shard cannot be written (disk full; names the folder) or does not read back.
@@ -220,13 +237,14 @@ def write_shard(task: ShardTask, progress: Callable[[int], None] = lambda images
                 opened.append(stack.enter_context(paths.replacing(folder / f"{task.prefix}.tfrec")))
             for source in task.sources:
                 with _writing(task, folders[0]):  # remote storage did not answer
+                    progress(0)
                     records = _convert(source, task)
+                    progress(1)
                 tally.add(source, records)
                 if not isinstance(records, Quarantined):
                     for folder, (file, _), record in zip(folders, opened, records, strict=True):
                         with _writing(task, folder):
                             tfrecord.write_record(file, schema.encode(record))
-                progress(1)
             name = f"{task.prefix}-{tally.records}.tfrec"
             for folder, (_, rename) in zip(folders, opened, strict=True):
                 rename(folder / name, functools.partial(_read_back, records=tally.records))
@@ -295,6 +313,8 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
             reason += f"; its {were.format(', '.join(source.copies))} dropped for it: fix it and {again}"
         return Quarantined(source.image_name, source.file, reason)
 
+    if source.unusable is not None:
+        return reject(source.unusable)
     if source.path is None:
         return reject("file is missing")
     try:
@@ -305,11 +325,16 @@ def _convert(source: Source, task: ShardTask) -> list[schema.Record] | Quarantin
         return reject(f"cannot be read: {error.strerror}")
     except input_file.RefusedFileError as error:
         return reject(str(error))
+    digest = hashlib.sha256(data)
+    if source.checksums and digest.hexdigest() not in source.checksums:
+        return reject("its SHA-256 is not the one that --checksums gives: another file, or a damaged one")
     try:
         jpegs, width, height = task.convert(data)
     except ValueError as error:
         return reject(str(error))
-    origin = source.origin or Origin(width, height, hashlib.sha256(data).digest())
+    except MemoryError:
+        return reject("needs more memory than there is")
+    origin = source.origin or Origin(width, height, digest.digest())
     record = schema.Record(
         image=jpegs[0],
         image_name=source.image_name,

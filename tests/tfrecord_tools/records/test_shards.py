@@ -145,3 +145,33 @@ def test_tasks_and_results_cross_process_borders(task):
     assert pickle.loads(pickle.dumps(task)).sources == task.sources
     result = shards.write_shard(task)
     assert pickle.loads(pickle.dumps(result)) == result
+
+
+def greedy(data):
+    """A converter for which one image is too large."""
+    if b"JFIF" in data:
+        raise MemoryError
+    return [data], 1, 1
+
+
+def test_an_image_that_needs_too_much_memory_is_quarantined(task):
+    (result,) = shards.write_shard(dataclasses.replace(task, convert=greedy)).results
+    assert [found.reason for found in result.quarantined] == [
+        "needs more memory than there is",
+        "file is missing",
+        "needs more memory than there is",
+    ]
+
+
+def test_an_image_is_announced_before_it_is_converted_and_counted_after_it(task):
+    calls = []
+    shards.write_shard(task, calls.append)
+    assert calls == [0, 1] * 3
+
+
+def test_an_image_that_is_known_to_be_unusable_is_not_read(task):
+    marked = task.without(0, "took too long")
+    (result,) = shards.write_shard(marked).results
+    assert [found.reason for found in result.quarantined] == ["took too long", "file is missing"]
+    assert (task.place(0), task.place(3)) == ("ISIC_0.jpg of shard train07", "shard train07")
+    assert task.without(3, "no image is being converted") is None
