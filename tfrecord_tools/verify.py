@@ -6,7 +6,8 @@
 A leak is a patient, lesion, group, source file or nearly identical image in two folds, or in two folders. Builds of
 the same CSV with the same folds at different sizes count as one folder. --noduplicates skips the search for nearly
 identical images; --pairs lists them, those within one fold too, as a CSV that `build --duplicates` takes.
-Prints one line per problem, naming shard and record (counted from 0), and exits with 1 if there is any.
+Prints one line per problem, naming shard and record (counted from 0), ten of each kind (--json: all), and exits with 1
+if there is any. Notes repeat the warnings of the builds.
 """
 
 from __future__ import annotations

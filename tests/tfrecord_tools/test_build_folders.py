@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.support.builds import contents, records_of, settings
+from tests.support.builds import contents, quarantined, records_of, settings
 from tests.support.foreign import shard, values
 from tests.support.images import jpeg, textured
 from tfrecord_tools import build
@@ -122,12 +123,28 @@ def test_folders_by_class_are_built_without_a_rows_of_export(tmp_path, capsys):
     assert "malignant are taken for melanomas" in said
     assert "test set: 1 of 16 training images" in said  # the copy of a test image
     assert "test become test data without targets; build them alone" in said
+    rule = "1 = melanoma, by the folder, malignant among them"
+    assert f"folders named by class; target: {rule}" in said
     assert manifest.inputs["train"]["form"] == "class_folders"
+    assert manifest.inputs["train"]["target_rule"] == rule
+    assert "target_rule" not in manifest.inputs["test"]
     alone = BuildSettings.of(32, images=str(tmp_path / "set/test"), out=str(tmp_path / "test"), folds=2, shards=2)
     build.build(alone)
     assert {n: r.target for n, r in records_of(tmp_path / "test").items()} == {
         f"melanoma_{n}": n % 2 for n in range(15, 20)
     }
+
+
+def test_file_names_that_are_no_text_are_built_and_quarantined(tmp_path):
+    for n in range(10):
+        folder = tmp_path / "set" / ("melanoma" if n % 2 else "nevus")
+        folder.mkdir(parents=True, exist_ok=True)
+        data = jpeg(textured(n, 48))
+        with open(os.fsencode(folder) + b"/caf\xe9\xe8 %d.jpg" % n, "wb") as file:
+            file.write(data if n else data[:-100])
+    build.build(BuildSettings.of(32, images=str(tmp_path / "set"), out=str(tmp_path / "out"), shards=5))
+    assert set(records_of(tmp_path / "out")) == {f"caf-{n}" for n in range(1, 10)}
+    assert list(quarantined(tmp_path / "out")) == ["caf-0"]
 
 
 # ----------------------------------------------------------------------------------------- identifiers

@@ -18,6 +18,7 @@ from tfrecord_tools.metadata import vocabulary
 from tfrecord_tools.schema import DIAGNOSIS, MISSING
 
 FORM = "class_folders"
+TARGET_RULE = "1 = melanoma, by the folder, malignant among them"
 # First words of folders above or below the classes, such as train_sep. Folds replace a validation set.
 _SPLITS = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),

@@ -197,6 +197,8 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
         for text in found.warnings:
             each.warnings.add(index, text)
         if kind == "train":
+            each = dataclasses.replace(each, target_rule=class_folders.TARGET_RULE)
+            print(f"{index}: folders named by class; target: {each.target_rule}")
             _warn_of_patients(each.warnings, index, frame)
         elif spec.split == "auto":
             print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")

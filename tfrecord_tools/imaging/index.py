@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.imaging import hdf5
 from tfrecord_tools.records import shards
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
 _OTHERS = "__MACOSX"  # in archives packed on a Mac: files that are no images, under the images' names
 
 
@@ -133,7 +135,8 @@ def _is_hdf5(root: AnyPath) -> bool:
 
 
 def _file(root: AnyPath, file: str) -> Located:
-    return Located(file, str(root / file))
+    # Names may be no text on some disks; quarantine.csv is text.
+    return Located(_NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", file), str(root / file))
 
 
 def _only(name: str, places: Sequence[Located]) -> Located | None:

@@ -38,6 +38,14 @@ def test_a_folder_of_builds_names_them(tmp_path):
         Manifest.read(tmp_path)
 
 
+def test_warnings_are_those_of_all_inputs(tmp_path):
+    manifest = Manifest({}, {}, {"train": {"warnings": ["a", "b"]}, "test": {"warnings": ["c"]}}, SHARDS)
+    assert manifest.warnings == ["a", "b", "c"]
+    Manifest({}, {}, {"train": {"warnings": 5}}, SHARDS).write(tmp_path)
+    with pytest.raises(ShardError, match="not a manifest"):
+        Manifest.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
