@@ -49,7 +49,6 @@ class Input:
       digest: SHA-256 in place of that of the files, if these are only images.
       target_rule: Where its targets come from; "" for a test set.
       meanings: What is believed of the values of foreign shards, a text for each key.
-      target_rule: Where its targets come from; "" for a test set.
       warnings: What was printed about it.
     """
 
@@ -66,7 +65,6 @@ class Input:
     digest: str | None = None
     target_rule: str = ""
     meanings: tuple[str, ...] = ()
-    target_rule: str = ""
     warnings: Warnings = dataclasses.field(default_factory=Warnings)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tfrecord_tools.metadata.forms import ARCHIVE_LEVELS, COLUMNS, FORMS, ISIC2024_LEVELS, Form
+from tfrecord_tools.metadata.forms import ARCHIVE_LEVELS, COLUMNS, FORMS, ISIC2024_LEVELS, ISIC2024_MARK, Form
 from tfrecord_tools.metadata.vocabulary import COLUMN_MAP, TARGETS
 from tfrecord_tools.schema import IMAGE_NAME
 
@@ -112,6 +112,11 @@ def _mapped(header: Sequence[str], given: Mapping[str, str]) -> Form:
             f"pass an empty patient_id= if the table has no patients; found {_listed(header)}"
         )
     levels = next((each for each in (ARCHIVE_LEVELS, ISIC2024_LEVELS) if each[0] in header), ())
+    if found.get("target") == "target" and ISIC2024_MARK in header and not levels and "diagnosis" not in found:
+        raise TableError(
+            "column target of ISIC 2024 means any malignancy, and no diagnosis is beside it; expected iddx_full, so "
+            "take the table as published, or pass --columns ...,target= --split test"
+        )
     return Form(
         name=COLUMN_MAP,
         title="a table by its column map",

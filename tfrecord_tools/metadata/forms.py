@@ -24,6 +24,7 @@ ARCHIVE_LEVELS = tuple(
     f"diagnosis_{level}" for level in range(1, 6)
 )  # of the ISIC Archive's hierarchy, general to exact
 ISIC2024_LEVELS = tuple(f"iddx_{level}" for level in range(1, 6))
+ISIC2024_MARK = "tbp_lv_A"  # a column of no other table
 _SITES = tuple(f"anatom_site_{level}" for level in range(1, 6))
 _CLASSES_2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 _CLASSES_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -225,7 +226,8 @@ FORMS: Final = (
         source="isic2024",
         required={"image_name": "isic_id", "image_type": "image_type"},
         optional={**_same("patient_id"), **_META},
-        marks=("tbp_lv_A",),
+        marks=(ISIC2024_MARK,),
+        forbidden=("target", "iddx_full"),
         modality="TBP tile",
     ),
     Form(

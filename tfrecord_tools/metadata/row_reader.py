@@ -23,7 +23,7 @@ _ADVICE = "give a diagnosis, leave the row out, or build the table without targe
 
 
 class Labels(NamedTuple):
-    """diagnosis: its code. target: -1 if undecided. undecided: why, "" if it is decided or wrong."""
+    """diagnosis: its code. target: -1 if undecided or wrong. undecided: why, None if it is not."""
 
     diagnosis: int
     target: int

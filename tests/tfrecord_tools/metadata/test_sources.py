@@ -265,6 +265,16 @@ def test_a_column_map_does_not_make_melanomas_of_other_malignancies(tmp_path):
     )
 
 
+def test_a_target_of_isic_2024_without_its_diagnoses_is_an_error(tmp_path):
+    text = f"{SLICE.partition(',attribution')[0]}\nISIC_1,1,IP_1,40,male,,3.0,TBP tile: close-up,3D: XP,20.2\n"
+    with pytest.raises(table.TableError, match=r"isic2024: .*\(missing iddx_full\)"):
+        table.Table(write_tables(tmp_path, text))
+    with pytest.raises(table.TableError, match="column target of ISIC 2024 means any malignancy, and no diagnosis is"):
+        table.Table(write_tables(tmp_path, text), columns={"image_name": "isic_id"})
+    opened = table.Table(write_tables(tmp_path, text), columns={"image_name": "isic_id", "target": ""})
+    assert opened.read(labelled=False).frame["target"].tolist() == [-1]
+
+
 @pytest.mark.parametrize(
     ("diagnosis", "verdict", "target", "message"),
     [
