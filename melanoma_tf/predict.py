@@ -48,12 +48,13 @@ def main(argv: list[str]) -> None:
     import keras
 
     from melanoma_tf.core import files
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity, pipeline
     from melanoma_tf.inference import predictor
     from melanoma_tf.training import run_dir
 
     run = run_dir.open_workdir(workdir)
     dataset = pipeline.open_data(data)
+    cli.say(integrity.check(dataset.test or dataset.train))
     batch_size = FLAGS.batch_size or predictor.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
     if batch_size % devices.replicas:
         raise ValueError(f"--batch_size {batch_size} is global; expected a multiple of {devices.replicas} replicas")
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(batch_size, precision))
     table = predictions(run, dataset, devices, batch_size)
-    files.write_text(out, table.to_csv(index=False, float_format="%.8g"))
+    files.write_csv(out, table, float_format="%.8g")
     cli.say(f"{len(table)} predictions: {FLAGS.out}")
 
 
@@ -85,7 +86,7 @@ def predictions(
     """
     from melanoma_tf.data import pipeline
     from melanoma_tf.inference import predictor
-    from melanoma_tf.training import build, run_dir
+    from melanoma_tf.training import build, checkpoint, run_dir
 
     folds = run.finished_folds()
     if not folds:
@@ -115,7 +116,7 @@ def predictions(
         predicted = [i for i, folds_of_shard in enumerate(models) if k in folds_of_shard]
         if not predicted:
             continue
-        classifier.load_weights(run.fold(k) / run_dir.WEIGHTS)
+        checkpoint.load_final(run.fold(k) / run_dir.WEIGHTS, classifier)
         # One shard at a time: reading several together interleaves their records.
         for i in predicted:
             total[i] += predictor.predict_logits(tta_predictor, [shards[i]], **sizes) / len(models[i])

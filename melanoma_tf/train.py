@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity, pipeline
     from melanoma_tf.models import backbones
     from melanoma_tf.training import fold, run_dir
 
@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         raise ValueError("--validate_external needs --external")
     if FLAGS.external:
         dataset = pipeline.add_external(dataset, FLAGS.external, held_out=FLAGS.validate_external)
+    cli.say(integrity.check(dataset.train))
     if dataset.size != config.image_size:
         cli.say(f"data: images of {dataset.size} px are resampled to {config.image_size} px on the host")
 
@@ -86,6 +87,7 @@ def main(argv: list[str]) -> None:
         evaluation_data, training_data = evaluation_data + training_data, ()
     digests = [run_dir.data_sha256(path) for path in (*evaluation_data, *training_data)]
     devices.hosts.check_agreement({"the data": digests})
+    devices.hosts.run_on_primary(lambda: run_dir.lock_until_exit(folder))
     # None on other hosts, which write nothing.
     run = devices.hosts.run_on_primary(
         lambda: run_dir.claim(folder, config, evaluation_data, training_data, overwrite=FLAGS.overwrite)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +18,10 @@ import tensorflow as tf
 from melanoma_tf.data import decoder
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
+from tfrecord_tools.core import paths
 from tfrecord_tools.records import tfrecord
+from tfrecord_tools.records.manifest import MANIFEST, Manifest
+from tfrecord_tools.records.shards import ShardError
 
 _BATCHERS = 2  # batches decoded in parallel, so that no core waits for the last image of one
 PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 images
@@ -43,6 +44,7 @@ class Shard:
       records: number of records.
       positives: number of malignant records; -1 without labels.
       size: side of its square images, pixels.
+      sha256: of the file, in hex, as its manifest says; "" if unknown.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Shard:
     records: int
     positives: int
     size: int
+    sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,36 +91,23 @@ def open_data(path: str) -> DataSet:
     Raises:
       DataError: no manifest, an unfinished build, another schema version, or a shard that is missing or truncated.
     """
-    file = os.path.join(path, "manifest.json")
     try:
-        if not tf.io.gfile.exists(file):
-            raise DataError(f"{path} has no manifest.json; pass the output folder of tfrecord_tools.build")
-        with tf.io.gfile.GFile(file) as opened:
-            manifest = json.loads(opened.read())
-    except tf.errors.OpError as error:
-        raise DataError(f"{file} cannot be read: {error.message}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is damaged: {error}; run tfrecord_tools.verify {path}") from error
-    if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        raise DataError(f"{file} was not written by tfrecord_tools.build; pass a build's output folder")
-    if manifest["schema_version"] != schema.SCHEMA_VERSION:
-        raise DataError(
-            f"{file} has schema version {manifest['schema_version']}, expected {schema.SCHEMA_VERSION}; build it again"
-        )
-    if not manifest["complete"]:
+        manifest = Manifest.read(paths.path(path))
+    except ShardError as error:
+        raise DataError(str(error)) from error
+    size, folds = (manifest.settings.get(key) for key in ("size", "folds"))
+    if not (isinstance(size, int) and isinstance(folds, int)):
+        raise DataError(f"{path}/{MANIFEST}: settings: size {size!r}, folds {folds!r}; expected whole numbers")
+    if not manifest.complete:
         raise DataError(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
-    settings = manifest["settings"]
     shards: dict[str, list[Shard]] = {"train": [], "test": []}
-    for entry in manifest["shards"]:
-        shard_path = os.path.join(path, entry["name"])
-        if not tf.io.gfile.exists(shard_path) or tf.io.gfile.stat(shard_path).length != entry["bytes"]:
-            raise DataError(
-                f"{shard_path} is missing or not {entry['bytes']} bytes long; run tfrecord_tools.verify {path}"
-            )
-        positives = -1 if entry["positives"] is None else entry["positives"]
-        shard = Shard(shard_path, entry["fold"], entry["records"], positives, settings["size"])
-        shards[entry["split"]].append(shard)
-    return DataSet(path, settings["size"], settings["folds"], tuple(shards["train"]), tuple(shards["test"]))
+    for entry in manifest.shards:
+        file = paths.path(path) / entry.name
+        if not file.is_file() or file.stat().st_size != entry.bytes:
+            raise DataError(f"{file} is missing or not {entry.bytes} bytes long; run tfrecord_tools.verify {path}")
+        positives = -1 if entry.positives is None else entry.positives
+        shards[entry.split].append(Shard(str(file), entry.fold, entry.records, positives, size, entry.sha256))
+    return DataSet(path, size, folds, tuple(shards["train"]), tuple(shards["test"]))
 
 
 def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
@@ -317,13 +307,13 @@ def name_damaged_shard(shards: Sequence[Shard]) -> Iterator[None]:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for shard in shards:
-            damage = _damage(shard.path)
+            damage = find_damage(shard.path)
             if damage:
                 raise DataError(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
         raise  # all shards are intact
 
 
-def _damage(path: str) -> str:
+def find_damage(path: str) -> str:
     """Returns the first unreadable record of a shard with the reason; "" if all are readable."""
     index = 0
     try:

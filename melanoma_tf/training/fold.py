@@ -82,7 +82,8 @@ class _FoldRun:
         """Builds the trained model and the predictors, with pretrained weights unless a checkpoint replaces them."""
         config, runtime = self.config, self.runtime
         keras.utils.set_random_seed(config.seed + self.fold)
-        self.saved = runtime.hosts.broadcast(checkpoint.newest(self.checkpoints) if self.checkpoints else [])
+        newest = runtime.hosts.run_on_primary(lambda: checkpoint.newest(self.checkpoints) if self.checkpoints else [])
+        self.saved = runtime.hosts.broadcast(newest)
         with runtime.scope():
             self.trainer, self.classifier = build.build_trainer(
                 config, self.prior, self.steps_per_epoch, runtime.profile, fresh=not self.saved
@@ -141,7 +142,7 @@ class _FoldRun:
         self.progress.history.append(row)
         if self.folder and self.checkpoints:
             checkpoint.save(self.checkpoints, self.classifier, self.trainer.optimizer, self.progress)
-            files.write_text(self.folder / HISTORY, pd.DataFrame(self.progress.history).to_csv(index=False))
+            files.write_csv(self.folder / HISTORY, pd.DataFrame(self.progress.history))
         log.info("fold %d: %s", self.fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def finish(self) -> pd.DataFrame:

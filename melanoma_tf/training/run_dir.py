@@ -1,17 +1,20 @@
 """Layout and identity of a run's folder.
 
 RUN/run.json        config and hashes of the data
-RUN/fold0/          history.csv, checkpoints/; model.weights.h5 and oof.csv once the fold is finished
+RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished
 RUN/oof.csv         out-of-fold predictions of all finished folds
 RUN/metrics.json    written by melanoma_tf.train and melanoma_tf.evaluate
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +25,11 @@ import pandas as pd
 
 from melanoma_tf.core import files
 from melanoma_tf.core.config import restore
+from melanoma_tf.training import checkpoint
+from tfrecord_tools.core import lock, text
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
+_FOLD = re.compile("fold[0-9]+")
 
 
 class RunDirError(ValueError):
@@ -57,9 +63,30 @@ class RunDir:
 
     def finish(self, fold: int, predictions: pd.DataFrame) -> None:
         """Marks a fold as finished by writing its predictions, and updates those of the run."""
-        files.write_text(self.fold(fold) / OOF, predictions.to_csv(index=False))
+        files.write_csv(self.fold(fold) / OOF, predictions)
         tables = [read_predictions(self.fold(f) / OOF) for f in self.finished_folds()]
-        files.write_text(self.path / OOF, pd.concat(tables).to_csv(index=False))
+        files.write_csv(self.path / OOF, pd.concat(tables, ignore_index=True))
+
+
+def lock_until_exit(path: Path) -> None:
+    """Makes a run's folder, locks it until this process ends, and removes temporary files of runs that were killed.
+
+    Raises:
+      RunDirError: another run is writing there.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    held = contextlib.ExitStack()
+    try:
+        held.enter_context(lock.locked(path))
+    except lock.LockedError as error:
+        raise RunDirError(
+            f"--workdir {path}: another run is writing there ({error}); wait for it, or pass another --workdir"
+        ) from None
+    atexit.register(held.close)
+    files.remove_temporary(path, f"{re.escape(RUN)}|{re.escape(OOF)}")
+    for fold in _fold_folders(path):
+        files.remove_temporary(fold, ".+")
+        checkpoint.remove_temporary(fold / "checkpoints")
 
 
 def claim(
@@ -90,7 +117,7 @@ def claim(
             _check_same(open_workdir(path), workdir)
             return workdir
         # A run without any checkpoint has nothing to resume and nothing to lose.
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(entry.name != lock.NOTE for entry in path.iterdir()):
         raise RunDirError(f"--workdir {path} is not empty and holds no run; pass an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
     run = {
@@ -120,12 +147,19 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Reads an oof.csv. Names such as 007 and NA are kept as text; an unknown patient is NaN."""
     texts = dict.fromkeys(("image_name", "patient_id", "source"), str)
     missing = {column: [""] for column in ("patient_id", "logit", "probability")}
-    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
+    return table.assign(**{name: table[name].map(text.from_cell) for name in texts if name in table})
+
+
+def _fold_folders(path: Path) -> list[Path]:
+    return [folder for folder in path.glob("fold*") if _FOLD.fullmatch(folder.name) and folder.is_dir()]
 
 
 def _remove(path: Path) -> None:
     """Removes the files that a run writes; all others in the folder are the user's."""
-    for folder in path.glob("fold[0-9]*"):
+    for folder in _fold_folders(path):
+        if folder.is_symlink():
+            raise RunDirError(f"{folder} is a link; remove it yourself, or pass another --workdir")
         shutil.rmtree(folder)
     for name in (OOF, METRICS, RUN):  # RUN last, so that an interrupted removal can be repeated
         (path / name).unlink(missing_ok=True)
