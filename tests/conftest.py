@@ -8,7 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-of-tests-")  # not that of the user
+_CACHE = tempfile.TemporaryDirectory(prefix="cache-of-tests-")  # instead of the user's
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 import pytest
 

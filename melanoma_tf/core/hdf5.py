@@ -85,9 +85,7 @@ def _check(file: h5py.File, path: Path, most: int) -> None:
             if isinstance(link, h5py.SoftLink):
                 continue  # what it names has a link of its own in this file
             if not isinstance(link, h5py.HardLink):
-                raise ValueError(
-                    f"{path}: {group.name}/{name} is a link to another file; expected the values themselves"
-                )
+                raise ValueError(f"{path}: {group.name}/{name} is a link to another file; expected the values")
             entry = group[name]
             if isinstance(entry, h5py.Dataset):
                 total += _declared(entry, path, most)
@@ -102,7 +100,7 @@ def _declared(dataset: h5py.Dataset, path: Path, most: int) -> int:
     """Bytes that a dataset takes in memory; HDF5 fills what is not in the file, and inflates what is compressed."""
     plan = dataset.id.get_create_plist()
     if plan.get_external_count() or plan.get_layout() == h5py.h5d.VIRTUAL:
-        raise ValueError(f"{path}: {dataset.name} takes its values from another file; expected the values themselves")
+        raise ValueError(f"{path}: {dataset.name} takes its values from another file; expected the values")
     size = dataset.id.get_type().get_size()
     declared, chunk = (size * math.prod(lengths or (0,)) for lengths in (dataset.shape, dataset.chunks))
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]

@@ -48,14 +48,10 @@ def check(shards: Sequence[Shard]) -> str:
         with contextlib.suppress(OSError):  # it is only faster with it
             file.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(file, json.dumps({**known, **settled}, indent=1))
-    size = sum(states[shard.path][0] for shard in todo) / 1e6
-    unchanged = (
-        f", {len(shards) - len(todo)} of them unchanged since an earlier check" if len(todo) < len(shards) else ""
-    )
-    return (
-        f"data: {counted(len(shards), 'shard')} as in the manifest{unchanged} "
-        f"(SHA-256 of {size:,.1f} MB, {time.perf_counter() - started:.1f} s)"
-    )
+    size, same = sum(states[shard.path][0] for shard in todo) / 1e6, len(shards) - len(todo)
+    unchanged = f", {same} of them unchanged since an earlier check" if same else ""
+    read = f"SHA-256 of {size:,.1f} MB, {time.perf_counter() - started:.1f} s"
+    return f"data: {counted(len(shards), 'shard')} as in the manifest{unchanged} ({read})"
 
 
 def _digest(shard: Shard) -> str:

@@ -180,8 +180,7 @@ def _read_arrays(path: Path, shapes: list[tuple[int, ...]]) -> list[Any]:
             f"expected {len(shapes)} of the same shapes"
         )
     with np.load(path, allow_pickle=False) as stored:
-        values = [stored[key] for key in sorted(stored.files)]
-    return values
+        return [stored[key] for key in sorted(stored.files)]
 
 
 def _load_weights(path: Path, model: keras.Model) -> None:
@@ -291,9 +290,8 @@ def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -
 
 
 def _remove_older(folder: Path, newest: str) -> None:
-    names = sorted(
-        (path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=lambda name: (len(name), name)
-    )
+    names = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    names.sort(key=lambda name: int(name.removeprefix("step-")))
     for name in names[: names.index(newest)][: 1 - KEPT]:
         shutil.rmtree(folder / name, ignore_errors=True)
     remove_temporary(folder)

@@ -21,7 +21,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def cell(value: Any) -> Any:
-    """Value to write into a CSV: a text that a spreadsheet would run as a formula gets an apostrophe, all else stays."""
+    """Value to write into a CSV: a text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
