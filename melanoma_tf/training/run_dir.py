@@ -25,7 +25,6 @@ import pandas as pd
 
 from melanoma_tf.core import files
 from melanoma_tf.core.config import restore
-from melanoma_tf.training import checkpoint
 from tfrecord_tools.core import lock, text
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
@@ -74,6 +73,8 @@ def lock_until_exit(path: Path) -> None:
     Raises:
       RunDirError: another run is writing there.
     """
+    from melanoma_tf.training import checkpoint  # starts Keras, which evaluate does without
+
     path.mkdir(parents=True, exist_ok=True)
     held = contextlib.ExitStack()
     try:
