@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from absl import flags
 
 from melanoma_tf.core import cli, files
 from melanoma_tf.evaluation import intervals, metrics
 from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLAGS = flags.FLAGS
 

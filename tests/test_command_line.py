@@ -130,7 +130,7 @@ FAIL = "exec('def main(argv): raise {}')"
     [
         ("ValueError('why')", 1, "error: why\n"),
         ("FileNotFoundError(2, 'No such file or directory', 'a.csv')", 1, "error: a.csv: No such file or directory\n"),
-        ("KeyboardInterrupt", 1, "error: interrupted\n"),
+        ("KeyboardInterrupt", 1, "error: interrupted; run the same command again\n"),
         ("SystemExit('error: why')", 1, "error: why\n"),
         ("SystemExit(3)", 3, ""),
     ],
@@ -172,7 +172,7 @@ def test_a_signal_ends_a_command_with_one_line(runner, number):
         process.stdout.readline()
         process.send_signal(number)
         _, message = process.communicate()
-    assert (process.returncode, message) == (1, "error: interrupted\n")
+    assert (process.returncode, message) == (1, "error: interrupted; run the same command again\n")
 
 
 FULL = "error: standard output cannot be written: No space left on device\n"

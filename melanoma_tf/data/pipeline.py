@@ -16,98 +16,16 @@ import pandas as pd
 import tensorflow as tf
 
 from melanoma_tf.data import decoder
+from melanoma_tf.data.dataset import DataError, DataSet, Shard, count, open_data
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
-from tfrecord_tools.core import paths
 from tfrecord_tools.records import tfrecord
-from tfrecord_tools.records.manifest import MANIFEST, Manifest
-from tfrecord_tools.records.shards import ShardError
 
 _BATCHERS = 2  # batches decoded in parallel, so that no core waits for the last image of one
 PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 images
 _GLOBAL_SEED = 0
 READERS = 8  # shards read in parallel; more cost memory, fewer starve on a network file system
 _READ_AHEAD = 16  # encoded records per reader
-
-
-class DataError(ValueError):
-    """A data set is missing, damaged or unsuitable."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One TFRecord file of a build.
-
-    Attributes:
-      path: file or URL.
-      fold: fold of all its records; -1 if it is never held out.
-      records: number of records.
-      positives: number of malignant records; -1 without labels.
-      size: side of its square images, pixels.
-      sha256: of the file, in hex, as its manifest says; "" if unknown.
-    """
-
-    path: str
-    fold: int
-    records: int
-    positives: int
-    size: int
-    sha256: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """One or more finished builds of `tfrecord_tools`.
-
-    Attributes:
-      path: folder or URL of the main build.
-      size: side of its square images, pixels.
-      folds: number of folds.
-      train: labelled shards.
-      test: unlabelled shards.
-    """
-
-    path: str
-    size: int
-    folds: int
-    train: tuple[Shard, ...]
-    test: tuple[Shard, ...]
-
-    def fold(self, fold: int) -> tuple[Shard, ...]:
-        """Returns the shards to hold out for a fold."""
-        return tuple(shard for shard in self.train if shard.fold == fold)
-
-    def others(self, fold: int) -> tuple[Shard, ...]:
-        """Returns the shards to train on when `fold` is held out."""
-        return tuple(shard for shard in self.train if shard.fold != fold)
-
-
-def open_data(path: str) -> DataSet:
-    """Opens a build.
-
-    Args:
-      path: its folder, or a URL that TensorFlow can read, such as gs://.
-
-    Raises:
-      DataError: no manifest, an unfinished build, another schema version, or a shard that is missing or truncated.
-    """
-    try:
-        manifest = Manifest.read(paths.path(path))
-    except ShardError as error:
-        raise DataError(str(error)) from error
-    size, folds = (manifest.settings.get(key) for key in ("size", "folds"))
-    if not (isinstance(size, int) and isinstance(folds, int)):
-        raise DataError(f"{path}/{MANIFEST}: settings: size {size!r}, folds {folds!r}; expected whole numbers")
-    if not manifest.complete:
-        raise DataError(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
-    shards: dict[str, list[Shard]] = {"train": [], "test": []}
-    for entry in manifest.shards:
-        file = paths.path(path) / entry.name
-        if not file.is_file() or file.stat().st_size != entry.bytes:
-            raise DataError(f"{file} is missing or not {entry.bytes} bytes long; run tfrecord_tools.verify {path}")
-        positives = -1 if entry.positives is None else entry.positives
-        shards[entry.split].append(Shard(str(file), entry.fold, entry.records, positives, size, entry.sha256))
-    return DataSet(path, size, folds, tuple(shards["train"]), tuple(shards["test"]))
 
 
 def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
@@ -164,11 +82,6 @@ def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
         return schema.parse(serialized, ("image_name", "sha256", "patient", "lesion"))
 
     yield from _read([shard.path]).map(keys).as_numpy_iterator()
-
-
-def count(shards: Sequence[Shard]) -> int:
-    """Returns the number of records in `shards`."""
-    return sum(shard.records for shard in shards)
 
 
 def streams(hosts: Hosts) -> int:

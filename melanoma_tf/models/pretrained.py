@@ -24,10 +24,11 @@ import keras
 import numpy as np
 
 from melanoma_tf.core import hdf5, keras_compat
+from melanoma_tf.core.config import PUBLISHED_WEIGHTS
 from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
 from melanoma_tf.models.heads import HEAD
 
-NAMES = ("none", "imagenet", "noisy-student", "autoaugment")
+NAMES = PUBLISHED_WEIGHTS
 # (name in the file, value), in the order of the layer's variables. A dataset is read once its shape is known to fit.
 Tensors = list[tuple[str, np.ndarray | h5py.Dataset]]
 

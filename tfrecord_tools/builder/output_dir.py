@@ -220,12 +220,12 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
     """Raises BuildError naming the differences, with which the shards would not fit together."""
 
     def flat(manifest: Manifest) -> dict[str, Any]:
-        # The quarantined records follow from the input, and are many.
+        # The quarantined records and the names follow from the input, and are many.
         inputs = {
             f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
-            if key not in ("quarantined", "lost_records")
+            if key not in ("quarantined", "lost_records", "names")
         }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}

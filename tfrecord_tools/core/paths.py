@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO, cast
 
+from tfrecord_tools.core import startup
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -370,7 +372,8 @@ class _RemoteFile(io.RawIOBase):
 def _as_os_errors(url: str) -> Iterator[Any]:
     """Yields `tf.io.gfile`, and turns its errors into OSErrors that name the path."""
     try:
-        import tensorflow as tf
+        with startup.without_notes():
+            import tensorflow as tf
     except ImportError as error:
         raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (tf.io.gfile), which is not installed", url) from error
     try:
