@@ -31,7 +31,9 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Prints the metrics of --workdir."""
-    cli.say(report(cli.local_folder("workdir", FLAGS.workdir)))
+    folder = cli.local_folder("workdir", FLAGS.workdir)
+    cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
+    cli.say(report(folder))
 
 
 def report(folder: Path) -> str:

@@ -125,7 +125,7 @@ def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | No
     """
     import pandas as pd
 
-    if not build.test_names:
+    if not (build.test and build.test_names):
         return table, ""
     found = table.set_index("image_name")["target"]
     missing = [name for name in build.test_names if name not in found.index]
@@ -171,30 +171,16 @@ def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Run
 
     folds = check_finished(run)
     shards = build.test or build.train
-    digest = run_dir.data_sha256(build.path)
-    seen = digest in run.evaluation_data
+    seen = run_dir.data_sha256(build.path) in run.evaluation_data
     models = [models_for(shard, folds, seen) for shard in shards]
-    known = [s for s, m in zip(shards, models, strict=True) if seen and s.fold >= 0 and m != [s.fold]]
-    trained_on = pipeline.count(shards if digest in run.training_data and not build.test else known)
-    if trained_on:
-        cli.say(
-            f"warning: {trained_on} of {pipeline.count(shards)} records were training data of every finished model; "
-            "their predictions say nothing about new images. Train with --fold all to have a model for each."
-        )
-    if not (seen or trained_on or build.test):
-        cli.say(
-            f"warning: {build.path} has no test records and is not the run's training data. If it holds the same "
-            "patients, these predictions say nothing about new images."
-        )
+    _warn(run, build, shards, models)
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():
         classifier = build_classifier(run.config)
         tta_predictor = predictor.predictor(classifier, tta=run.config.tta)
     total = [np.zeros(shard.records) for shard in shards]
-    done, progress = (
-        0,
-        Progress(sum(s.records * len(m) for s, m in zip(shards, models, strict=True)), title="predicted: "),
-    )
+    work = sum(shard.records * len(used) for shard, used in zip(shards, models, strict=True))
+    done, progress = 0, Progress(work, title="predicted: ")
     for k in folds:
         predicted = [i for i, folds_of_shard in enumerate(models) if k in folds_of_shard]
         if not predicted:
@@ -210,6 +196,26 @@ def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Run
     import pandas as pd
 
     return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=predictor.sigmoid(np.concatenate(total)))
+
+
+def _warn(
+    run: run_dir.RunDir, build: dataset.DataSet, shards: Sequence[dataset.Shard], models: Sequence[list[int]]
+) -> None:
+    """Warns of predictions that say nothing about new images. models: folds whose models predict each shard."""
+    digest = run_dir.data_sha256(build.path)
+    seen = digest in run.evaluation_data
+    known = [s for s, m in zip(shards, models, strict=True) if seen and s.fold >= 0 and m != [s.fold]]
+    trained_on = dataset.count(shards if digest in run.training_data and not build.test else known)
+    if trained_on:
+        cli.say(
+            f"warning: {trained_on} of {dataset.count(shards)} records were training data of every finished model; "
+            "their predictions say nothing about new images. Train with --fold all to have a model for each."
+        )
+    if not (seen or trained_on or build.test):
+        cli.say(
+            f"warning: {build.path} has no test records and is not the run's training data. If it holds the same "
+            "patients, these predictions say nothing about new images."
+        )
 
 
 def models_for(shard: dataset.Shard, folds: Sequence[int], seen: bool) -> list[int]:

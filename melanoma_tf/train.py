@@ -160,8 +160,8 @@ def open_run(
     )
     if run and run.epochs_before:
         cli.say(
-            f"the run goes on from epoch {run.epochs_before[-1]} to {config.epochs}, with the learning rates that a run "
-            f"of {config.epochs} epochs has from there on"
+            f"run extended from {run.epochs_before[-1]} to {config.epochs} epochs; after epoch {run.epochs_before[-1]} "
+            f"the learning rate is that of a run of {config.epochs}"
         )
     return run
 

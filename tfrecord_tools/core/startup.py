@@ -15,7 +15,8 @@ _DEVICES = Path("/dev")  # where the driver of NVIDIA lists GPUs
 # Of every TensorFlow that finds no GPU or was built for many CPUs; its own log level does not reach all of them.
 _NOTES = re.compile(
     rb"All log messages before absl::InitializeLog|cudart_stub|cpu_feature_guard|onednn|oneDNN"
-    rb"|^To enable the following instructions|Unable to register cu(?:BLAS|DNN|FFT)|computation_placer already registered"
+    rb"|^To enable the following instructions|Unable to register cu(?:BLAS|DNN|FFT)"
+    rb"|computation_placer already registered"
 )
 _NO_GPU = re.compile(rb"failed call to cuInit|Could not find cuda drivers|Cannot dlopen some GPU libraries|^Skipping")
 
