@@ -105,6 +105,17 @@ def describe_xla(trainer: keras.Model, profile: DeviceProfile) -> str:
     return "XLA: off, as Keras does under MirroredStrategy"
 
 
+def learning_rate(
+    config: ml_collections.ConfigDict, steps_per_epoch: int, epochs_before: Sequence[int] = ()
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule of a run. epochs_before: earlier values of config.epochs if the run was extended."""
+    ends = [epochs * steps_per_epoch for epochs in (*epochs_before, config.epochs)]
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    return schedule.extended(
+        {end: schedule.warmup_cosine(config.lr, end, warmup, config.final_lr_fraction) for end in ends}
+    )
+
+
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
 
 
@@ -114,15 +125,11 @@ def build_optimizer(
     """The optimizer with its schedule, inside a SkippingOptimizer."""
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown config.optimizer={config.optimizer!r}; expected one of: {', '.join(OPTIMIZERS)}")
-    ends = [epochs * steps_per_epoch for epochs in (*epochs_before, config.epochs)]
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    learning_rate = schedule.extended(
-        {end: schedule.warmup_cosine(config.lr, end, warmup, config.final_lr_fraction) for end in ends}
-    )
+    rate = learning_rate(config, steps_per_epoch, epochs_before)
     options: dict[str, Any] = {"use_ema": config.ema > 0, "ema_momentum": config.ema or 0.99}
     if config.optimizer == "adamw":
         options["weight_decay"] = config.weight_decay
-    inner = OPTIMIZERS[config.optimizer](learning_rate, **options)
+    inner = OPTIMIZERS[config.optimizer](rate, **options)
     if config.optimizer == "adamw":
         inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.

@@ -139,8 +139,3 @@ def sync_variables(model: keras.Model) -> None:
 def steps_taken(optimizer: keras.optimizers.Optimizer) -> int:
     """Number of steps that changed the weights."""
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
-
-
-def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """The rate of the next step; under a schedule, at the end of the steps so far."""
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -156,7 +156,7 @@ class _FoldRun:
             "loss": guard.mean_loss(logs["loss"][-1]),
             "val_loss": self._held_out_loss(logits),
             "val_auc": metrics.auc(self.metadata["target"], logits),
-            "learning_rate": callbacks.learning_rate(optimizer),
+            "learning_rate": self._last_rate(),
             "skipped_steps": progress.step - callbacks.steps_taken(optimizer),
             "images_per_s": round((self.steps_per_epoch - steps_before) * self.config.batch_size / seconds, 1),
             "seconds": round(time.perf_counter() - started, 1),
@@ -167,6 +167,11 @@ class _FoldRun:
         """The loss that is trained, of images that are not augmented."""
         targets = self.metadata["target"].to_numpy("float32")
         return float(keras.ops.convert_to_numpy(self.trainer.loss(targets[:, None], logits[:, None])))
+
+    def _last_rate(self) -> float:
+        """The learning rate of the last step that changed the weights."""
+        rate = build.learning_rate(self.config, self.steps_per_epoch, self.epochs_before)
+        return float(rate(max(0, callbacks.steps_taken(self.trainer.optimizer) - 1)))
 
     def _save(self, row: dict[str, Any]) -> None:
         """Appends an epoch to the history and saves both history and checkpoint."""
