@@ -152,6 +152,7 @@ def test_a_remote_build_is_checked_too(shards):
     copy = shards.parent / "changed"
     shutil.copy(shards / name, copy)
     flip_targets(copy)
-    tf.io.gfile.copy(str(copy), f"{remote}/{name}", overwrite=True)
+    tf.io.gfile.remove(f"{remote}/{name}")
+    tf.io.gfile.copy(str(copy), f"{remote}/{name}")
     with pytest.raises(pipeline.DataError, match=f"{remote}/{name} was changed after it was built"):
         check(remote)
