@@ -388,7 +388,7 @@ def test_layers_behind_soft_links_are_read_and_cycles_named(donor, b0, legacy):
     with h5py.File(legacy, "r+") as file:
         del file["top_bn"]
         file["top_bn"], file["round"] = h5py.SoftLink("/round"), h5py.SoftLink("/top_bn")
-    with pytest.raises(ValueError, match="donor.h5 lists layer 'top_bn', but does not have it"):
+    with pytest.raises(ValueError, match="donor.h5 is damaged: .*too many links"):
         pretrained.load(b0, "efficientnet-b0", str(legacy))
 
 
