@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import math
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ _MAX_LINKS = 200_000  # a file of EfficientNetV2-L with optimizer has about 10,0
 _MAX_CHUNKS = 10_000  # of a dataset; h5py makes hundreds
 _PLAIN_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _CHECKSUM_BYTES = 4
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def allowance(variables: Iterable[Any]) -> int:
@@ -65,7 +67,7 @@ def _extract(path: Path, target: Any, most: int) -> None:
                 raise ValueError(_too_large(path, size, most))
             with archive.open(KERAS_ARCHIVE) as member:  # ends after `size` bytes, whatever the stream holds
                 shutil.copyfileobj(member, target)
-    except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except (KeyError, OSError, RuntimeError, EOFError, *_ZIP_ERRORS) as error:
         raise ValueError(
             f"{path} is a zip file without readable {KERAS_ARCHIVE} ({error}); load it in Keras and write its weights "
             "with model.save_weights('NAME.weights.h5')"

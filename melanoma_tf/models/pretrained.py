@@ -97,7 +97,10 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
         count, head = _assign(model, _read_keras_applications(name, path), path)
     else:
         with hdf5.opened(path, hdf5.allowance(model.weights)) as file:
-            count, head = _assign(model, _read_file(file, path), path)
+            try:
+                count, head = _assign(model, _read_file(file, path), path)
+            except (KeyError, OSError, RuntimeError) as error:  # what h5py raises on damaged files
+                raise ValueError(f"{path} is damaged: {error}") from error
     return f"{name}: {weights}: {count} tensors from {path} ({checksum}), head {'loaded' if head else 'initialised'}"
 
 
@@ -275,10 +278,7 @@ def _match(layer: keras.layers.Layer, tensors: Tensors | None, path: Path) -> li
         base = name.rsplit("/", 1)[-1].split(":")[0]
         if not base.isdigit() and not base.endswith(variable.name):
             raise ValueError(f"{path}, layer {layer.name!r}: found {name}, expected {variable.name}")
-        try:
-            value = np.asarray(stored)
-        except OSError as error:
-            raise ValueError(f"{path}, layer {layer.name!r}: {name} is damaged: {error}") from error
+        value = np.asarray(stored)
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise ValueError(f"{path}, layer {layer.name!r}: {name} ({value.dtype}) is not all finite floats")
         pairs.append((variable, value))

@@ -23,6 +23,8 @@ from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
+from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 pytestmark = pytest.mark.integration
 
@@ -320,6 +322,36 @@ def test_a_damaged_shard_stops_training_and_is_named(shards, tmp_path):
     assert f"{victim}: record " in done.stderr
     assert "checksum of its data is wrong" in done.stderr
     assert not (tmp_path / "run/oof.csv").exists()
+
+
+def test_changed_shards_and_weights_are_not_used(run, shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "changed")
+    victim = next(folder.glob("train03-*.tfrec"))
+    records = [schema.decode(data) for data in tfrecord.read_records(victim)]
+    with victim.open("wb") as file:  # labels turned over, with sound checksums of records
+        for record in records:
+            tfrecord.write_record(file, schema.encode(dataclasses.replace(record, target=1 - record.target)))
+    trained, _ = run
+    resumed = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(folder), "--workdir", str(trained), "--fold", "2"]
+    out = ["--out", str(tmp_path / "out.csv"), "--strategy", "cpu"]
+    predicted = ["-m", "melanoma_tf.predict", "--workdir", str(trained), "--data", str(folder), *out]
+    for command in (resumed, predicted):
+        done = run_command(*command)
+        assert done.returncode == 1
+        assert f"error: {victim} was changed after it was built: its SHA-256 is " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (trained / "fold2").exists()
+
+    copied = shutil.copytree(trained, tmp_path / "run")
+    weights = copied / "fold1/model.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1 << 6
+    weights.write_bytes(content)
+    done = run_command("-c", PREDICT, "--workdir", str(copied), "--data", str(shards), *out)
+    assert done.returncode == 1
+    assert f"error: {weights} was changed or damaged: its SHA-256 is " in done.stderr
+    assert "data: 5 shards as in the manifest" in done.stdout
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_predict_and_evaluate_need_a_run(tmp_path, shards):
