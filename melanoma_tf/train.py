@@ -112,7 +112,8 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
     run = open_run(config, folder, data, devices)
     finished = devices.hosts.broadcast([k for k in folds if run.is_trained(k)] if run else [])
     if run and len(finished) < len(folds):
-        used = {"backend": devices.backend, "kind": devices.kind, "names": devices.devices, "why": devices.why}
+        names = list(devices.devices)
+        used = {"backend": devices.backend, "kind": devices.kind, "number": len(names), "names": names}
         run.record(provenance.session(devices=used, precision=precision))
     epochs_before = devices.hosts.broadcast(run.epochs_before if run else ())
     for k in folds:

@@ -52,7 +52,8 @@ class Manifest:
     Attributes:
       settings: settings that determine the bytes of the shards.
       versions: versions of packages that may change them.
-      inputs: by split: name, sha256, rows and form of the CSV, data sets, and a digest of the assignment to shards.
+      inputs: by split: name, sha256, rows and form of the CSV, data sets, and a digest of the assignment to shards; the
+        names of test, in the order of the CSV.
       shards: committed shards.
       complete: False until the last shard is committed.
     """
