@@ -197,8 +197,8 @@ def open_workdir(path: Path) -> RunDir:
         raise RunDirError(f"{path} has no {RUN}; pass the --workdir of melanoma_tf.train")
     run = _read_run(path / RUN)
     config = restore(run["config"], path / RUN)
-    hashes, epochs = [run["data_sha256"], run["external_sha256"]], run.get("epochs_before", [])
-    return RunDir(path, config, *map(tuple, hashes), epochs_before=tuple(epochs))
+    evaluation_data, training_data, epochs = run["data_sha256"], run["external_sha256"], run.get("epochs_before", [])
+    return RunDir(path, config, tuple(evaluation_data), tuple(training_data), tuple(epochs))
 
 
 def _read_run(file: Path) -> dict[str, Any]:
