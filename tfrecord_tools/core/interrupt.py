@@ -15,6 +15,8 @@ _SCRIPTS = "melanoma-"  # how the names of the console scripts begin
 
 def is_command() -> bool:
     """Whether this process was started as one of our commands and still imports its modules."""
+    if "--multiprocessing-fork" in sys.orig_argv:  # a worker, which has the arguments of its parent
+        return False
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     if program == "-m":  # what runpy puts there until the module is found
         return any(argument.partition(".")[0] in _PACKAGES for argument in sys.orig_argv)
