@@ -26,7 +26,7 @@ def write_text(path: Path, content: str) -> None:
 
 def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
     """Writes a table without its index atomically; texts that a spreadsheet would run are escaped, see `text.cell`."""
-    escaped = {name: column.map(text.cell) for name, column in table.items() if column.dtype.kind == "O"}
+    escaped = {str(name): column.map(text.cell) for name, column in table.items() if column.dtype.kind == "O"}
     write_text(path, table.assign(**escaped).to_csv(index=False, float_format=float_format))
 
 

@@ -255,7 +255,7 @@ def _exists(folder: Path) -> bool:
 def _last(folder: Path) -> Path:
     try:
         name = (folder / LAST).read_text(encoding="utf-8").strip()
-        return paths.member(folder, name, _NAME)
+        return folder / paths.member(folder, name, _NAME).name
     except ValueError as error:  # also text that is not UTF-8
         raise CheckpointError(f"{folder / LAST} is damaged: {error}; {_remedy(folder)}") from error
 
