@@ -144,7 +144,6 @@ def start(
         raise ValueError(f"unsupported KERAS_BACKEND={asked_backend!r}; expected one of: tensorflow, jax")
     if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
         raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
-    _import_tensorflow()
     if strategy == "tpu" or tpu:
         return _tpu(asked_backend, tpu)
     if strategy == "auto":
@@ -156,12 +155,13 @@ def start(
     return _gpus(asked_backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow and lets it look for devices, without the notes that it writes on both occasions."""
+def _tensorflow() -> Any:
+    """TensorFlow, imported and looking for devices without the notes that it writes on both occasions."""
     with startup.without_notes():
-        import tensorflow as tf
+        import tensorflow
 
-        tf.config.list_physical_devices()
+        tensorflow.config.list_physical_devices()
+    return tensorflow
 
 
 def _first_found(asked_backend: str | None) -> Runtime:
@@ -191,7 +191,7 @@ def _set_backend(name: str) -> str:
 
 def _tensorflow_reads_only() -> None:
     """Hides accelerators from TensorFlow, which only feeds the input under JAX and must not take their memory."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -203,7 +203,7 @@ def _cpu(backend: str, why: str) -> Runtime:
 
         jax.config.update("jax_platforms", "cpu")
         return _jax_runtime(jax.devices(), "cpu", why)
-    import tensorflow as tf
+    tf = _tensorflow()
 
     tf.config.set_visible_devices([], "GPU")
     return Runtime("tensorflow", "cpu", ("CPU:0",), why)
@@ -245,7 +245,7 @@ def _jax_gpus(every: bool, why: str) -> Runtime:
 
 def _tensorflow_gpus(every: bool, why: str) -> Runtime:
     _set_backend("tensorflow")
-    import tensorflow as tf
+    tf = _tensorflow()
 
     physical = tf.config.list_physical_devices("GPU")
     if not physical:
@@ -263,7 +263,7 @@ def _tensorflow_gpus(every: bool, why: str) -> Runtime:
 
 def mirrored(names: list[str], kind: str, why: str) -> Runtime:
     """MirroredStrategy over TensorFlow's logical devices `names`, e.g. ["GPU:0", "GPU:1"]."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in names])
     return Runtime("tensorflow", kind, tuple(names), f"MirroredStrategy, {why}", strategy.scope)
@@ -319,7 +319,7 @@ def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
 
 def _tensorflow_tpu(name: str | None) -> Runtime | str:
     """The runtime, or the reason that there is none."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     from_environment = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
     local = "local" if tf.config.list_physical_devices("TPU") else None
@@ -372,7 +372,7 @@ def _gpus_have_bfloat16(backend: str) -> bool:
         import jax
 
         return all(float(device.compute_capability) >= 8.0 for device in jax.devices("gpu"))
-    import tensorflow as tf
+    tf = _tensorflow()
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
