@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--predictions needs --out, the folder for the report; see --help")
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
+        cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
         table, title = _of_run(folder), f"Evaluation of {folder.name}"
         out = Path(FLAGS.out) if FLAGS.out else folder
     else:

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from melanoma_tf.core import cli
+from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
@@ -66,13 +67,13 @@ def main(argv: list[str]) -> None:
     """Draws the sheet and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    build = dataset.open_data(data)
     select.start("cpu")
     import numpy as np
 
     from melanoma_tf.data import pipeline
 
-    dataset = pipeline.open_data(data)
-    shards = dataset.train or dataset.test
+    shards = build.train or build.test
     count = 2 if FLAGS.policy is None else FLAGS.images
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])

@@ -12,8 +12,10 @@ ROWS = [line for line in TABLES.splitlines() if line.startswith("| ") and "---" 
 
 
 def source() -> str:
-    """All of tfrecord_tools, with strings that continue on the next line joined."""
-    modules = sorted((REPOSITORY / "tfrecord_tools").rglob("*.py"))
+    """All of both packages, with strings that continue on the next line joined."""
+    modules = [
+        path for package in ("tfrecord_tools", "melanoma_tf") for path in sorted((REPOSITORY / package).rglob("*.py"))
+    ]
     text = "\n".join(path.read_text(encoding="utf-8") for path in modules)
     return re.sub(r'"\n\s*f?"', "", text).replace('\\"', '"')
 

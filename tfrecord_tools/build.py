@@ -53,6 +53,7 @@ from tfrecord_tools.builder.settings import (
     check,
 )
 from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.progress import Progress
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.foreign import dialects
@@ -143,7 +144,7 @@ def _write_shards(
     todo = list(pending.values())
     if not todo:
         return
-    progress = workers.Progress(sum(len(task.sources) for task in todo))
+    progress = Progress(sum(len(task.sources) for task in todo))
     # closing: Ctrl-C stops the workers at once, wherever it strikes
     with contextlib.closing(_run(settings.run, todo, progress, str(outputs[0].folder))) as results:
         for written in results:
@@ -152,7 +153,7 @@ def _write_shards(
 
 
 def _run(
-    spec: RunSpec, tasks: Sequence[shards.ShardTask], progress: workers.Progress, folder: str
+    spec: RunSpec, tasks: Sequence[shards.ShardTask], progress: Progress, folder: str
 ) -> Generator[shards.WrittenShard, None, None]:
     """Writes the shards in local processes, or in the workers of a Beam runner."""
     if spec.runner is None:

@@ -15,6 +15,7 @@ from absl import flags
 from melanoma_tf.devices import multihost
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from melanoma_tf.devices.profile import DeviceProfile
+from tfrecord_tools.core import startup
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
@@ -134,7 +135,6 @@ def start(
       DeviceNotFoundError: no such device on this machine; only "auto" falls back to another kind.
       ValueError: unknown strategy or backend, or flags that contradict each other.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide our own
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown --strategy {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
     if backend not in BACKENDS:
@@ -153,6 +153,15 @@ def start(
     if strategy == "cpu":
         return _cpu(_set_backend(asked_backend or "tensorflow"), "asked for with --strategy cpu")
     return _gpus(asked_backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
+
+
+def _tensorflow() -> Any:
+    """TensorFlow, imported and looking for devices without the notes that it writes on both occasions."""
+    with startup.without_notes():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+    return tensorflow
 
 
 def _first_found(asked_backend: str | None) -> Runtime:
@@ -182,7 +191,7 @@ def _set_backend(name: str) -> str:
 
 def _tensorflow_reads_only() -> None:
     """Hides accelerators from TensorFlow, which only feeds the input under JAX and must not take their memory."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -194,7 +203,7 @@ def _cpu(backend: str, why: str) -> Runtime:
 
         jax.config.update("jax_platforms", "cpu")
         return _jax_runtime(jax.devices(), "cpu", why)
-    import tensorflow as tf
+    tf = _tensorflow()
 
     tf.config.set_visible_devices([], "GPU")
     return Runtime("tensorflow", "cpu", ("CPU:0",), why)
@@ -236,7 +245,7 @@ def _jax_gpus(every: bool, why: str) -> Runtime:
 
 def _tensorflow_gpus(every: bool, why: str) -> Runtime:
     _set_backend("tensorflow")
-    import tensorflow as tf
+    tf = _tensorflow()
 
     physical = tf.config.list_physical_devices("GPU")
     if not physical:
@@ -254,7 +263,7 @@ def _tensorflow_gpus(every: bool, why: str) -> Runtime:
 
 def mirrored(names: list[str], kind: str, why: str) -> Runtime:
     """MirroredStrategy over TensorFlow's logical devices `names`, e.g. ["GPU:0", "GPU:1"]."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in names])
     return Runtime("tensorflow", kind, tuple(names), f"MirroredStrategy, {why}", strategy.scope)
@@ -310,7 +319,7 @@ def _tpu(asked_backend: str | None, name: str | None = None) -> Runtime:
 
 def _tensorflow_tpu(name: str | None) -> Runtime | str:
     """The runtime, or the reason that there is none."""
-    import tensorflow as tf
+    tf = _tensorflow()
 
     from_environment = os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
     local = "local" if tf.config.list_physical_devices("TPU") else None
@@ -363,7 +372,7 @@ def _gpus_have_bfloat16(backend: str) -> bool:
         import jax
 
         return all(float(device.compute_capability) >= 8.0 for device in jax.devices("gpu"))
-    import tensorflow as tf
+    tf = _tensorflow()
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]

@@ -215,6 +215,8 @@ def _described(
         found["meanings"] = list(given.meanings)
     if given.warnings:
         found["warnings"] = list(given.warnings)
+    if given.split == "test":
+        found["names"] = given.frame["image_name"].tolist()  # in the order in which predictions are expected
     if given.quarantined:
         found["quarantined"] = list(map(dataclasses.asdict, given.quarantined))
     if given.lost:

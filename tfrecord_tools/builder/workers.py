@@ -8,19 +8,19 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver
-from typing import Any, Generic, Protocol, TextIO, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from tfrecord_tools.core.progress import Progress
 
 # Seconds of a processor for one image, whose pixels and scans are limited: 100 megapixels take 2 to 5, as JPEG 2000 21.
 TIME_LIMIT = 60.0
 _POLL = 0.25  # seconds between updates of the count
-_QUIET_INTERVAL = 5.0  # seconds between lines if standard error is not a terminal
 _STOPPING = 10.0  # seconds that a worker has to remove what it has not finished
 # Otherwise NumPy's BLAS starts one thread per core in each worker, and they compete for the cores.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -248,34 +248,3 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-class Progress:
-    """Progress as a bar on a terminal, and as a line every few seconds elsewhere."""
-
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self._total, self._stream = total, stream or sys.stderr
-        self._bar = self._stream.isatty()
-        self._start = time.monotonic()
-        self._shown = self._start
-
-    def show(self, done: int) -> None:
-        """Shows the count: always on a terminal, else every few seconds."""
-        now = time.monotonic()
-        if self._bar:
-            width = 30
-            filled = width * done // max(self._total, 1)
-            self._stream.write(f"\r[{'#' * filled:<{width}}] {self._line(done, now)}\x1b[K")
-            self._stream.flush()
-        elif now - self._shown >= _QUIET_INTERVAL:
-            self._shown = now
-            print(self._line(done, now), file=self._stream, flush=True)
-
-    def end(self, done: int) -> None:
-        """Shows the final state of the bar, and ends its line."""
-        if self._bar:
-            self.show(done)
-            print(file=self._stream, flush=True)
-
-    def _line(self, done: int, now: float) -> str:
-        rate = done / max(now - self._start, 1e-9)
-        left = f"{(self._total - done) / rate:.0f} s left" if done else "starting"
-        return f"{done}/{self._total} images, {rate:.1f} images/s, {left}"

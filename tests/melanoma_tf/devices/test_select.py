@@ -15,14 +15,16 @@ NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "TPU_NAM
 
 
 @pytest.mark.integration
-def test_tpu_without_a_tpu_says_what_it_looked_for_and_what_to_install():
-    done = run_command("-m", "melanoma_tf.train", "--strategy", "tpu", KERAS_BACKEND="", **NO_ACCELERATOR)
+def test_tpu_without_a_tpu_says_what_it_looked_for_and_what_to_install(shards, tmp_path):
+    args = ["--config", "smoke", "--data", str(shards), "--workdir", str(tmp_path / "run"), "--strategy", "tpu"]
+    done = run_command("-m", "melanoma_tf.train", *args, KERAS_BACKEND="", **NO_ACCELERATOR)
     assert done.returncode == 1
     assert "error: no TPU: looked for one through" in done.stderr
     assert "tensorflow: TensorFlow 2." in done.stderr
     assert "jax: JAX" in done.stderr
     assert "pip install 'melanoma-tf[tpu]'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "cuInit" not in done.stderr
 
 
 @pytest.mark.integration

@@ -503,3 +503,15 @@ def test_the_labels_of_the_archive_images_are_accepted(real_data):
     frame = table.read_table(real_data / "isic_archive_fullres" / "labels.csv", labelled=True)
     assert counts(frame) == {"nevus": 95, "melanoma": 36}
     assert frame["target"].sum() == 36
+
+
+def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path):
+    columns = [f"c{i}" for i in range(200_000)]  # an hour where each is compared with all others
+    (tmp_path / "t.csv").write_text("\n".join([",".join(columns)] * 2))
+    with pytest.raises(table.TableError, match="unknown header c0, c1"):
+        table.read_table(tmp_path / "t.csv", labelled=True)
+    (tmp_path / "t.csv").write_text("\n".join([",".join(columns * 2)] * 2))
+    with pytest.raises(
+        table.TableError, match=r"column\(s\) 'c0', 'c1', .* and 199990 more occur twice; expected once$"
+    ):
+        table.read_table(tmp_path / "t.csv", labelled=True)
