@@ -21,7 +21,7 @@ from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
-from tests.support.process import REPOSITORY, run_command, wait_for
+from tests.support.process import HANG_S, REPOSITORY, run_command, wait_for
 
 pytestmark = pytest.mark.integration
 
