@@ -82,8 +82,8 @@ def main(argv: list[str]) -> None:
     count = 2 if FLAGS.policy is None else min(FLAGS.images, pipeline.count(shards))
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])
-    records = pipeline.read_metadata(shards).iloc[:count].itertuples()
-    names = [f"{record.image_name}, {CLASSES[record.target]}" for record in records]
+    records = pipeline.read_metadata(shards).iloc[:count]
+    names = [f"{n}, {CLASSES[int(t)]}" for n, t in zip(records["image_name"], records["target"], strict=True)]
     if FLAGS.policy is None:
         heading, rows = f"Augmentation of {names[0]}", [Row(policy, policy, 0) for policy in EVERY]
     else:

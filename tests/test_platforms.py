@@ -51,7 +51,7 @@ def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
 def python_of(version: str) -> Path | None:
     """A working Python of a version: of pyenv, or on PATH."""
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    names = [*sorted(root.glob(f"versions/{version}.*/bin/python")), shutil.which(f"python{version}")]
+    names = [*map(str, sorted(root.glob(f"versions/{version}.*/bin/python"))), shutil.which(f"python{version}") or ""]
     for name in filter(None, names):
         done = subprocess.run([name, "-c", "import venv, ensurepip"], capture_output=True, check=False)
         if not done.returncode:
@@ -89,7 +89,7 @@ def platform(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp(request.param)
     run(python, "-m", "venv", folder / "venv", cwd=folder)
     binaries = folder / "venv" / "bin"
-    pip = [binaries / "python", "-m", "pip", "install", "--quiet"]
+    pip: list[str | Path] = [binaries / "python", "-m", "pip", "install", "--quiet"]
     run(*pip, "-r", PINS / f"{request.param}.txt", cwd=folder)
     before = packages(binaries)
     run(*pip, wheel, cwd=folder)
@@ -195,7 +195,8 @@ def test_the_oldest_platform_is_the_lower_bounds() -> None:
     """So that no bound says more than was tried."""
     pins = dict(line.split("==") for line in (PINS / "oldest.txt").read_text().splitlines() if "==" in line)
     bounds = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"][:1]]
-    for name, bound in (re.match(r"([\w-]+)>=([0-9.]+)", each).groups() for each in bounds):
+    for each in bounds:
+        name, bound = re.split(">=|[,;]", each)[:2]
         assert (pins[name] + ".0").startswith(bound + "."), name
 
 
@@ -224,7 +225,7 @@ def without(*command: str) -> subprocess.CompletedProcess[str]:
     [
         (["melanoma_tf.sheet", "--data=DATA", "--out=OUT/sheet.png"], "melanoma-tf[tensorflow]"),
         (["melanoma_tf.train", "--data=DATA", "--workdir=OUT/run", "--strategy=cpu"], "melanoma-tf[tensorflow]"),
-        (["melanoma_tf.train", "--data=DATA", "--workdir=OUT/run", "--backend=jax"], "melanoma-tf[tensorflow]"),
+        (["melanoma_tf.train", "--data=DATA", "--workdir=OUT/run", "--backend=jax"], "melanoma-tf[tpu]"),
         (["melanoma_tf.preflight", "--topology=v5e-8"], "melanoma-tf[tpu]"),
         (["tfrecord_tools.verify", "gs://nowhere/build"], "melanoma-tf[tensorflow]"),
     ],
@@ -234,7 +235,7 @@ def test_a_command_that_needs_what_is_not_installed_names_the_extra(
 ) -> None:
     done = without(*(word.replace("DATA", str(shards)).replace("OUT", str(tmp_path)) for word in command))
     assert done.returncode == 1
-    assert f"pip install '{remedy}'" in (done.stdout + done.stderr).strip().splitlines()[-1]
+    assert f"pip install '{remedy}'" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
