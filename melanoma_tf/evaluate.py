@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from absl import flags
 
 from melanoma_tf.core import cli, files
 from melanoma_tf.evaluation import intervals, metrics
 from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLAGS = flags.FLAGS
 
@@ -29,7 +31,9 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Prints the metrics of --workdir."""
-    cli.say(report(cli.local_folder("workdir", FLAGS.workdir)))
+    folder = cli.local_folder("workdir", FLAGS.workdir)
+    cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
+    cli.say(report(folder))
 
 
 def report(folder: Path) -> str:

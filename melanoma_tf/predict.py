@@ -2,13 +2,15 @@
 
     python -m melanoma_tf.predict --workdir RUN --data DIR --out submission.csv
 
-Writes image_name,target (a probability) for the test records of --data, or for all its records if it has none.
+Writes image_name,target (a probability) for the test records of --data, in the order of their table, or for all its
+records if it has none. Kaggle refuses a file without some of the images; --fill writes those that have no record.
 Averages the logits of the finished folds' models, each over flips and quarter turns if config.tta is set. A training
 record of the run is predicted only by the model that held it out, if that model is finished.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,15 +18,18 @@ import numpy as np
 from absl import flags
 
 from melanoma_tf.core import cli
+from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
+from melanoma_tf.training import run_dir
+from tfrecord_tools.core import paths
+from tfrecord_tools.core.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from melanoma_tf.data import pipeline
-    from melanoma_tf.training import run_dir
-
 FLAGS = flags.FLAGS
+MEAN = "mean"  # of --fill: the mean of the predictions
+SHOWN = 10  # names of a message at most
 
 
 def define_flags() -> None:
@@ -32,6 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run folder: the --workdir of melanoma_tf.train.", required=True)
     flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build.", required=True)
     flags.DEFINE_string("out", "submission.csv", "Output file.")
+    flags.DEFINE_string("fill", None, "Value for images of the test table without a record: mean, or 0 to 1.")
     flags.DEFINE_integer(
         "batch_size", None, "Images at a time over all devices. Default: as much memory as training.", 1
     )
@@ -44,35 +50,110 @@ def main(argv: list[str]) -> None:
     workdir = cli.local_folder("workdir", FLAGS.workdir)
     cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    parse_fill(FLAGS.fill)
+    run = run_dir.open_workdir(workdir)
+    check_finished(run)
+    if not paths.is_remote(data):
+        dataset.open_data(data)  # before TensorFlow starts, which takes long
     devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
     import keras
 
     from melanoma_tf.core import files
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity
     from melanoma_tf.inference import predictor
-    from melanoma_tf.training import run_dir
 
-    run = run_dir.open_workdir(workdir)
-    dataset = pipeline.open_data(data)
+    build = dataset.open_data(data)
+    cli.say(integrity.check(build.test or build.train))
     batch_size = FLAGS.batch_size or predictor.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
     if batch_size % devices.replicas:
         raise ValueError(f"--batch_size {batch_size} is global; expected a multiple of {devices.replicas} replicas")
     precision = devices.precision(run.config.precision)
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(batch_size, precision))
-    table = predictions(run, dataset, devices, batch_size)
-    files.write_text(out, table.to_csv(index=False, float_format="%.8g"))
+    table, note = in_order(predictions(run, build, devices, batch_size), build, parse_fill(FLAGS.fill))
+    files.write_csv(out, table, float_format="%.8g")
+    if note:
+        cli.say(note)
     cli.say(f"{len(table)} predictions: {FLAGS.out}")
 
 
-def predictions(
-    run: run_dir.RunDir, dataset: pipeline.DataSet, devices: select.Runtime, batch_size: int
-) -> pd.DataFrame:
+def parse_fill(value: str | None) -> float | str | None:
+    """Parses --fill.
+
+    Raises:
+      ValueError: it is neither "mean" nor a probability.
+    """
+    if value in (None, MEAN):
+        return value
+    try:
+        probability = float(value or "")
+    except ValueError:
+        probability = math.nan
+    if not 0 <= probability <= 1:
+        raise ValueError(f"--fill {value}: expected {MEAN} or a number from 0 to 1")
+    return probability
+
+
+def check_finished(run: run_dir.RunDir) -> list[int]:
+    """Returns the finished folds of a run.
+
+    Raises:
+      run_dir.RunDirError: it has none, or one without its weights.
+    """
+    folds = run.finished_folds()
+    if not folds:
+        raise run_dir.RunDirError(f"{run.path} has no finished fold; finish melanoma_tf.train first")
+    for k in folds:
+        if not (run.fold(k) / run_dir.WEIGHTS).is_file():
+            raise run_dir.RunDirError(
+                f"{run.fold(k) / run_dir.WEIGHTS} is missing; restore it, or train the fold again: delete "
+                f"{run.fold(k) / run_dir.OOF} and run melanoma_tf.train --fold {k}"
+            )
+    return folds
+
+
+def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | None) -> tuple[pd.DataFrame, str]:
+    """Puts predictions into the order of the test table.
+
+    Args:
+      table: image_name and target of the records.
+      build: data set of the records.
+      fill: target of images of the test table without a record, or MEAN; None leaves them out.
+
+    Returns:
+      The table, and a line on the images without a record; "" if there are none.
+    """
+    import pandas as pd
+
+    if not (build.test and build.test_names):
+        return table, ""
+    found = table.set_index("image_name")["target"]
+    missing = [name for name in build.test_names if name not in found.index]
+    listed = frozenset(build.test_names)
+    order = [*(name for name in found.index if name not in listed), *build.test_names]
+    value = found.mean() if fill == MEAN else fill
+    if value is None:
+        kept = [name for name in order if name in found.index]
+        found = found.loc[kept]
+    else:
+        found = found.reindex(order, fill_value=float(value))
+    result = pd.DataFrame({"image_name": found.index, "target": found.to_numpy()})
+    if not missing:
+        return result, ""
+    shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+    what = f"{len(missing)} of {len(order)} images of the test table have no prediction (no record: quarantined or "
+    what += f"left out, see {build.path}/quarantine.csv): {shown}"
+    if value is None:
+        return result, f"warning: {what}. Kaggle refuses a file without them: write them with --fill mean, or a number"
+    return result, f"note: {what}. They are written with --fill {fill}: {float(value):.8g}"
+
+
+def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Runtime, batch_size: int) -> pd.DataFrame:
     """Predicts the test records of a data set, or all records if it has none.
 
     Args:
       run: run with at least one finished fold.
-      dataset: records to predict.
+      build: records to predict.
       devices: devices to predict on.
       batch_size: images at a time over all devices.
 
@@ -85,47 +166,59 @@ def predictions(
     """
     from melanoma_tf.data import pipeline
     from melanoma_tf.inference import predictor
-    from melanoma_tf.training import build, run_dir
+    from melanoma_tf.training import checkpoint
+    from melanoma_tf.training.build import build_classifier
 
-    folds = run.finished_folds()
-    if not folds:
-        raise run_dir.RunDirError(f"{run.path} has no finished fold; finish melanoma_tf.train first")
-    shards = dataset.test or dataset.train
-    digest = run_dir.data_sha256(dataset.path)
-    seen = digest in run.evaluation_data
+    folds = check_finished(run)
+    shards = build.test or build.train
+    seen = run_dir.data_sha256(build.path) in run.evaluation_data
     models = [models_for(shard, folds, seen) for shard in shards]
-    known = [s for s, m in zip(shards, models, strict=True) if seen and s.fold >= 0 and m != [s.fold]]
-    trained_on = pipeline.count(shards if digest in run.training_data and not dataset.test else known)
-    if trained_on:
-        cli.say(
-            f"warning: {trained_on} of {pipeline.count(shards)} records were training data of every finished model; "
-            "their predictions say nothing about new images. Train with --fold all to have a model for each."
-        )
-    if not (seen or trained_on or dataset.test):
-        cli.say(
-            f"warning: {dataset.path} has no test records and is not the run's training data. If it holds the same "
-            "patients, these predictions say nothing about new images."
-        )
+    _warn(run, build, shards, models)
     sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
     with devices.scope():
-        classifier = build.build_classifier(run.config)
+        classifier = build_classifier(run.config)
         tta_predictor = predictor.predictor(classifier, tta=run.config.tta)
     total = [np.zeros(shard.records) for shard in shards]
+    work = sum(shard.records * len(used) for shard, used in zip(shards, models, strict=True))
+    done, progress = 0, Progress(work, title="predicted: ")
     for k in folds:
         predicted = [i for i, folds_of_shard in enumerate(models) if k in folds_of_shard]
         if not predicted:
             continue
-        classifier.load_weights(run.fold(k) / run_dir.WEIGHTS)
+        checkpoint.load_final(run.fold(k) / run_dir.WEIGHTS, classifier)
         # One shard at a time: reading several together interleaves their records.
         for i in predicted:
             total[i] += predictor.predict_logits(tta_predictor, [shards[i]], **sizes) / len(models[i])
+            done += shards[i].records
+            progress.show(done)
+    progress.clear()
     names = [pipeline.read_metadata([shard]) for shard in shards]
     import pandas as pd
 
     return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=predictor.sigmoid(np.concatenate(total)))
 
 
-def models_for(shard: pipeline.Shard, folds: Sequence[int], seen: bool) -> list[int]:
+def _warn(
+    run: run_dir.RunDir, build: dataset.DataSet, shards: Sequence[dataset.Shard], models: Sequence[list[int]]
+) -> None:
+    """Warns of predictions that say nothing about new images. models: folds whose models predict each shard."""
+    digest = run_dir.data_sha256(build.path)
+    seen = digest in run.evaluation_data
+    known = [s for s, m in zip(shards, models, strict=True) if seen and s.fold >= 0 and m != [s.fold]]
+    trained_on = dataset.count(shards if digest in run.training_data and not build.test else known)
+    if trained_on:
+        cli.say(
+            f"warning: {trained_on} of {dataset.count(shards)} records were training data of every finished model; "
+            "their predictions say nothing about new images. Train with --fold all to have a model for each."
+        )
+    if not (seen or trained_on or build.test):
+        cli.say(
+            f"warning: {build.path} has no test records and is not the run's training data. If it holds the same "
+            "patients, these predictions say nothing about new images."
+        )
+
+
+def models_for(shard: dataset.Shard, folds: Sequence[int], seen: bool) -> list[int]:
     """Returns the folds whose models predict a shard.
 
     Args:

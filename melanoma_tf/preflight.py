@@ -28,6 +28,7 @@ from ml_collections import config_flags
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import profile, select
 from melanoma_tf.tpu.chips import CHIPS, GB, Chip
+from tfrecord_tools.core import startup
 
 if TYPE_CHECKING:
     import keras
@@ -107,7 +108,9 @@ class Finding:
 def define_flags() -> None:
     """The flags of this command."""
     config.find_in_arguments(sys.argv)
-    config_flags.DEFINE_config_file("config", str(config.CONFIGS / "default.py"), "Training settings; see configs/.")
+    config_flags.DEFINE_config_file(
+        "config", str(config.CONFIGS / "default.py"), "Config file, or name of one in configs/."
+    )
     flags.DEFINE_string("topology", "v5e-8", f"{', '.join(TOPOLOGIES)}, or a libtpu layout such as v5e:4x4.")
     flags.DEFINE_integer("batch", None, "Images per chip; default: config.batch_size divided by the chips.", 1)
     flags.DEFINE_bool("find_batch", False, "Search the largest batch that fits; compiles three times or more.")
@@ -119,6 +122,7 @@ def main(argv: list[str]) -> None:
     del argv
     settings = FLAGS.config
     config.check(settings)
+    check_topology(FLAGS.topology)
     prepare(settings.precision)
     topology, devices = FLAGS.topology, topology_devices(FLAGS.topology)
     if not FLAGS.batch and settings.batch_size % len(devices):
@@ -142,12 +146,23 @@ def prepare(precision: str) -> None:
     # libtpu warns if these are missing, whatever it compiles for.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import jax
-    import keras
+    with startup.without_notes():
+        import jax
+        import keras
 
     jax.config.update("jax_platforms", "cpu")
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "auto" else precision)
+
+
+def check_topology(name: str) -> None:
+    """Checks the name of a topology, before JAX starts for it.
+
+    Raises:
+      PreflightError: it is neither a known name nor a layout of known chips.
+    """
+    if ":" not in name and _usual(name) not in TOPOLOGIES:
+        raise PreflightError(_problem(name, "unknown topology"))
+    _chip(name)
 
 
 def topology_devices(name: str) -> list[Any]:
@@ -159,16 +174,12 @@ def topology_devices(name: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        usual = name.replace("v5litepod-", "v5e-")  # Google Cloud's other name
-        layout = TOPOLOGIES.get(usual, usual)
+        layout = TOPOLOGIES.get(_usual(name), _usual(name))
         # libtpu assumes four chips a host.
         options = {"chips_per_host_bounds": [1, 1, 1]} if layout.endswith(":1x1") else {}
         devices = list(topologies.get_topology_desc(layout, "tpu", **options).devices)
     except Exception as error:
-        raise PreflightError(
-            f"--topology {name!r}: {_why(name, error)}. Expected one of: {', '.join(TOPOLOGIES)}, or a layout such as "
-            "v5e:4x4. Preflight needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
-        ) from error
+        raise PreflightError(_problem(name, str(error).splitlines()[0])) from error
     _chip(name)
     return devices
 
@@ -180,9 +191,15 @@ def _chip(topology: str) -> Chip:
     return CHIPS[kind]
 
 
-def _why(name: str, error: Exception) -> str:
-    # For a name that is not a layout libtpu's message is only a pattern.
-    return str(error).splitlines()[0] if ":" in name or name in TOPOLOGIES else "unknown topology"
+def _usual(name: str) -> str:
+    return name.replace("v5litepod-", "v5e-")  # Google Cloud's other name
+
+
+def _problem(name: str, reason: str) -> str:
+    return (
+        f"--topology {name!r}: {reason}. Expected one of: {', '.join(TOPOLOGIES)}, or a layout such as v5e:4x4. "
+        "Preflight needs Linux on x86 and `pip install 'melanoma-tf[tpu]'`."
+    )
 
 
 def examine(config: ml_collections.ConfigDict, topology: str, devices: list[Any], batch_per_chip: int) -> Finding:

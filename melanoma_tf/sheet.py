@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from melanoma_tf.core import cli
+from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
 
 FLAGS = flags.FLAGS
@@ -72,14 +73,14 @@ def main(argv: list[str]) -> None:
     """Draws the sheet and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    build = dataset.open_data(data)
     select.start("cpu")
     import numpy as np
 
     from melanoma_tf.data import pipeline
 
-    dataset = pipeline.open_data(data)
-    shards = dataset.train or dataset.test
-    count = 2 if FLAGS.policy is None else min(FLAGS.images, pipeline.count(shards))
+    shards = build.train or build.test
+    count = 2 if FLAGS.policy is None else min(FLAGS.images, dataset.count(shards))
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])
     records = pipeline.read_metadata(shards).iloc[:count]

@@ -4,8 +4,8 @@
     python -m melanoma_tf.train --config configs/smoke.py --data DIR --workdir RUN --strategy cpu --fold all
 
 Writes checkpoints, history.csv, the final weights and the predictions of the held-out images of each fold to
---workdir; oof.csv holds the predictions of all folds. The same command resumes an interrupted run. Flags override any
-setting of the config: --config.lr=1e-3
+--workdir; oof.csv holds the predictions of all folds. The same command resumes an interrupted run, and with more
+--config.epochs a finished run goes on from its end. Flags override any setting of the config: --config.lr=1e-3
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from melanoma_tf.core import cli
-from melanoma_tf.core.config import CONFIGS, check, find_in_arguments
+from melanoma_tf.core import cli, provenance
+from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
+from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
+from melanoma_tf.training import run_dir
+from tfrecord_tools.core import paths
 
 FLAGS = flags.FLAGS
 
@@ -29,12 +33,12 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     find_in_arguments(sys.argv)
-    config_flags.DEFINE_config_file("config", str(CONFIGS / "default.py"), "Config file; see configs/.")
+    config_flags.DEFINE_config_file("config", str(CONFIGS / "default.py"), "Config file, or name of one in configs/.")
     flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build. Default: tfrecords/SIZE.")
     flags.DEFINE_list("external", [], "More builds to train every fold on, as A,B; see tfrecord_tools.build --against.")
     flags.DEFINE_bool("validate_external", False, "Hold out and evaluate the folds of --external too.")
     flags.DEFINE_string("workdir", None, "Output folder of the run. Default: runs/NAME-OF-CONFIG.")
-    flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ... or 'all'.")
+    flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ..., several as 0,2, or 'all'.")
     flags.DEFINE_bool("overwrite", False, "Remove an earlier run from --workdir and start again.")
     select.define_flags(several_hosts=True)
 
@@ -46,18 +50,52 @@ def main(argv: list[str]) -> None:
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
-    if FLAGS.data and FLAGS.strategy != "multihost":  # there all hosts have to connect before one may refuse
-        cli.existing_folder("data", data, expected="the output folder of tfrecord_tools.build")
+    if FLAGS.validate_external and not FLAGS.external:
+        raise ValueError("--validate_external needs --external")
+    if FLAGS.strategy != "multihost":  # there all hosts have to connect before one may refuse
+        check_input(config, folder, data)
+    try:
+        train(config, folder, data)
+    except KeyboardInterrupt:
+        sys.exit(f"error: {describe_interrupt(folder)}")
 
-    # ------------------------------------------------------------------ devices
+
+def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
+    """Checks the files that the flags name before TensorFlow starts, which takes long; URLs are read after that.
+
+    Raises:
+      ValueError: --data, --external, --fold or --workdir cannot be used.
+      FileNotFoundError: config.weights is no file.
+    """
+    for flag, path in (("data", data), *(("external", each) for each in FLAGS.external)):
+        cli.existing_folder(flag, path, expected="the output folder of tfrecord_tools.build")
+    if any(paths.is_remote(path) for path in (data, *FLAGS.external)):
+        return
+    opened = [dataset.open_data(path) for path in (data, *FLAGS.external)]
+    folds = parse_folds(FLAGS.fold, opened[0].folds)
+    if not FLAGS.external:  # which may have the class that a fold lacks
+        dataset.check_folds(opened[0], folds, config.batch_size)
+    run, before = run_dir.check(folder, config, *data_of_run(data), overwrite=FLAGS.overwrite)
+    if not all(before and (run.is_trained(k) or run.has_checkpoint(k)) for k in folds):
+        check_weights(config)
+
+
+def data_of_run(data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The builds whose folds are held out, and those that only train."""
+    external = tuple(FLAGS.external)
+    return ((data, *external), ()) if FLAGS.validate_external else ((data,), external)
+
+
+def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
+    """Starts the devices, trains the folds that are not finished and reports the AUC of all that are."""
     devices = select.start_as_asked()  # before Keras, which reads its backend on import
     import keras
 
     from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity
     from melanoma_tf.models import backbones
-    from melanoma_tf.training import fold, run_dir
+    from melanoma_tf.training import fold
 
     devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
     backbones.backbone(config.model)
@@ -69,42 +107,71 @@ def main(argv: list[str]) -> None:
     precision = devices.precision(config.precision)
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(config.batch_size, precision))
-
-    # --------------------------------------------------------------------- data
-    dataset = pipeline.open_data(data)
-    folds = parse_folds(FLAGS.fold, dataset.folds)
-    if FLAGS.validate_external and not FLAGS.external:
-        raise ValueError("--validate_external needs --external")
-    if FLAGS.external:
-        dataset = pipeline.add_external(dataset, FLAGS.external, held_out=FLAGS.validate_external)
-    if dataset.size != config.image_size:
-        cli.say(f"data: images of {dataset.size} px are resampled to {config.image_size} px on the host")
-
-    # -------------------------------------------------------------------- folds
-    evaluation_data, training_data = (dataset.path,), tuple(FLAGS.external)
-    if FLAGS.validate_external:
-        evaluation_data, training_data = evaluation_data + training_data, ()
-    digests = [run_dir.data_sha256(path) for path in (*evaluation_data, *training_data)]
-    devices.hosts.check_agreement({"the data": digests})
-    # None on other hosts, which write nothing.
-    run = devices.hosts.run_on_primary(
-        lambda: run_dir.claim(folder, config, evaluation_data, training_data, overwrite=FLAGS.overwrite)
-    )
-    finished = devices.hosts.broadcast(run.finished_folds() if run else [])
+    builds, folds = open_builds(config, data)
+    cli.say(integrity.check(builds.train))
+    run = open_run(config, folder, data, devices)
+    finished = devices.hosts.broadcast([k for k in folds if run.is_trained(k)] if run else [])
+    if run and len(finished) < len(folds):
+        names = list(devices.devices)
+        used = {"backend": devices.backend, "kind": devices.kind, "number": len(names), "names": names}
+        run.record(provenance.session(devices=used, precision=precision))
+    epochs_before = devices.hosts.broadcast(run.epochs_before if run else ())
     for k in folds:
         if k in finished:
             cli.say(f"fold {k}: already finished")
             continue
+        if run:
+            run.reopen(k)
         with explain_out_of_memory(config.batch_size):
-            predictions = fold.train(config, dataset, k, run.fold(k) if run else None, devices)
+            predictions = fold.train(config, builds, k, run.fold(k) if run else None, devices, epochs_before)
         if run:
             run.finish(k, predictions)
         devices.forget_models()
-
-    # ------------------------------------------------------------------ metrics
     if run:
         cli.say(evaluate.report(run.path))
+        if shorter := [k for k in run.finished_folds() if not run.is_trained(k)]:
+            cli.say(f"note: folds {shorter} were trained for fewer than {config.epochs} epochs; --fold all goes on")
     devices.hosts.barrier()
+
+
+def open_builds(config: ml_collections.ConfigDict, data: str) -> tuple[dataset.DataSet, list[int]]:
+    """Opens the builds to train on, and the folds to hold out of them."""
+    from melanoma_tf.data import pipeline
+
+    builds = dataset.open_data(data)
+    folds = parse_folds(FLAGS.fold, builds.folds)
+    if FLAGS.external:
+        builds = pipeline.add_external(builds, FLAGS.external, held_out=FLAGS.validate_external)
+    dataset.check_folds(builds, folds, config.batch_size)
+    if builds.size != config.image_size:
+        cli.say(f"data: images of {builds.size} px are resampled to {config.image_size} px on the host")
+    return builds, folds
+
+
+def open_run(
+    config: ml_collections.ConfigDict, folder: Path, data: str, devices: select.Runtime
+) -> run_dir.RunDir | None:
+    """Locks and opens the run's folder; None on other hosts than the first, which write nothing."""
+    evaluation_data, training_data = data_of_run(data)
+    digests = [run_dir.data_sha256(path) for path in (*evaluation_data, *training_data)]
+    devices.hosts.check_agreement({"the data": digests})
+    devices.hosts.run_on_primary(lambda: run_dir.lock_until_exit(folder))
+    run = devices.hosts.run_on_primary(
+        lambda: run_dir.claim(folder, config, evaluation_data, training_data, overwrite=FLAGS.overwrite)
+    )
+    if run and run.epochs_before:
+        cli.say(
+            f"run extended from {run.epochs_before[-1]} to {config.epochs} epochs; after epoch {run.epochs_before[-1]} "
+            f"the learning rate is that of a run of {config.epochs}"
+        )
+    return run
+
+
+def describe_interrupt(folder: Path) -> str:
+    """The line for a user who interrupts training."""
+    where = sorted(path.parent.parent.name for path in folder.glob("fold*/checkpoints/LAST"))
+    from_where = f"goes on from the last checkpoint in {folder} ({', '.join(where)})" if where else "starts again"
+    return f"interrupted; the same command {from_where}"
 
 
 @contextlib.contextmanager
@@ -129,7 +196,7 @@ def parse_folds(value: str, folds: int) -> list[int]:
     """Parses --fold.
 
     Args:
-      value: a fold or "all".
+      value: a fold, several as "0,2", or "all".
       folds: number of folds of the data.
 
     Raises:
@@ -137,9 +204,11 @@ def parse_folds(value: str, folds: int) -> list[int]:
     """
     if value == "all":
         return list(range(folds))
-    if not value.isdecimal() or int(value) >= folds:
-        raise ValueError(f"unknown --fold {value!r}; expected one of: 0 to {folds - 1}, all")
-    return [int(value)]
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if not (name.isascii() and name.isdecimal()) or int(name) >= folds:
+            raise ValueError(f"unknown --fold {name!r}; expected one of: 0 to {folds - 1}, all")
+    return list(dict.fromkeys(map(int, names)))
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,7 +16,10 @@ from tests.support.process import run_command
 TINY_PX = 32
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    cache = tempfile.TemporaryDirectory(prefix="cache-of-tests-")  # instead of the user's
+    config.add_cleanup(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]

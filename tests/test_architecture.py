@@ -34,8 +34,8 @@ LAYERS = {
 ROOMS = {"tfrecord_tools.schema": "records"}  # the record, which shards hold
 SHARED = (  # what melanoma_tf may import
     "tfrecord_tools.schema",
-    "tfrecord_tools.core.cli",
-    "tfrecord_tools.records.tfrecord",
+    "tfrecord_tools.core",
+    "tfrecord_tools.records",
 )
 # Device code: these may ask which devices there are, or compute under JAX alone.
 OF_DEVICES = ("melanoma_tf.devices.", "melanoma_tf.tpu.", "melanoma_tf.preflight", "melanoma_tf.augment.warp.shears")

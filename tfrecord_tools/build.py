@@ -49,6 +49,7 @@ from tfrecord_tools.builder.settings import (
     check,
 )
 from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core.progress import Progress
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.foreign import dialects
@@ -137,7 +138,7 @@ def _write_shards(
     todo = list(pending.values())
     if not todo:
         return
-    progress = workers.Progress(sum(len(task.sources) for task in todo))
+    progress = Progress(sum(len(task.sources) for task in todo))
     # closing: Ctrl-C stops the workers at once, wherever it strikes
     with contextlib.closing(_run(settings.run, todo, progress, str(outputs[0].folder))) as results:
         for written in results:
@@ -146,7 +147,7 @@ def _write_shards(
 
 
 def _run(
-    spec: RunSpec, tasks: Sequence[shards.ShardTask], progress: workers.Progress, folder: str
+    spec: RunSpec, tasks: Sequence[shards.ShardTask], progress: Progress, folder: str
 ) -> Generator[shards.WrittenShard, None, None]:
     """Writes the shards in local processes, or in the workers of a Beam runner."""
     if spec.runner is None:

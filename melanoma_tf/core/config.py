@@ -39,6 +39,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "tpu.warp": ("matmul", "shears"),
 }
+# Values of `weights` that are no path.
+PUBLISHED_WEIGHTS = ("none", "imagenet", "noisy-student", "autoaugment")
 # Settings of earlier versions -> what to use instead.
 RENAMED = {"strips": "tpu.spatial_splits"}
 
@@ -79,10 +81,11 @@ def _get(config: ml_collections.ConfigDict, name: str) -> Any:
 def find_in_arguments(argv: list[str]) -> None:
     """Replaces the file of --config by the packaged one of that name if it does not exist.
 
-    So `--config configs/smoke.py` works outside the checkout too.
+    So `--config smoke` is enough, and `--config configs/smoke.py` works outside the checkout too.
 
     Raises:
       AttributeError: a setting that was renamed; `core.cli` reports it as ml_collections' own.
+      ValueError: there is no such file.
     """
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
@@ -91,9 +94,27 @@ def find_in_arguments(argv: list[str]) -> None:
         if flag not in ("--config", "-config"):
             continue
         place, name = (i, value) if equals else (i + 1, argv[i + 1] if i + 1 < len(argv) else "")
-        packaged = CONFIGS / Path(name).name
-        if name and not Path(name).exists() and Path(name).parent.name in ("", "configs") and packaged.is_file():
-            argv[place] = f"{flag}={packaged}" if equals else str(packaged)
+        if not name or Path(name).is_file():
+            continue
+        file, colon, more = name.partition(":")  # what follows is an argument of get_config
+        packaged = CONFIGS / f"{Path(file).stem}.py"
+        if Path(file).parent.name in ("", "configs") and packaged.is_file():
+            name = f"{packaged}{colon}{more}"
+            argv[place] = f"{flag}={name}" if equals else name
+        elif not Path(file).is_file():
+            known = ", ".join(sorted(path.stem for path in CONFIGS.glob("[a-z]*.py")))
+            raise ValueError(f"--config {file}: no such file; expected a config file or one of: {known}")
+
+
+def check_weights(config: ml_collections.ConfigDict) -> None:
+    """Checks that config.weights is a published name or a file.
+
+    Raises:
+      FileNotFoundError: it is neither.
+    """
+    if config.weights not in PUBLISHED_WEIGHTS and not Path(config.weights).expanduser().is_file():
+        words = ", ".join(PUBLISHED_WEIGHTS)
+        raise FileNotFoundError(f"--config.weights={config.weights}: no such file; expected a file or one of: {words}")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -114,7 +135,7 @@ def restore(stored: dict[str, Any], place: Path) -> ml_collections.ConfigDict:
       place: file they come from, for messages.
 
     Raises:
-      ValueError: a setting that this version does not know.
+      ValueError: a setting that this version does not know, or a value that is not allowed.
     """
     config = default()
     known, given = _names(config.to_dict()), _names(stored)
@@ -127,7 +148,11 @@ def restore(stored: dict[str, Any], place: Path) -> ml_collections.ConfigDict:
     unknown = sorted(given - known)
     if unknown:
         raise ValueError(f"{place} has the unknown setting {unknown[0]!r}; expected one of: {', '.join(sorted(known))}")
-    config.update(stored)
+    try:
+        config.update(stored)
+        check(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: config: {' '.join(str(error).split())}; restore the file from a copy") from error
     return config
 
 

@@ -1,18 +1,40 @@
-"""Atomic file replacement: temporary file, fsync, rename, fsync of the folder."""
+"""Atomic file replacement: temporary file, fsync, rename, fsync of the folder; and tables as CSV."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfrecord_tools.core import text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEMPORARY = re.compile(r"\.[0-9]+\.(.+)")  # names that `replacing` makes
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` to a file atomically, as UTF-8."""
+def write_text(path: Path, content: str) -> None:
+    """Writes text to a file atomically, as UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
+
+
+def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
+    """Writes a table without its index atomically; texts that a spreadsheet would run are escaped, see `text.cell`."""
+    escaped = {name: column.map(text.cell) for name, column in table.items() if column.dtype.kind == "O"}
+    write_text(path, table.assign(**escaped).to_csv(index=False, float_format=float_format))
+
+
+def remove_temporary(folder: Path, names: str) -> None:
+    """Removes what killed processes left of files that they were replacing; names: regular expression of the files."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (match := _TEMPORARY.fullmatch(path.name)) and re.fullmatch(names, match[1]):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

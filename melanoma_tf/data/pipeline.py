@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ import pandas as pd
 import tensorflow as tf
 
 from melanoma_tf.data import decoder
+from melanoma_tf.data.dataset import DataError, DataSet, Shard, count, open_data
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
@@ -27,97 +26,6 @@ PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 imag
 _GLOBAL_SEED = 0
 READERS = 8  # shards read in parallel; more cost memory, fewer starve on a network file system
 _READ_AHEAD = 16  # encoded records per reader
-
-
-class DataError(ValueError):
-    """A data set is missing, damaged or unsuitable."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One TFRecord file of a build.
-
-    Attributes:
-      path: file or URL.
-      fold: fold of all its records; -1 if it is never held out.
-      records: number of records.
-      positives: number of malignant records; -1 without labels.
-      size: side of its square images, pixels.
-    """
-
-    path: str
-    fold: int
-    records: int
-    positives: int
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """One or more finished builds of `tfrecord_tools`.
-
-    Attributes:
-      path: folder or URL of the main build.
-      size: side of its square images, pixels.
-      folds: number of folds.
-      train: labelled shards.
-      test: unlabelled shards.
-    """
-
-    path: str
-    size: int
-    folds: int
-    train: tuple[Shard, ...]
-    test: tuple[Shard, ...]
-
-    def fold(self, fold: int) -> tuple[Shard, ...]:
-        """Returns the shards to hold out for a fold."""
-        return tuple(shard for shard in self.train if shard.fold == fold)
-
-    def others(self, fold: int) -> tuple[Shard, ...]:
-        """Returns the shards to train on when `fold` is held out."""
-        return tuple(shard for shard in self.train if shard.fold != fold)
-
-
-def open_data(path: str) -> DataSet:
-    """Opens a build.
-
-    Args:
-      path: its folder, or a URL that TensorFlow can read, such as gs://.
-
-    Raises:
-      DataError: no manifest, an unfinished build, another schema version, or a shard that is missing or truncated.
-    """
-    file = os.path.join(path, "manifest.json")
-    try:
-        if not tf.io.gfile.exists(file):
-            raise DataError(f"{path} has no manifest.json; pass the output folder of tfrecord_tools.build")
-        with tf.io.gfile.GFile(file) as opened:
-            manifest = json.loads(opened.read())
-    except tf.errors.OpError as error:
-        raise DataError(f"{file} cannot be read: {error.message}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is damaged: {error}; run tfrecord_tools.verify {path}") from error
-    if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        raise DataError(f"{file} was not written by tfrecord_tools.build; pass a build's output folder")
-    if manifest["schema_version"] != schema.SCHEMA_VERSION:
-        raise DataError(
-            f"{file} has schema version {manifest['schema_version']}, expected {schema.SCHEMA_VERSION}; build it again"
-        )
-    if not manifest["complete"]:
-        raise DataError(f"{path} is an unfinished build; finish it with tfrecord_tools.build --resume")
-    settings = manifest["settings"]
-    shards: dict[str, list[Shard]] = {"train": [], "test": []}
-    for entry in manifest["shards"]:
-        shard_path = os.path.join(path, entry["name"])
-        if not tf.io.gfile.exists(shard_path) or tf.io.gfile.stat(shard_path).length != entry["bytes"]:
-            raise DataError(
-                f"{shard_path} is missing or not {entry['bytes']} bytes long; run tfrecord_tools.verify {path}"
-            )
-        positives = -1 if entry["positives"] is None else entry["positives"]
-        shard = Shard(shard_path, entry["fold"], entry["records"], positives, settings["size"])
-        shards[entry["split"]].append(shard)
-    return DataSet(path, settings["size"], settings["folds"], tuple(shards["train"]), tuple(shards["test"]))
 
 
 def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
@@ -174,11 +82,6 @@ def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
         return schema.parse(serialized, ("image_name", "sha256", "patient", "lesion"))
 
     yield from _read([shard.path]).map(keys).as_numpy_iterator()
-
-
-def count(shards: Sequence[Shard]) -> int:
-    """Returns the number of records in `shards`."""
-    return sum(shard.records for shard in shards)
 
 
 def streams(hosts: Hosts) -> int:
@@ -317,13 +220,13 @@ def name_damaged_shard(shards: Sequence[Shard]) -> Iterator[None]:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for shard in shards:
-            damage = _damage(shard.path)
+            damage = find_damage(shard.path)
             if damage:
                 raise DataError(f"{damage}; rebuild it with tfrecord_tools.build --resume") from error
         raise  # all shards are intact
 
 
-def _damage(path: str) -> str:
+def find_damage(path: str) -> str:
     """Returns the first unreadable record of a shard with the reason; "" if all are readable."""
     index = 0
     try:

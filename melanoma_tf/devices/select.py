@@ -15,6 +15,7 @@ from absl import flags
 from melanoma_tf.devices import multihost
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from melanoma_tf.devices.profile import DeviceProfile
+from tfrecord_tools.core import startup
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
@@ -134,7 +135,6 @@ def start(
       DeviceNotFoundError: no such device on this machine; only "auto" falls back to another kind.
       ValueError: unknown strategy or backend, or flags that contradict each other.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would hide our own
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown --strategy {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
     if backend not in BACKENDS:
@@ -144,6 +144,7 @@ def start(
         raise ValueError(f"unsupported KERAS_BACKEND={asked_backend!r}; expected one of: tensorflow, jax")
     if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
         raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
+    _import_tensorflow()
     if strategy == "tpu" or tpu:
         return _tpu(asked_backend, tpu)
     if strategy == "auto":
@@ -153,6 +154,14 @@ def start(
     if strategy == "cpu":
         return _cpu(_set_backend(asked_backend or "tensorflow"), "asked for with --strategy cpu")
     return _gpus(asked_backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow and lets it look for devices, without the notes that it writes on both occasions."""
+    with startup.without_notes():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
 
 
 def _first_found(asked_backend: str | None) -> Runtime:

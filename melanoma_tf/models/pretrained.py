@@ -4,9 +4,9 @@
 |-----------------|---------------------------------------------------------------------------------------------|
 | `none`          | random initialisation                                                                       |
 | `imagenet`      | the file `keras.applications` uses                                                          |
-| `noisy-student` | V1; URL and checksum in `catalogue.py`; https://arxiv.org/abs/1911.04252                       |
-| `autoaugment`   | V1; the same; https://arxiv.org/abs/1805.09501                                                |
-| a path          | legacy `.h5` (weights only or whole model) or Keras 3 `.weights.h5`                           |
+| `noisy-student` | V1; URL and checksum in `catalogue.py`; https://arxiv.org/abs/1911.04252                      |
+| `autoaugment`   | V1; the same; https://arxiv.org/abs/1805.09501                                              |
+| a path          | legacy `.h5` (weights only or whole model), Keras 3 `.weights.h5`, or `.keras` (no code is run) |
 
 All were trained on the input scale that `backbones.Backbone` describes.
 """
@@ -15,20 +15,22 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from melanoma_tf.core import keras_compat
+from melanoma_tf.core import hdf5, keras_compat
+from melanoma_tf.core.config import PUBLISHED_WEIGHTS
 from melanoma_tf.models import catalogue
 from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
 from melanoma_tf.models.heads import HEAD
 
-NAMES = ("none", "imagenet", "noisy-student", "autoaugment")
-Tensors = list[tuple[str, np.ndarray]]  # (name in the file, value), in the order of the layer's variables
+NAMES = PUBLISHED_WEIGHTS
+# (name in the file, value), in the order of the layer's variables. A dataset is read once its shape is known to fit.
+Tensors = list[tuple[str, np.ndarray | h5py.Dataset]]
 
 
 class WeightsUnavailableError(RuntimeError):
@@ -76,7 +78,8 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
     Raises:
       WeightsUnavailableError: a published file is not in the cache and could not be fetched.
       FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
-      ValueError: nothing is published under that name, a checksum is wrong, or the file holds another model.
+      ValueError: nothing is published under that name, a checksum is wrong, or the file holds another model or is not
+        safe to read, see `hdf5.opened`.
     """
     backbone(name)
     if weights == "none":
@@ -84,15 +87,20 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
     if weights in NAMES:
         source = _source(name, weights)
         path = fetch(source, cache_dir)
-        read = _read_keras_applications(name) if weights == "imagenet" else _read_file
         checksum = f"{source.algorithm} {source.checksum}"
     else:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"weights {weights!r} is neither one of {', '.join(NAMES)} nor a file")
-        read = _read_file
         checksum = f"sha256 {_digest(path, 'sha256')}"
-    count, head = _assign(model, read(path), path)
+    if weights == "imagenet":
+        count, head = _assign(model, _read_keras_applications(name, path), path)
+    else:
+        with hdf5.opened(path, hdf5.allowance(model.weights)) as file:
+            try:
+                count, head = _assign(model, _read_file(file, path), path)
+            except (KeyError, OSError, RuntimeError) as error:  # what h5py raises on damaged files
+                raise ValueError(f"{path} is damaged: {error}") from error
     return f"{name}: {weights}: {count} tensors from {path} ({checksum}), head {'loaded' if head else 'initialised'}"
 
 
@@ -167,42 +175,33 @@ def _verify(path: Path, source: Source, remedy: str) -> None:
 # ---- reading: a file -> {layer: tensors} ----------------------------------------------------------------------------
 
 
-def _read_keras_applications(name: str) -> Callable[[Path], dict[str, Tensors]]:
-    """A reader of keras.applications' own files: Keras matches those by order, not by name, so Keras does it."""
-
-    def read(path: Path) -> dict[str, Tensors]:
-        size = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, 3)
-        published = getattr(keras.applications, backbone(name).constructor)(
-            weights=str(path), include_top=False, input_shape=size
-        )
-        for layer in published.layers:
-            # V1 files hold the statistics of their input. "variance" is the standard deviation, by an old mistake that
-            # a Rescaling by 1/sqrt(std) makes good (https://github.com/tensorflow/tensorflow/issues/49930).
-            if isinstance(layer, keras.layers.Normalization) and layer.weights:
-                mean, variance, _ = (np.ravel(keras.ops.convert_to_numpy(v)) for v in layer.weights)
-                if not (np.allclose(mean, IMAGENET_MEAN, 1e-3) and np.allclose(variance, IMAGENET_STD, 1e-3)):
-                    raise ValueError(f"{path} was trained on another input scale: mean {mean}, std {variance}")
-        return {
-            layer.name: [(v.path, keras.ops.convert_to_numpy(v)) for v in layer.weights]
-            for layer in backbone_layers(published)
-        }
-
-    return read
+def _read_keras_applications(name: str, path: Path) -> dict[str, Tensors]:
+    """Reads keras.applications' own files: Keras matches those by order, not by name, so Keras does it."""
+    size = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, 3)
+    published = getattr(keras.applications, backbone(name).constructor)(
+        weights=str(path), include_top=False, input_shape=size
+    )
+    for layer in published.layers:
+        # V1 files hold the statistics of their input. "variance" is the standard deviation, by an old mistake that a
+        # Rescaling by 1/sqrt(std) makes good (https://github.com/tensorflow/tensorflow/issues/49930).
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            mean, variance, _ = (np.ravel(keras.ops.convert_to_numpy(v)) for v in layer.weights)
+            if not (np.allclose(mean, IMAGENET_MEAN, 1e-3) and np.allclose(variance, IMAGENET_STD, 1e-3)):
+                raise ValueError(f"{path} was trained on another input scale: mean {mean}, std {variance}")
+    return {
+        layer.name: [(v.path, keras.ops.convert_to_numpy(v)) for v in layer.weights]
+        for layer in backbone_layers(published)
+    }
 
 
-def _read_file(path: Path) -> dict[str, Tensors]:
-    """Reads every layer of a legacy `.h5` or a Keras 3 `.weights.h5`, distinguished by their contents."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
-    with file:
-        group = file.get("model_weights", file)
-        if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            return {layer: _legacy_tensors(group[layer]) for layer in _legacy_names(group, "layer_names")}
-        if "layers" in file:
-            return _keras3_layers(file, path)
-        raise ValueError(f"{path} has neither the legacy Keras layout (layer_names) nor that of .weights.h5 (layers)")
+def _read_file(file: h5py.File, path: Path) -> dict[str, Tensors]:
+    """Finds every layer of a legacy `.h5` or a Keras 3 `.weights.h5`, distinguished by their contents."""
+    group = whole if isinstance(whole := file.get("model_weights"), h5py.Group) else file
+    if "layer_names" in group.attrs or "layer_names0" in group.attrs:
+        return {layer: _legacy_tensors(group, layer, path) for layer in _legacy_names(group, "layer_names")}
+    if "layers" in file:
+        return _keras3_layers(file, path)
+    raise ValueError(f"{path} has neither the legacy Keras layout (layer_names) nor that of .weights.h5 (layers)")
 
 
 def _legacy_names(group: h5py.Group, attribute: str) -> list[str]:
@@ -213,8 +212,18 @@ def _legacy_names(group: h5py.Group, attribute: str) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _legacy_tensors(group: h5py.Group) -> Tensors:
-    return [(name, np.asarray(group[name])) for name in _legacy_names(group, "weight_names")]
+def _legacy_tensors(group: h5py.Group, layer: str, path: Path) -> Tensors:
+    inner = group.get(layer)
+    if not isinstance(inner, h5py.Group):
+        raise ValueError(f"{path} lists layer {layer!r}, but does not have it")
+    return [(name, _dataset(inner, name, path)) for name in _legacy_names(inner, "weight_names")]
+
+
+def _dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{path}: {group.name} lists {name!r}, but has no values of that name")
+    return found
 
 
 def _keras3_layers(file: h5py.File, path: Path) -> dict[str, Tensors]:
@@ -222,12 +231,13 @@ def _keras3_layers(file: h5py.File, path: Path) -> dict[str, Tensors]:
     layers: dict[str, Tensors] = {}
 
     def visit(key: str, node: h5py.Group | h5py.Dataset) -> None:
-        if not key.endswith("/vars") or not len(node) or key.startswith("optimizer/"):
+        vars_of_layer = key.endswith("/vars") and isinstance(node, h5py.Group) and not key.startswith("optimizer/")
+        if not vars_of_layer or not len(node):
             return
         name = node.attrs.get("name", key)
         if name in layers:
             raise ValueError(f"{path} holds two layers named {name!r}")
-        layers[name] = [(f"{key}/{i}", np.asarray(node[i])) for i in sorted(node, key=int)]
+        layers[name] = [(f"{key}/{i}", _dataset(node, i, path)) for i in sorted(node, key=int)]
 
     file.visititems(visit)
     return layers
@@ -259,12 +269,15 @@ def _match(layer: keras.layers.Layer, tensors: Tensors | None, path: Path) -> li
     got = ", ".join(f"{name}{value.shape}" for name, value in tensors)
     if [value.shape for _, value in tensors] != [tuple(v.shape) for v in layer.weights]:
         raise ValueError(f"{path} does not fit layer {layer.name!r}: it has {got}, expected {expected}")
-    for variable, (name, value) in zip(layer.weights, tensors, strict=True):
+    pairs = []
+    for variable, (name, stored) in zip(layer.weights, tensors, strict=True):
         # Shapes do not distinguish gamma from beta, names do. Keras 3 shortened some names, so endings are compared;
         # a .weights.h5 numbers its tensors.
         base = name.rsplit("/", 1)[-1].split(":")[0]
         if not base.isdigit() and not base.endswith(variable.name):
             raise ValueError(f"{path}, layer {layer.name!r}: found {name}, expected {variable.name}")
+        value = np.asarray(stored)
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise ValueError(f"{path}, layer {layer.name!r}: {name} ({value.dtype}) is not all finite floats")
-    return [(v, value) for v, (_, value) in zip(layer.weights, tensors, strict=True)]
+        pairs.append((variable, value))
+    return pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -26,6 +27,7 @@ def build_trainer(
     profile: DeviceProfile,
     *,
     fresh: bool = True,
+    epochs_before: Sequence[int] = (),
 ) -> tuple[keras.Model, keras.Model]:
     """Builds the compiled training model and its classifier.
 
@@ -35,6 +37,7 @@ def build_trainer(
       steps_per_epoch: for the learning rate schedule.
       profile: devices that the model is trained on.
       fresh: whether to load the pretrained weights; False where a checkpoint will overwrite them.
+      epochs_before: earlier values of config.epochs if the run was extended.
 
     Returns:
       The trained model, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit f32[B,1], and the classifier in it.
@@ -60,7 +63,7 @@ def build_trainer(
         alpha=config.focal_alpha or None,
         label_smoothing=config.label_smoothing,
     )
-    trainer.compile(build_optimizer(config, steps_per_epoch), loss)
+    trainer.compile(build_optimizer(config, steps_per_epoch, epochs_before), loss)
     trainer.optimizer.build(trainer.trainable_variables)
     return trainer, classifier
 
@@ -102,23 +105,31 @@ def describe_xla(trainer: keras.Model, profile: DeviceProfile) -> str:
     return "XLA: off, as Keras does under MirroredStrategy"
 
 
+def learning_rate(
+    config: ml_collections.ConfigDict, steps_per_epoch: int, epochs_before: Sequence[int] = ()
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule of a run. epochs_before: earlier values of config.epochs if the run was extended."""
+    ends = [epochs * steps_per_epoch for epochs in (*epochs_before, config.epochs)]
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    return schedule.extended(
+        {end: schedule.warmup_cosine(config.lr, end, warmup, config.final_lr_fraction) for end in ends}
+    )
+
+
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
 
 
-def build_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    config: ml_collections.ConfigDict, steps_per_epoch: int, epochs_before: Sequence[int] = ()
+) -> keras.optimizers.Optimizer:
     """The optimizer with its schedule, inside a SkippingOptimizer."""
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown config.optimizer={config.optimizer!r}; expected one of: {', '.join(OPTIMIZERS)}")
-    learning_rate = schedule.warmup_cosine(
-        config.lr,
-        config.epochs * steps_per_epoch,
-        round(config.warmup_epochs * steps_per_epoch),
-        config.final_lr_fraction,
-    )
+    rate = learning_rate(config, steps_per_epoch, epochs_before)
     options: dict[str, Any] = {"use_ema": config.ema > 0, "ema_momentum": config.ema or 0.99}
     if config.optimizer == "adamw":
         options["weight_decay"] = config.weight_decay
-    inner = OPTIMIZERS[config.optimizer](learning_rate, **options)
+    inner = OPTIMIZERS[config.optimizer](rate, **options)
     if config.optimizer == "adamw":
         inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.

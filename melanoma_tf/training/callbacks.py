@@ -1,4 +1,4 @@
-"""Periodic checkpoints within an epoch, and the end of runs that diverged."""
+"""Periodic checkpoints within an epoch, the end of runs that diverged, and the progress of an epoch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import keras
 import ml_collections
 
 from melanoma_tf.training import checkpoint
+from tfrecord_tools.core.progress import Progress
+
+_LINE_SECONDS = 10.0  # between lines where standard error is no terminal
+_BAR_SECONDS = 1.0  # between updates of the bar: the loss waits for the device
 
 
 class DivergedError(RuntimeError):
@@ -77,6 +81,42 @@ class TrainingGuard(keras.callbacks.Callback):
     def mean_loss(self, loss: float) -> float:
         """Returns the mean loss of the epoch so far. loss: the mean over the steps of this process."""
         return (self.loss_before * self.steps_before + loss * self.steps) / (self.steps_before + self.steps)
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """Shows the steps of an epoch on standard error, with their loss and speed.
+
+    Args:
+      title: text before the count of steps.
+      steps: steps of the epoch.
+      done: steps that an earlier process has made.
+      images: images of a step.
+    """
+
+    def __init__(self, title: str, steps: int, done: int, images: int) -> None:
+        super().__init__()
+        self.title, self.steps, self.done, self.images = title, steps, done, images
+        self.first = done + 1
+        self._start()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.progress.show(self.done)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.done += 1
+        if self.done == self.first:
+            self._start()  # the first step compiles; its time says nothing about the others
+        elif self.progress.is_due(_BAR_SECONDS):
+            self.progress.show(self.done, f"loss {float((logs or {})['loss']):.4f}")
+
+    def close(self) -> None:
+        """Removes the bar: the line of the epoch says more."""
+        self.progress.clear()
+
+    def _start(self) -> None:
+        self.progress = Progress(
+            self.steps, unit="steps", images=self.images, title=self.title, before=self.done, interval=_LINE_SECONDS
+        )
 
 
 def sync_batch_stats(classifier: keras.Model) -> None:

@@ -4,26 +4,35 @@ checkpoints/step-00001234/  model.weights.h5   weights being trained
                             training.npz       optimizer (moments, moving averages, step), dropout seeds
                             state.json         step, history, SHA-256 of the other two files
 checkpoints/LAST            name of the newest complete folder
+
+The final weights are model.weights.h5 with their SHA-256 in model.weights.h5.sha256, as `sha256sum` writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from melanoma_tf.core import files, keras_compat
+from melanoma_tf.core import cli, files, hdf5, keras_compat
+from tfrecord_tools.core import paths
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
+_NAME = re.compile("step-([0-9]{8,})")
+_LEFT_OVER = re.compile(r"\.step-[0-9]{8,}\.[0-9]+")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class CheckpointError(RuntimeError):
@@ -50,7 +59,11 @@ class Progress:
 
 
 def newest(folder: Path) -> list[str]:
-    """Returns the paths, relative to `folder`, of the files that `restore` would load; empty without a checkpoint."""
+    """Returns the paths, relative to `folder`, of the files that `restore` would load; empty without a checkpoint.
+
+    Raises:
+      CheckpointError: LAST names no checkpoint.
+    """
     if not _exists(folder):
         return []
     last = _last(folder)
@@ -64,15 +77,12 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
       The checkpoint's folder.
 
     Raises:
-      CheckpointError: a weight is not finite; nothing is written.
+      CheckpointError: a weight or a moment of the optimizer is not finite; nothing is written.
       OSError: e.g. no space left; LAST still names the previous checkpoint.
     """
-    bad = [w.path for w in model.weights if not np.all(np.isfinite(keras.ops.convert_to_numpy(w)))]
-    if bad:
-        raise CheckpointError(
-            f"no checkpoint saved at step {progress.step}: {len(bad)} weights are not finite, first {bad[0]}"
-        )
-    name = f"step-{progress.step:08d}"
+    state = _training_state(model, optimizer)
+    _check_finite([*model.weights, *state], f"no checkpoint saved at step {progress.step}")
+    name = _folder_name(progress.step)
     if _exists(folder) and _last(folder) == folder / name:
         return folder / name  # saved already; the folder that LAST names is never replaced
     temporary = folder / f".{name}.{os.getpid()}"
@@ -80,7 +90,7 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
     temporary.mkdir(parents=True)
     try:
         model.save_weights(temporary / WEIGHTS)
-        values = {f"{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_training_state(model, optimizer))}
+        values = {f"{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(state)}
         np.savez(temporary / TRAINING, **values)
         sums = {file: files.sha256(temporary / file) for file in (WEIGHTS, TRAINING)}
         (temporary / STATE).write_text(json.dumps({**dataclasses.asdict(progress), "sha256": sums}, indent=1) + "\n")
@@ -108,35 +118,113 @@ def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimi
     if not _exists(folder):
         return None
     path = _last(folder)
-    remedy = f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start again"
-    for file in (WEIGHTS, TRAINING, STATE):
-        if not (path / file).is_file():
-            raise CheckpointError(f"{path / file} is missing; {remedy}")
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path / STATE} is damaged: {error}; {remedy}") from error
-    for file, expected in state.pop("sha256").items():
+        return _load(path, model, optimizer)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{error}; {_remedy(folder)}") from error
+
+
+def _load(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Progress:
+    """Loads a checkpoint; nothing is assigned unless all of it is as it was saved."""
+    for file in (WEIGHTS, TRAINING, STATE):
+        if not paths.member(path, file, re.escape(file)).is_file():
+            raise ValueError(f"{path / file} is missing")
+    progress, sums = _read_state(path)
+    for file, expected in sums.items():
         if files.sha256(path / file) != expected:
-            raise CheckpointError(f"{path / file} is damaged: its SHA-256 differs from the one in {STATE}; {remedy}")
+            raise ValueError(f"{path / file} is damaged: its SHA-256 differs from the one in {STATE}")
     variables = _training_state(model, optimizer)
-    with np.load(path / TRAINING, allow_pickle=False) as stored:
-        values = [stored[key] for key in sorted(stored.files)]
-    if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-        raise CheckpointError(
-            f"{path / TRAINING} belongs to another model or optimizer: got {len(values)} variables, "
-            f"expected {len(variables)} of the same shapes; {remedy}"
-        )
-    model.load_weights(path / WEIGHTS)
+    values = _read_arrays(path / TRAINING, [tuple(variable.shape) for variable in variables])
+    _load_weights(path / WEIGHTS, model)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    return Progress(**state)
+    return progress
+
+
+def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
+    """Returns the progress of a checkpoint, and the SHA-256 of its files by name."""
+    file = path / STATE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        sums = state.pop("sha256")
+        progress = Progress(**state)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    good = isinstance(sums, dict) and sums.keys() == {WEIGHTS, TRAINING}
+    if not good or not all(isinstance(each, str) and _SHA256.fullmatch(each) for each in sums.values()):
+        raise ValueError(f"{file} is damaged: sha256: {str(sums)[:200]}; expected that of {WEIGHTS} and {TRAINING}")
+    for key, least in (("step", 0), ("streams", 0), ("steps_taken", -1)):
+        value = getattr(progress, key)
+        if type(value) is not int or value < least:  # true is no step
+            raise ValueError(f"{file} is damaged: {key}: {value!r}; expected a whole number from {least}")
+    if path.name != _folder_name(progress.step):
+        raise ValueError(f"{file} is damaged: step: {progress.step}; expected that of its folder, {path.name}")
+    if not (isinstance(progress.loss, float | int) and isinstance(progress.history, list)):
+        raise ValueError(f"{file} is damaged: expected loss as a number and history as a list")
+    return progress, sums
+
+
+def _read_arrays(path: Path, shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Returns the arrays of a .npz in order, which are read once their shapes are known to be as expected."""
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _, dtype = read[version](file)
+                found.append(shape if dtype.itemsize <= 8 else dtype)
+    if found != shapes:
+        raise ValueError(
+            f"{path} belongs to another model or optimizer: got {len(found)} variables, "
+            f"expected {len(shapes)} of the same shapes"
+        )
+    with np.load(path, allow_pickle=False) as stored:
+        return [stored[key] for key in sorted(stored.files)]
+
+
+def _load_weights(path: Path, model: keras.Model) -> None:
+    with hdf5.opened(path, hdf5.allowance(model.weights)):
+        pass  # safe to read for Keras, which opens it itself
+    model.load_weights(path)
 
 
 def save_final(path: Path, model: keras.Model) -> None:
-    """Writes the weights of a finished model atomically. path: ends in .weights.h5."""
+    """Writes the weights of a finished model atomically, and their SHA-256 beside them. path: ends in .weights.h5.
+
+    Raises:
+      CheckpointError: a weight is not finite; nothing is written.
+    """
+    _check_finite(model.weights, f"{path} not written")
+    _checksum_file(path).unlink(missing_ok=True)  # first, so that a kill leaves none rather than that of other weights
     with files.replacing(path) as temporary:
         model.save_weights(temporary)
+        digest = files.sha256(temporary)
+    files.write_text(_checksum_file(path), f"{digest}  {path.name}\n")
+
+
+def load_final(path: Path, model: keras.Model) -> None:
+    """Loads what `save_final` wrote. Weights without a SHA-256, as earlier versions left them, are warned of.
+
+    Raises:
+      CheckpointError: the weights are missing, were changed since, or are of another model.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; restore it, or train the fold again")
+    checksum = _checksum_file(path)
+    if checksum.is_file():
+        found, expected = files.sha256(path), checksum.read_text(encoding="utf-8", errors="replace").split(" ")[0]
+        if found != expected:
+            raise CheckpointError(
+                f"{path} was changed or damaged: its SHA-256 is {found}, {checksum.name} says {expected[:64]!r}; "
+                "restore both from a copy, or train the fold again"
+            )
+    else:
+        _warn_unchecked(path.parent.parent)
+    try:
+        _load_weights(path, model)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
 
 
 @contextlib.contextmanager
@@ -165,7 +253,34 @@ def _exists(folder: Path) -> bool:
 
 
 def _last(folder: Path) -> Path:
-    return folder / (folder / LAST).read_text(encoding="utf-8").strip()
+    try:
+        name = (folder / LAST).read_text(encoding="utf-8").strip()
+        return paths.member(folder, name, _NAME)
+    except ValueError as error:  # also text that is not UTF-8
+        raise CheckpointError(f"{folder / LAST} is damaged: {error}; {_remedy(folder)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    return f"write the name of another step-... folder into {folder / LAST}, or delete {folder} to start again"
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+@functools.cache  # once for all folds
+def _warn_unchecked(run: Path) -> None:
+    cli.say(f"warning: {run}: weights without a SHA-256 beside them, as earlier versions left them, are not checked")
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_finite(variables: Iterable[Any], problem: str) -> None:
+    bad = [v.path for v in variables if not np.all(np.isfinite(keras.ops.convert_to_numpy(v)))]
+    if bad:
+        raise CheckpointError(f"{problem}: {len(bad)} variables are not finite, first {bad[0]}")
 
 
 def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:
@@ -175,8 +290,16 @@ def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -
 
 
 def _remove_older(folder: Path, newest: str) -> None:
-    names = sorted(p.name for p in folder.glob("step-*"))
+    names = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    names.sort(key=lambda name: int(name.removeprefix("step-")))
     for name in names[: names.index(newest)][: 1 - KEPT]:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for left_over in folder.glob(".step-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    remove_temporary(folder)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what saves that were killed left in a folder of checkpoints."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFT_OVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    files.remove_temporary(folder, LAST)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pandas as pd
 
 from melanoma_tf.core import files
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import check_folds
 from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
@@ -24,7 +27,12 @@ log = logging.getLogger("melanoma_tf")
 
 
 def train(
-    config: ml_collections.ConfigDict, dataset: pipeline.DataSet, fold: int, folder: Path | None, runtime: Runtime
+    config: ml_collections.ConfigDict,
+    dataset: pipeline.DataSet,
+    fold: int,
+    folder: Path | None,
+    runtime: Runtime,
+    epochs_before: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Trains on all folds but one and predicts the images of that fold.
 
@@ -36,6 +44,7 @@ def train(
       fold: fold to hold out.
       folder: the fold's folder on the primary host; None on the other hosts, which receive what the primary reads.
       runtime: devices to train on.
+      epochs_before: earlier values of config.epochs if the run was extended, see `schedule.extended`.
 
     Returns:
       image_name, patient_id, source, fold, target, logit and probability of every held-out image.
@@ -45,7 +54,7 @@ def train(
       callbacks.DivergedError: too many consecutive steps without finite gradients.
       checkpoint.CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    run = _FoldRun(config, dataset, fold, folder, runtime)
+    run = _FoldRun(config, dataset, fold, folder, runtime, epochs_before)
     run.build_models()
     run.restore()
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
@@ -63,12 +72,14 @@ class _FoldRun:
         fold: int,
         folder: Path | None,
         runtime: Runtime,
+        epochs_before: Sequence[int],
     ) -> None:
         self.config, self.fold, self.folder, self.runtime = config, fold, folder, runtime
+        self.epochs_before = epochs_before
         self.checkpoints = folder / "checkpoints" if folder else None
         self.train_shards, self.held_out = dataset.others(fold), dataset.fold(fold)
+        check_folds(dataset, [fold], config.batch_size)
         images, positives = pipeline.count(self.train_shards), sum(shard.positives for shard in self.train_shards)
-        _check_data(dataset, fold, images, positives, config.batch_size)
         self.prior, self.steps_per_epoch = positives / images, images // config.batch_size
         self.sizes: dict[str, Any] = {
             "batch_size": config.batch_size,
@@ -82,10 +93,16 @@ class _FoldRun:
         """Builds the trained model and the predictors, with pretrained weights unless a checkpoint replaces them."""
         config, runtime = self.config, self.runtime
         keras.utils.set_random_seed(config.seed + self.fold)
-        self.saved = runtime.hosts.broadcast(checkpoint.newest(self.checkpoints) if self.checkpoints else [])
+        newest = runtime.hosts.run_on_primary(lambda: checkpoint.newest(self.checkpoints) if self.checkpoints else [])
+        self.saved = runtime.hosts.broadcast(newest)
         with runtime.scope():
             self.trainer, self.classifier = build.build_trainer(
-                config, self.prior, self.steps_per_epoch, runtime.profile, fresh=not self.saved
+                config,
+                self.prior,
+                self.steps_per_epoch,
+                runtime.profile,
+                fresh=not self.saved,
+                epochs_before=self.epochs_before,
             )
             self.predictor = predictor.predictor(self.classifier, tta=False)
             self.tta_predictor = predictor.predictor(self.classifier, tta=config.tta)
@@ -118,10 +135,17 @@ class _FoldRun:
         guard = callbacks.TrainingGuard(
             self.config, last_step, self.checkpoints, self.classifier, progress, steps_before
         )
+        shown = callbacks.EpochProgress(
+            f"fold {self.fold}, epoch {epoch + 1} of {self.config.epochs}: ",
+            self.steps_per_epoch,
+            steps_before,
+            self.config.batch_size,
+        )
         optimizer.reset_scale()
         started = time.perf_counter()
-        with pipeline.name_damaged_shard(self.train_shards):
-            logs = self.trainer.fit(batches, callbacks=[guard], shuffle=False, verbose=0).history
+        with pipeline.name_damaged_shard(self.train_shards), contextlib.closing(shown):
+            used = [guard, shown] if self.runtime.hosts.index == 0 else [guard]
+            logs = self.trainer.fit(batches, callbacks=used, shuffle=False, verbose=0).history
         seconds = time.perf_counter() - started
         callbacks.sync_batch_stats(self.classifier)
         with checkpoint.averaged(self.classifier, optimizer):
@@ -130,18 +154,31 @@ class _FoldRun:
             "epoch": epoch + 1,
             "step": progress.step,
             "loss": guard.mean_loss(logs["loss"][-1]),
+            "val_loss": self._held_out_loss(logits),
             "val_auc": metrics.auc(self.metadata["target"], logits),
+            "learning_rate": self._last_rate(),
             "skipped_steps": progress.step - callbacks.steps_taken(optimizer),
             "images_per_s": round((self.steps_per_epoch - steps_before) * self.config.batch_size / seconds, 1),
+            "seconds": round(time.perf_counter() - started, 1),
         }
         self._save(row)
+
+    def _held_out_loss(self, logits: Any) -> float:
+        """The loss that is trained, of images that are not augmented."""
+        targets = self.metadata["target"].to_numpy("float32")
+        return float(keras.ops.convert_to_numpy(self.trainer.loss(targets[:, None], logits[:, None])))
+
+    def _last_rate(self) -> float:
+        """The learning rate of the last step that changed the weights."""
+        rate = build.learning_rate(self.config, self.steps_per_epoch, self.epochs_before)
+        return float(rate(max(0, callbacks.steps_taken(self.trainer.optimizer) - 1)))
 
     def _save(self, row: dict[str, Any]) -> None:
         """Appends an epoch to the history and saves both history and checkpoint."""
         self.progress.history.append(row)
         if self.folder and self.checkpoints:
             checkpoint.save(self.checkpoints, self.classifier, self.trainer.optimizer, self.progress)
-            files.write_text(self.folder / HISTORY, pd.DataFrame(self.progress.history).to_csv(index=False))
+            files.write_csv(self.folder / HISTORY, pd.DataFrame(self.progress.history, columns=list(row)))
         log.info("fold %d: %s", self.fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def finish(self) -> pd.DataFrame:
@@ -165,22 +202,3 @@ def _check_order(progress: checkpoint.Progress, steps_per_epoch: int, hosts: Hos
             f"mid-epoch checkpoint was written with a different host count, got {hosts.count}; resume with that count"
         )
     progress.streams = pipeline.streams(hosts)
-
-
-def _check_data(dataset: pipeline.DataSet, fold: int, images: int, positives: int, batch_size: int) -> None:
-    """Checks that both parts of a fold have images of both classes, and training at least one batch."""
-    held_out = dataset.fold(fold)
-    if not held_out:
-        raise pipeline.DataError(f"{dataset.path} has no fold {fold}; expected 0 to {dataset.folds - 1}")
-    if images < batch_size:
-        raise pipeline.DataError(
-            f"fold {fold} has {images} training images, fewer than one batch of {batch_size}; lower --config.batch_size"
-        )
-    for name, found, total in (
-        ("training", positives, images),
-        ("held-out", sum(shard.positives for shard in held_out), pipeline.count(held_out)),
-    ):
-        if not 0 < found < total:
-            raise pipeline.DataError(
-                f"the {name} images of fold {fold} are of one class: {found} of {total} are malignant; expected both"
-            )

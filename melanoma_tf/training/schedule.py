@@ -1,6 +1,9 @@
-"""Learning rate schedule."""
+"""Learning rate schedule, also of runs that were extended."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -33,3 +36,35 @@ def warmup_cosine(
         warmup_target=peak if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
+
+
+class _Extended(keras.optimizers.schedules.LearningRateSchedule):
+    """Each schedule up to its last step, then the next one."""
+
+    def __init__(self, parts: Mapping[int, keras.optimizers.schedules.LearningRateSchedule]) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+
+    def __call__(self, step: Any) -> Any:
+        *earlier, last = self.parts.items()
+        rate = last[1](step)
+        for end, part in reversed(earlier):
+            rate = keras.ops.where(step < end, part(step), rate)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {"parts": self.parts}
+
+
+def extended(
+    parts: Mapping[int, keras.optimizers.schedules.LearningRateSchedule],
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule of a run whose length was raised, perhaps several times.
+
+    Steps that were planned before keep their rate, so that a resumed run repeats them; after them the rate is that of
+    the longer run at the same step.
+
+    Args:
+      parts: last step -> schedule of a run that ends there, ascending.
+    """
+    return _Extended(parts) if len(parts) > 1 else next(iter(parts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import runpy
@@ -16,12 +17,14 @@ from sklearn.metrics import roc_auc_score
 
 from melanoma_tf import evaluate, predict, train
 from melanoma_tf.core import config
-from melanoma_tf.data import pipeline
+from melanoma_tf.data import dataset, pipeline
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
+from tfrecord_tools import schema
+from tfrecord_tools.records import tfrecord
 
 pytestmark = pytest.mark.integration
 
@@ -55,15 +58,17 @@ def test_the_complete_backbone_trains_and_predicts(shards, tmp_path):
 def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
     folder, done = run
     oof = pd.read_csv(folder / "oof.csv")
-    dataset = pipeline.open_data(str(shards))
-    assert sorted(oof["image_name"]) == sorted(
-        pipeline.read_metadata([*dataset.fold(0), *dataset.fold(1)])["image_name"]
-    )
+    build = dataset.open_data(str(shards))
+    assert sorted(oof["image_name"]) == sorted(pipeline.read_metadata([*build.fold(0), *build.fold(1)])["image_name"])
     expected = roc_auc_score(oof["target"], oof["logit"])
     assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] == pytest.approx(expected, abs=1e-12)
     assert f"AUC {expected:.4f} (95% interval " in done.stdout
     assert f"predictions: {folder / 'oof.csv'}" in done.stdout
     assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
+    first, second = json.loads((folder / "run.json").read_text())["sessions"]
+    assert ("--fold 1" in first["command"], "--fold 0" in second["command"]) == (True, True)
+    assert first["versions"].keys() >= {"melanoma-tf", "python", "tensorflow", "keras"}
+    assert second["devices"]["names"] == ["CPU:0"]
 
 
 def test_all_folds_together_predict_every_image(shards, tmp_path):
@@ -109,6 +114,21 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path)
     assert before.finished_folds() == folds
 
 
+def test_a_finished_run_goes_on_with_more_epochs(run, shards, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    args = ["--data", str(shards), "--workdir", str(folder), "--fold", "1", "--config.epochs=2"]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "run extended from 1 to 2 epochs; after epoch 1 the learning rate is that of a run of 2" in done.stdout
+    assert "fold 1 resumes at step 9 of 18" in done.stderr
+    assert "note: folds [0] were trained for fewer than 2 epochs; --fold all goes on" in done.stdout
+    before, after = (pd.read_csv(each / "oof.csv", index_col="image_name")["logit"] for each in (run[0], folder))
+    fold1 = pd.read_csv(folder / "fold1/oof.csv")["image_name"]
+    changed = (after != before[after.index]).to_numpy()
+    assert changed.tolist() == after.index.isin(fold1).tolist()
+
+
 def test_evaluate_repeats_the_metrics_of_training(run):
     folder, trained = run
     done = run_command("-m", "melanoma_tf.evaluate", "--workdir", str(folder))
@@ -119,25 +139,31 @@ def test_evaluate_repeats_the_metrics_of_training(run):
 
 @pytest.fixture(scope="module")
 def shards_of_test_set(synthetic, tmp_path_factory):
-    """The synthetic test set as a build."""
-    out = tmp_path_factory.mktemp("test") / "build"
-    where = ["--csv", str(synthetic / "test.csv"), "--images", str(synthetic / "jpeg/test"), "--out", str(out)]
-    done = run_command("-m", "tfrecord_tools.build", "--size", "32", "--workers", "1", *where)
+    """The synthetic test set as a build, without its third image, which is cut off."""
+    folder = tmp_path_factory.mktemp("test")
+    shutil.copytree(synthetic / "jpeg/test", folder / "images")
+    damaged = folder / f"images/{pd.read_csv(synthetic / 'test.csv')['image_name'][2]}.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:600])
+    where = ["--csv", str(synthetic / "test.csv"), "--images", str(folder / "images"), "--out", str(folder / "build")]
+    done = run_command("-m", "tfrecord_tools.build", "--size", "32", "--workers", "1", "--allow_quarantine", *where)
     assert done.returncode == 0, done.stderr
-    return out
+    return folder / "build"
 
 
-def test_predict_writes_a_kaggle_submission_for_the_test_set(run, shards_of_test_set, synthetic, tmp_path):
+def test_predict_writes_a_submission_in_the_order_of_the_table(run, shards_of_test_set, synthetic, tmp_path):
     folder, _ = run
     out = tmp_path / "submission.csv"
     args = ["--workdir", str(folder), "--data", str(shards_of_test_set), "--out", str(out), "--strategy", "cpu"]
-    done = run_command("-c", PREDICT, *args)
+    done = run_command("-c", PREDICT, *args, "--fill", "0.125")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "warning" not in done.stdout
-    submission = pd.read_csv(out)
+    submission, names = pd.read_csv(out), pd.read_csv(synthetic / "test.csv")["image_name"].tolist()
+    assert f"note: 1 of {len(names)} images of the test table have no prediction" in done.stdout
     assert list(submission.columns) == ["image_name", "target"]
-    assert sorted(submission["image_name"]) == sorted(pd.read_csv(synthetic / "test.csv")["image_name"])
+    assert submission["image_name"].tolist() == names
+    assert submission["target"][2] == 0.125
     assert submission["target"].between(0, 1).all()
+    assert submission["target"].nunique() == len(names)
 
 
 def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run, shards, tmp_path):
@@ -161,19 +187,43 @@ def test_which_models_predict_a_shard():
     assert predict.models_for(test, [0, 1], seen=True) == [0, 1]
 
 
+TEST = dataset.Shard("t", -1, 2, -1, 32)
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected", "said"),
+    [
+        (None, {"b": 0.5, "a": 0.1}, "warning: 2 of 4 images of the test table have no prediction"),
+        ("mean", {"c": 0.3, "b": 0.5, "=d": 0.3, "a": 0.1}, "They are written with --fill mean: 0.3"),
+        ("0", {"c": 0.0, "b": 0.5, "=d": 0.0, "a": 0.1}, "They are written with --fill 0.0: 0"),
+    ],
+)
+def test_predictions_have_the_order_of_the_table_and_the_missing_are_named(fill, expected, said):
+    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c", "b", "=d", "a"))
+    table = pd.DataFrame({"image_name": ["a", "b"], "target": [0.1, 0.5]})
+    found, note = predict.in_order(table, build, predict.parse_fill(fill))
+    assert found["image_name"].tolist() == list(expected)
+    np.testing.assert_allclose(found["target"], list(expected.values()))
+    assert said in note
+    assert "see DIR/quarantine.csv): c, =d" in note
+
+
+def test_of_earlier_builds_only_the_unusable_images_are_known():
+    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c",))
+    table = pd.DataFrame({"image_name": ["b", "a"], "target": [0.5, 0.1]})
+    assert predict.in_order(table, build, "mean")[0]["image_name"].tolist() == ["b", "a", "c"]
+    complete = dataclasses.replace(build, test_names=("a", "b"))
+    assert predict.in_order(table, complete, None)[1] == ""
+
+
 # --------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "nowhere"], "--data nowhere: no such folder; expected the output folder of tfrecord_tools.build"),
-        (["--fold", "9"], "unknown --fold '9'; expected one of: 0 to 4, all"),
-        (["--config.batch_size=9000"], "fewer than one batch of 9000"),
-        (["--config.weights=no/such.h5"], "no/such.h5"),
         (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
-        (["--workdir", "tests"], "--workdir tests is not empty and holds no run"),
-        (["--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: expected a folder of this machine"),
+        (["--config.model=resnet"], "unknown backbone 'resnet'"),
     ],
 )
 def test_train_reports_bad_input(shards, tmp_path, args, message):
@@ -274,6 +324,36 @@ def test_a_damaged_shard_stops_training_and_is_named(shards, tmp_path):
     assert not (tmp_path / "run/oof.csv").exists()
 
 
+def test_changed_shards_and_weights_are_not_used(run, shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "changed")
+    victim = next(folder.glob("train03-*.tfrec"))
+    records = [schema.decode(data) for data in tfrecord.read_records(victim)]
+    with victim.open("wb") as file:  # labels turned over, with sound checksums of records
+        for record in records:
+            tfrecord.write_record(file, schema.encode(dataclasses.replace(record, target=1 - record.target)))
+    trained, _ = run
+    resumed = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(folder), "--workdir", str(trained), "--fold", "2"]
+    out = ["--out", str(tmp_path / "out.csv"), "--strategy", "cpu"]
+    predicted = ["-m", "melanoma_tf.predict", "--workdir", str(trained), "--data", str(folder), *out]
+    for command in (resumed, predicted):
+        done = run_command(*command)
+        assert done.returncode == 1
+        assert f"error: {victim} was changed after it was built: its SHA-256 is " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (trained / "fold2").exists()
+
+    copied = shutil.copytree(trained, tmp_path / "run")
+    weights = copied / "fold1/model.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1 << 6
+    weights.write_bytes(content)
+    done = run_command("-c", PREDICT, "--workdir", str(copied), "--data", str(shards), *out)
+    assert done.returncode == 1
+    assert f"error: {weights} was changed or damaged: its SHA-256 is " in done.stderr
+    assert "data: 5 shards as in the manifest" in done.stdout
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_predict_and_evaluate_need_a_run(tmp_path, shards):
     with pytest.raises(run_dir.RunDirError, match=r"has no run.json; pass the --workdir of melanoma_tf.train"):
         run_dir.open_workdir(tmp_path)
@@ -325,7 +405,8 @@ def test_running_out_of_device_memory_gives_advice():
 def test_the_fold_flag_is_a_fold_or_all():
     assert train.parse_folds("all", 3) == [0, 1, 2]
     assert train.parse_folds("2", 3) == [2]
-    for wrong in ("3", "-1", "²", "first"):
+    assert train.parse_folds("2,0, 2", 3) == [2, 0]
+    for wrong in ("3", "-1", "²", "first", ""):
         with pytest.raises(ValueError, match=f"unknown --fold '{wrong}'; expected one of: 0 to 2, all"):
             train.parse_folds(wrong, 3)
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from melanoma_tf import sheet
 from melanoma_tf.augment import operations, policy
-from melanoma_tf.data import pipeline
+from melanoma_tf.data import dataset, pipeline
 from tests.support.builds import records_of
 from tests.support.process import run_command
 
@@ -31,7 +31,7 @@ def test_the_command_draws_a_policy(shards, tmp_path):
     gaps = np.diff(columns) - 32
     assert gaps[0] > gaps[1] == gaps[2] > 0  # the original stands apart
     cells = [[drawn[top : top + 32, left : left + 32] for left in columns] for top in rows]
-    names = pipeline.read_metadata(pipeline.open_data(str(shards)).train)["image_name"]
+    names = pipeline.read_metadata(dataset.open_data(str(shards)).train)["image_name"]
     stored = {r.image_name: np.asarray(Image.open(io.BytesIO(r.image))) for r in records_of(shards).values()}
     for name, (original, *augmented) in zip(names, cells, strict=False):
         assert np.abs(original - stored[name]).mean() < 3

@@ -106,15 +106,17 @@ def test_two_builds_in_one_folder_at_once_are_refused(data, finished, tmp_path):
     os.kill(process.pid, signal.SIGSTOP)
     before = contents(out)
     for changes in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(build.BuildError, match="out: another build is running here; wait for it, or choose"):
+        running = rf"out: another build is running here \(process {process.pid} on .+\); wait for it, or choose"
+        with pytest.raises(build.BuildError, match=running):
             build.build(settings(data, out, **changes))
     assert {name for name in contents(out) if not name.startswith(".")} >= {n for n in before if not n.startswith(".")}
     workers = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not any(map(is_running, workers)))
+    assert (out / ".lock").exists()  # only a note of the process that held it
     build.build(settings(data, out, resume=True))
-    assert contents(out) == contents(finished)  # and no lock is left
+    assert contents(out) == contents(finished)
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"schema_version": 1}', "[1]", '{"schema_version": 9}'])

@@ -49,7 +49,7 @@ def rewrite(folder, shard, change):
         for record in records:
             tfrecord.write_record(file, schema.encode(record))
     digest = shards.file_sha256(folder / entry.name)
-    positives = sum(record.target for record in records)
+    positives = None if entry.positives is None else sum(record.target == 1 for record in records)
     patients, size = len({record.patient for record in records} - {""}), (folder / entry.name).stat().st_size
     changed = dataclasses.replace(entry, sha256=digest, positives=positives, patients=patients, bytes=size)
     entries = tuple(changed if each is entry else each for each in manifest.shards)

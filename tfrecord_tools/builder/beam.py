@@ -51,7 +51,7 @@ class StoppedError(RuntimeError):
 
 
 class Progress(Protocol):
-    """Interface of `workers.Progress`."""
+    """Interface of `core.progress.Progress`."""
 
     def show(self, done: int) -> None:
         """Shows the count of images done."""

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.builder import beam
 from tfrecord_tools.builder.settings import BuildError
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import lock, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.records import shards
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # some systems lack it; two builds in one folder then go unnoticed
-    fcntl = None  # type: ignore[assignment]
 
 QUARANTINE = "quarantine.csv"
 
@@ -57,7 +51,7 @@ class Output:
         """
         keep = {result.name for result in self.finished.values()}
         if self.before is None or not self.before.complete:
-            _remove_strays(self.folder, keep, _prefixes(self.planned))
+            _remove_strays(self.folder, keep, self.planned)
             return
         for name in {result.name for result in self.before.shards} - keep:
             (self.folder / name).unlink(missing_ok=True)
@@ -97,10 +91,9 @@ def _is_build_file(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def claimed(folder: AnyPath) -> Iterator[None]:
-    """Makes the folder, and locks it against other builds until the block or this process ends.
+    """Makes the folder, and locks it against other builds until the block or this process ends, see `lock.locked`.
 
-    The lock is on the folder itself, so it leaves no file. URLs and file systems without locks have none. If the block
-    fails while a new folder is empty, the folder is removed again.
+    If the block fails while a new folder is empty, the folder is removed again.
 
     Raises:
       BuildError: the folder cannot be made or read, or another build is running in it.
@@ -113,14 +106,20 @@ def claimed(folder: AnyPath) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BuildError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from error
-    with _locked(folder):
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            with _reading(folder):
+                stack.enter_context(lock.locked(folder))
             yield
-        except BaseException:
-            if not existed and isinstance(folder, Path):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
+    except lock.LockedError as error:
+        raise BuildError(
+            f"{folder}: another build is running here ({error}); wait for it, or choose another --out"
+        ) from None
+    except BaseException:
+        if not existed and isinstance(folder, Path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -132,26 +131,6 @@ def _reading(folder: AnyPath) -> Iterator[None]:
         raise BuildError(f"{folder}: cannot be read: {error.strerror or error}; choose another --out") from error
 
 
-@contextlib.contextmanager
-def _locked(folder: AnyPath) -> Iterator[None]:
-    if fcntl is None or not isinstance(folder, Path):
-        yield
-        return
-    with _reading(folder):
-        descriptor = os.open(folder, os.O_RDONLY)  # child processes do not inherit it
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BuildError(f"{folder}: another build is running here; wait for it, or choose another --out") from None
-    except OSError:  # e.g. a network file system
-        pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
     """Returns the manifest of an earlier build in the folder, None without one; changes nothing.
 
@@ -161,7 +140,7 @@ def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
     """
     folder = output.folder
     with _reading(folder):
-        if not folder.exists() or set(folder.iterdir()) <= {*paths.temporary_files(folder), *beam.job_folders(folder)}:
+        if not folder.exists() or {path.name for path in folder.iterdir()} <= _leftovers(folder):
             return None
         if not (folder / MANIFEST).exists():
             raise BuildError(f"{folder} is not empty and was not written by tfrecord_tools.build; choose another --out")
@@ -181,13 +160,17 @@ def check(output: Output, resume: bool, overwrite: bool) -> Manifest | None:
     return before
 
 
+def _leftovers(folder: AnyPath) -> set[str]:
+    """Names of the files that running and killed builds have in their folder."""
+    return {lock.NOTE, *(path.name for path in (*paths.temporary_files(folder), *beam.job_folders(folder)))}
+
+
 def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Manifest:
     """A substitute for a damaged manifest, listing the shards found; BuildError if they may not be replaced."""
     folder = output.folder
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(shards.SHARD_NAME.fullmatch, names) if match]
-    left = {path.name for path in (*paths.temporary_files(folder), *beam.job_folders(folder))}
-    known = {MANIFEST, QUARANTINE, *left, *(match[0] for match in matches)}
+    known = {MANIFEST, QUARANTINE, *_leftovers(folder), *(match[0] for match in matches)}
     if not overwrite:
         raise BuildError(f"{error}; --overwrite replaces the build, or choose another --out") from error
     if strange := [name for name in names if name not in known]:
@@ -224,7 +207,7 @@ def _clear(output: Output, before: Manifest | None, resume: bool) -> None:
     output.before = before
     listed = {result.name for result in before.shards}
     if not before.complete:
-        _remove_strays(folder, listed, _prefixes(before))
+        _remove_strays(folder, listed, before)
     if resume:
         output.finished = {result.prefix: result for result in before.shards if _is_sound(folder, result)}
         return
@@ -237,12 +220,12 @@ def _check_same(folder: AnyPath, before: Manifest, now: Manifest) -> None:
     """Raises BuildError naming the differences, with which the shards would not fit together."""
 
     def flat(manifest: Manifest) -> dict[str, Any]:
-        # The quarantined records follow from the input, and are many.
+        # The quarantined records and the names follow from the input, and are many.
         inputs = {
             f"{kind} input {key}": value
             for kind, each in manifest.inputs.items()
             for key, value in each.items()
-            if key not in ("quarantined", "lost_records")
+            if key not in ("quarantined", "lost_records", "names")
         }
         versions = {key: value for key, value in manifest.versions.items() if key != "python"}
         return {**manifest.settings, **inputs, **versions}
@@ -277,14 +260,17 @@ def _is_sound(folder: AnyPath, result: shards.ShardResult) -> bool:
     return same and not result.quarantined
 
 
-def _prefixes(manifest: Manifest) -> set[str]:
-    """Prefixes of all shards that a build can make."""
-    return {shards.prefix(split, number) for split in manifest.inputs for number in range(manifest.settings["shards"])}
-
-
-def _remove_strays(folder: AnyPath, keep: set[str], prefixes: set[str]) -> None:
-    """Removes shards that a kill between commit and manifest left unlisted."""
+def _remove_strays(folder: AnyPath, keep: set[str], manifest: Manifest) -> None:
+    """Removes shards of a build that a kill between commit and manifest left unlisted."""
     for path in folder.iterdir():
         name = shards.SHARD_NAME.fullmatch(path.name)
-        if name and name[1] in prefixes and path.name not in keep:
+        if name and path.name not in keep and _makes(manifest, name[1]):
             path.unlink()
+
+
+def _makes(manifest: Manifest, prefix: str) -> bool:
+    """Whether a build can make a shard of that prefix."""
+    split = prefix.rstrip("0123456789")
+    number, count = int(prefix.removeprefix(split)), manifest.settings.get("shards")
+    known = split in manifest.inputs and isinstance(count, int) and number < count
+    return known and shards.prefix(split, number) == prefix

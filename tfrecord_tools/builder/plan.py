@@ -163,6 +163,8 @@ def _described(given: inputs.Input, tasks: Sequence[shards.ShardTask]) -> dict[s
         "sources": sorted(set(given.frame["source"])),
         "plan": _digest(tasks),
     }
+    if given.split == "test":
+        found["names"] = given.frame["image_name"].tolist()  # in the order in which predictions are expected
     if given.quarantined:
         found["quarantined"] = list(map(dataclasses.asdict, given.quarantined))
     if given.lost:

@@ -10,7 +10,7 @@ import shlex
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.builder.settings import BuildSettings
 from tfrecord_tools.core import paths
-from tfrecord_tools.core.text import counted, verb
+from tfrecord_tools.core.text import cell, counted, verb
 from tfrecord_tools.records.manifest import FoldTotals, Manifest
 
 
@@ -19,7 +19,7 @@ def quarantine_csv(manifest: Manifest) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_name", "file", "reason"])
-    writer.writerows(dataclasses.astuple(each) for each in manifest.quarantined)
+    writer.writerows(map(cell, dataclasses.astuple(each)) for each in manifest.quarantined)
     return text.getvalue()
 
 

@@ -7,20 +7,19 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
+
+from tfrecord_tools.core.progress import Progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _POLL = 0.25  # seconds between updates of the count
-_QUIET_INTERVAL = 5.0  # seconds between lines if standard error is not a terminal
 # Otherwise NumPy's BLAS starts one thread per core in each worker, and they compete for the cores.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -117,36 +116,3 @@ def _count(images: int) -> None:
         raise StoppedError
     with _done.get_lock():
         _done.value += images
-
-
-class Progress:
-    """Progress as a bar on a terminal, and as a line every few seconds elsewhere."""
-
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self._total, self._stream = total, stream or sys.stderr
-        self._bar = self._stream.isatty()
-        self._start = time.monotonic()
-        self._shown = self._start
-
-    def show(self, done: int) -> None:
-        """Shows the count: always on a terminal, else every few seconds."""
-        now = time.monotonic()
-        if self._bar:
-            width = 30
-            filled = width * done // max(self._total, 1)
-            self._stream.write(f"\r[{'#' * filled:<{width}}] {self._line(done, now)}\x1b[K")
-            self._stream.flush()
-        elif now - self._shown >= _QUIET_INTERVAL:
-            self._shown = now
-            print(self._line(done, now), file=self._stream, flush=True)
-
-    def end(self, done: int) -> None:
-        """Shows the final state of the bar, and ends its line."""
-        if self._bar:
-            self.show(done)
-            print(file=self._stream, flush=True)
-
-    def _line(self, done: int, now: float) -> str:
-        rate = done / max(now - self._start, 1e-9)
-        left = f"{(self._total - done) / rate:.0f} s left" if done else "starting"
-        return f"{done}/{self._total} images, {rate:.1f} images/s, {left}"

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TextIO, cast
 from absl import app, flags
 
 import tfrecord_tools
+from tfrecord_tools.core import interrupt
 
 DISTRIBUTION = "melanoma-tf"
 # The extras of this distribution that bring a package which a plain installation leaves out.
@@ -59,6 +60,7 @@ def run(
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
     # --help shows this docstring, also for a console script. absl fills in what looks like a placeholder: "15 % as".
     sys.modules["__main__"].__doc__ = (doc or "").replace("%", "%%")
+    interrupt.raise_again()
     signal.signal(signal.SIGTERM, _interrupt)
 
     def checked_main(argv: list[str]) -> None:
@@ -72,6 +74,7 @@ def run(
         _report(f"standard output cannot be written: {out.failure}", None)
         code = code or 1
     if code:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C would end the orderly end with a traceback
         leave(code)
     sys.exit(code)
 
@@ -161,7 +164,7 @@ def _exit_code(command: Callable[[], object]) -> int:
         _report(str(error), error)
         return 2
     except KeyboardInterrupt as error:
-        _report("interrupted", error)
+        _report(interrupt.INTERRUPTED, error)
         return 1
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO, cast
 
+from tfrecord_tools.core import startup
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -45,10 +47,16 @@ class StorageUnavailableError(OSError):
     """Remote storage that did not answer; the state of the file is unknown and a retry may succeed."""
 
 
+class UntrustedNameError(ValueError):
+    """A name read from a file that does not have its form, or leads out of its folder."""
+
+
 class Stat(NamedTuple):
-    """The used part of `os.stat_result`; st_size: bytes."""
+    """The used part of `os.stat_result`; st_size: bytes, times: 0 if unknown."""
 
     st_size: int
+    st_mtime_ns: int = 0
+    st_ctime_ns: int = 0
 
 
 def path(text: str | os.PathLike[str]) -> AnyPath:
@@ -64,6 +72,28 @@ def path(text: str | os.PathLike[str]) -> AnyPath:
 def is_remote(text: str | os.PathLike[str]) -> bool:
     """Whether the path goes through TensorFlow."""
     return isinstance(path(text), RemotePath)
+
+
+def member(folder: AnyPath, name: object, form: str | re.Pattern[str]) -> AnyPath:
+    """Returns the path of a folder's file that another file names, such as a shard in a manifest.
+
+    Args:
+      folder: Folder that has to hold it.
+      name: Name as it was read.
+      form: Regular expression that the whole name has to match.
+
+    Raises:
+      UntrustedNameError: the name has another form, or the path leaves the folder, also through a link.
+    """
+    if not isinstance(name, str) or not re.fullmatch(form, name) or name in ("", "..") or Path(name).name != name:
+        expected = form if isinstance(form, str) else form.pattern
+        raise UntrustedNameError(f"{str(name)[:100]!r} is not allowed as a file name; expected {expected}")
+    path = folder / name
+    if isinstance(path, Path):
+        found = Path(os.path.realpath(path))
+        if Path(os.path.realpath(folder)) not in found.parents:
+            raise UntrustedNameError(f"{path} is a link to {found}, outside its folder; put the file itself there")
+    return path
 
 
 def temporary(final: AnyPath) -> AnyPath:
@@ -212,9 +242,10 @@ class RemotePath:
         return self.exists() and not self.is_dir()
 
     def stat(self) -> Stat:
-        """Size of the file."""
+        """Size and time of the file."""
         with _as_os_errors(self._url) as gfile:
-            return Stat(int(gfile.stat(self._url).length))
+            found = gfile.stat(self._url)
+            return Stat(int(found.length), int(found.mtime_nsec))
 
     def iterdir(self) -> Iterator[Self]:
         """Contents of the folder, one level deep."""
@@ -341,7 +372,8 @@ class _RemoteFile(io.RawIOBase):
 def _as_os_errors(url: str) -> Iterator[Any]:
     """Yields `tf.io.gfile`, and turns its errors into OSErrors that name the path."""
     try:
-        import tensorflow as tf
+        with startup.without_notes():
+            import tensorflow as tf
     except ImportError as error:
         raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (pip install 'melanoma-tf[tensorflow]')", url) from error
     try:

@@ -1,6 +1,13 @@
-"""Numbers in messages."""
+"""Numbers in messages, and cells of CSV files."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
+
+# Spreadsheets run a cell that begins so as a formula; apostrophes before it are counted, so that none gets lost.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 
 def verb(number: int, one: str, many: str) -> str:
@@ -11,3 +18,15 @@ def verb(number: int, one: str, many: str) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Number and noun, "1 image" or "2 images"; plural: needed only if it is not the noun and an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def cell(value: Any) -> Any:
+    """Value to write into a CSV: a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def from_cell(value: Any) -> Any:
+    """The value that `cell` made a cell of."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value

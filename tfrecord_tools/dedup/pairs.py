@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.paths import AnyPath
-from tfrecord_tools.core.text import counted
+from tfrecord_tools.core.text import cell, counted, from_cell
 from tfrecord_tools.metadata import csv_rows
 
 Mode = Literal["group", "drop", "keep"]
@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str]) -> list[Pair]:
 def _pair(cells: list[str], header: list[str], where: str) -> Pair:
     if len(cells) != len(header):
         raise PairsError(f"{where}: {counted(len(cells), 'cell')}; the header has {len(header)}")
-    row = dict(zip(header, cells, strict=True))
+    row = dict(zip(header, map(from_cell, cells), strict=True))
     for column in COLUMNS:
         if not schema.IMAGE_NAME.fullmatch(row[column]):
             raise PairsError(f"{where}: column {column}: {row[column]!r} does not match {schema.IMAGE_NAME.pattern}")
@@ -72,15 +72,15 @@ def _pair(cells: list[str], header: list[str], where: str) -> Pair:
     return Pair(first, second, _similarity(row.get("similarity", ""), where))
 
 
-def _similarity(cell: str, where: str) -> float | None:
-    if not cell:
+def _similarity(text: str, where: str) -> float | None:
+    if not text:
         return None
     try:
-        value = float(cell)
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise PairsError(f"{where}: column similarity: {cell!r} is not allowed; expected a number")
+        raise PairsError(f"{where}: column similarity: {text!r} is not allowed; expected a number")
     return value
 
 
@@ -91,7 +91,7 @@ def to_csv(pairs: Iterable[Pair]) -> str:
     writer.writerow(_WRITTEN)
     for each in pairs:
         similarity = "" if each.similarity is None else f"{each.similarity:.3f}"
-        writer.writerow([each.first, each.second, similarity, each.symmetry])
+        writer.writerow(map(cell, [each.first, each.second, similarity, each.symmetry]))
     return out.getvalue()
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from tfrecord_tools import schema
-from tfrecord_tools.builder import workers
 from tfrecord_tools.core.paths import AnyPath
+from tfrecord_tools.core.progress import Progress
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.imaging import convert
 from tfrecord_tools.metadata.vocabulary import CLASSES
@@ -117,7 +117,7 @@ def read(folder: AnyPath, manifest: Manifest, sample: int, seed: int, names: Ite
     """
     build, wanted = BuildStats(), frozenset(names)
     heaps: dict[int, _Heap] = defaultdict(list)
-    progress, done = workers.Progress(sum(entry.records for entry in manifest.shards)), 0
+    progress, done = Progress(sum(entry.records for entry in manifest.shards)), 0
     for entry in manifest.shards:
         for record in _records(folder, entry):
             _count(build, record, entry.split)

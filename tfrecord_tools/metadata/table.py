@@ -6,6 +6,7 @@ read "NA" or "nan" as missing.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
@@ -152,9 +153,11 @@ def _read_file(path: paths.AnyPath) -> _File:
     if len(header) == 1 and (between := next((each for each in _SEPARATORS if each in header[0]), None)):
         kind = _SEPARATORS[between]
         raise TableError(f"{path}: line 1: cells are separated by {kind}; expected commas, so save the table with them")
-    twice = sorted({repr(column) for column in header if header.count(column) > 1})
+    twice = sorted(repr(column) for column, count in collections.Counter(header).items() if count > 1)
     if twice:
-        raise TableError(f"{path}: line 1: column(s) {', '.join(twice)} occur twice; expected once")
+        more = f" and {len(twice) - _ERRORS_SHOWN} more" if len(twice) > _ERRORS_SHOWN else ""
+        names = ", ".join(twice[:_ERRORS_SHOWN]) + more
+        raise TableError(f"{path}: line 1: column(s) {names} occur twice; expected once")
     rows, errors = [], []
     for line, cells in lines:
         if len(cells) == len(header):
@@ -180,7 +183,8 @@ def _read_lines(path: paths.AnyPath) -> list[tuple[int, list[str]]]:
 def _join(one: _File, other: _File) -> _File:
     """Joins two files by their only shared column; a row that one of them lacks is an error."""
     path, name = f"{one.path} + {other.path}", f"{one.name} + {other.name}"
-    shared = [column for column in one.header if column in other.header]
+    theirs = set(other.header)
+    shared = [column for column in one.header if column in theirs]
     if len(shared) != 1:
         raise TableError(f"{path}: columns in both: {', '.join(shared) or 'none'}; expected only the image's name")
     errors = [f"{file.name}: {error}" for file in (one, other) for error in file.errors]

@@ -14,7 +14,7 @@ from typing import Any
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.paths import AnyPath
-from tfrecord_tools.records.shards import Quarantined, ShardError, ShardResult
+from tfrecord_tools.records.shards import SHARD_NAME, Quarantined, ShardError, ShardResult
 
 MANIFEST = "manifest.json"
 
@@ -52,7 +52,8 @@ class Manifest:
     Attributes:
       settings: settings that determine the bytes of the shards.
       versions: versions of packages that may change them.
-      inputs: by split: name, sha256, rows and form of the CSV, data sets, and a digest of the assignment to shards.
+      inputs: by split: name, sha256, rows and form of the CSV, data sets, and a digest of the assignment to shards; the
+        names of test, in the order of the CSV.
       shards: committed shards.
       complete: False until the last shard is committed.
     """
@@ -96,7 +97,7 @@ class Manifest:
         """Reads the manifest of a folder.
 
         Raises:
-          ShardError: there is none, or it cannot be read.
+          ShardError: there is none, it cannot be read, or it lists what is no shard of this folder.
         """
         path = folder / MANIFEST
         try:
@@ -107,6 +108,11 @@ class Manifest:
             content.pop("folds", None)  # a property that follows from the shards
             read = cls(**{**content, "shards": tuple(ShardResult.from_json(entry) for entry in content["shards"])})
             read.quarantined, read.lost  # noqa: B018 -- raises if their form is wrong
+            names = [paths.member(folder, entry.name, SHARD_NAME).name for entry in read.shards]
+            if len(set(names)) < len(names):
+                raise ValueError("lists a shard twice")
+            if not (isinstance(read.settings, dict) and isinstance(read.inputs, dict) and type(read.complete) is bool):
+                raise ValueError("expected settings and inputs by name, and complete as true or false")
             return read
         except OSError as error:
             expected = f"expected the folder of a finished build{_builds_in(folder)}"

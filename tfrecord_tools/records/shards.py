@@ -21,6 +21,7 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.records import tfrecord
 
 SHARD_NAME = re.compile(r"((?:train|test)[0-9]{2,})-[0-9]+\.tfrec")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class ShardError(RuntimeError):
@@ -168,9 +169,19 @@ class ShardResult:
         """Reads an entry of the manifest.
 
         Raises:
-          TypeError, KeyError: it is none.
+          TypeError, KeyError, ValueError: it is none.
         """
-        return cls(**{**entry, "quarantined": tuple(Quarantined(**image) for image in entry["quarantined"])})
+        read = cls(**{**entry, "quarantined": tuple(Quarantined(**image) for image in entry["quarantined"])})
+        counts = {"records": read.records, "positives": read.positives, "patients": read.patients, "bytes": read.bytes}
+        for key, value in {**counts, "fold": read.fold}.items():
+            least = -1 if key == "fold" else 0
+            if not (type(value) is int and value >= least) and not (key == "positives" and value is None):
+                raise ValueError(f"{read.name}: {key}: {value!r}; expected a whole number from {least}")
+        if read.split not in ("train", "test"):
+            raise ValueError(f"{read.name}: split: {read.split!r}; expected train or test")
+        if not (isinstance(read.sha256, str) and _SHA256.fullmatch(read.sha256)):
+            raise ValueError(f"{read.name}: sha256: {read.sha256!r}; expected 64 hexadecimal digits")
+        return read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +200,7 @@ class WrittenShard:
         """Reads what `dataclasses.asdict` made of it.
 
         Raises:
-          TypeError, KeyError: the content is no written shard.
+          TypeError, KeyError, ValueError: the content is no written shard.
         """
         return cls(tuple(ShardResult.from_json(entry) for entry in content["results"]))
 

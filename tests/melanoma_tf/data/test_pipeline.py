@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_shards_are_read_from_any_file_system_of_tensorflow(shards, dataset):
     assert [shard.path.startswith("ram://") for shard in found.train] == [True] * len(found.train)
     assert pixels(batches(found)) == pixels(batches(dataset))
     assert run_dir.data_sha256(remote) == run_dir.data_sha256(str(shards))
-    with pytest.raises(pipeline.DataError, match="ram://elsewhere has no manifest.json"):
+    with pytest.raises(pipeline.DataError, match="ram://elsewhere/manifest.json: No such file or directory"):
         pipeline.open_data("ram://elsewhere")
 
 
@@ -154,7 +155,9 @@ def test_errors_that_are_not_the_shards_pass_through(dataset):
 
 
 def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
-    with pytest.raises(pipeline.DataError, match=r"has no manifest.json; pass the output folder"):
+    with pytest.raises(
+        pipeline.DataError, match=r"manifest.json: No such file or directory; expected the folder of a finished build"
+    ):
         pipeline.open_data(str(tmp_path))
     folder = copy_of(shards, tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -162,18 +165,51 @@ def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
     with pytest.raises(pipeline.DataError, match="unfinished build; finish it with .*--resume"):
         pipeline.open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(pipeline.DataError, match="schema version 99"):
+    with pytest.raises(pipeline.DataError, match="schema_version 99; this version reads"):
         pipeline.open_data(str(folder))
     for text, reason in (
-        ('{"name": "a web app"}', "was not written by tfrecord_tools.build"),
-        ('{"sche', "is damaged: "),
+        ('{"name": "a web app"}', ": not a manifest: "),
+        ('{"sche', ": not a manifest: "),
+        (
+            json.dumps({**manifest, "settings": {"size": "32", "folds": 5}}),
+            ": settings: size '32', folds 5; expected whole",
+        ),
+        (json.dumps({**manifest, "settings": {}}), ": settings: size None, folds None; expected whole numbers"),
     ):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(pipeline.DataError, match=f"manifest.json {reason}"):
+        with pytest.raises(pipeline.DataError, match=f"manifest.json{reason}"):
             pipeline.open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / manifest["shards"][0]["name"]).unlink()
     with pytest.raises(
         pipeline.DataError, match=f"{manifest['shards'][0]['name']} is missing or not [0-9]+ bytes long"
     ):
+        pipeline.open_data(str(folder))
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "manifest.json"])
+def test_only_shards_of_the_folder_are_opened(shards, tmp_path, name):
+    folder = copy_of(shards, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(pipeline.DataError, match=f"manifest.json: .*'{name}' is not allowed as a file name"):
+        pipeline.open_data(str(folder))
+
+
+def test_a_shard_that_is_a_link_to_elsewhere_is_refused(shards, tmp_path):
+    folder = copy_of(shards, tmp_path)
+    shard = next(folder.glob("*.tfrec"))
+    shutil.move(shard, tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(pipeline.DataError, match=f"{shard} is a link to {tmp_path / 'elsewhere'}, outside its folder"):
+        pipeline.open_data(str(folder))
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_opened(shards, tmp_path):
+    folder = copy_of(shards, tmp_path)
+    shard = next(folder.glob("*.tfrec"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(pipeline.DataError, match=f"{shard} is missing or not"):
         pipeline.open_data(str(folder))

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -314,6 +315,89 @@ def test_a_file_that_is_not_hdf5_is_named(b0, tmp_path):
     (tmp_path / "x.h5").write_text("<html>404</html>")
     with pytest.raises(ValueError, match=r"x.h5 is not a readable HDF5 file"):
         pretrained.load(b0, "efficientnet-b0", str(tmp_path / "x.h5"))
+
+
+def test_a_keras_archive_is_read_and_no_code_in_it_run(donor, b0, tmp_path):
+    path = tmp_path / "donor.keras"
+    donor.save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    with zipfile.ZipFile(path, "w") as archive:  # a config that Keras could not even parse
+        archive.writestr("config.json", "{__import__('os').abort()")
+        archive.writestr("model.weights.h5", weights)
+    randomise(b0, seed=6)
+    said = pretrained.load(b0, "efficientnet-b0", str(path))
+    assert f"309 tensors from {path}" in said
+    for layer in models.backbone_layers(b0):
+        for a, b in zip(layer.get_weights(), donor.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_keras_archive_of_ours_comes_with_head_and_optimizer(b0, tmp_path):
+    randomise(b0, seed=7)
+    trained = keras.models.clone_model(b0)
+    trained.set_weights(b0.get_weights())
+    trained.compile("adam", "mse")
+    trained.optimizer.build(trained.trainable_variables)
+    trained.save(tmp_path / "ours.keras")
+    randomise(b0, seed=8)
+    assert pretrained.load(b0, "efficientnet-b0", str(tmp_path / "ours.keras")).endswith("head loaded")
+    for a, b in zip(trained.get_weights(), b0.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _from_raw_storage(file, secret):
+    shape = file["top_bn/top_bn/beta:0"].shape
+    np.ones(shape, "f4").tofile(secret)
+    del file["top_bn/top_bn/beta:0"]
+    file.create_dataset("top_bn/top_bn/beta:0", shape, "f4", external=[(str(secret), 0, 4 * shape[0])])
+
+
+def _from_another_file(file, secret):
+    with h5py.File(secret, "w") as other:
+        other["x"] = np.ones(file["top_bn/top_bn/beta:0"].shape, "f4")
+    del file["top_bn/top_bn/beta:0"]
+    file["top_bn/top_bn/beta:0"] = h5py.ExternalLink(str(secret), "/x")
+
+
+def _from_a_virtual_dataset(file, secret):
+    shape = file["top_bn/top_bn/beta:0"].shape
+    with h5py.File(secret, "w") as other:
+        other["x"] = np.ones(shape, "f4")
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[:] = h5py.VirtualSource(str(secret), "x", shape)
+    del file["top_bn/top_bn/beta:0"]
+    file.create_virtual_dataset("top_bn/top_bn/beta:0", layout)
+
+
+@pytest.mark.parametrize("write", [_from_raw_storage, _from_another_file, _from_a_virtual_dataset])
+def test_no_other_local_file_gets_into_the_weights(write, b0, legacy, tmp_path):
+    with h5py.File(legacy, "r+") as file:
+        write(file, tmp_path / "secret")
+    before = b0.get_weights()
+    with pytest.raises(ValueError, match="donor.h5: .*another file; expected the values"):
+        pretrained.load(b0, "efficientnet-b0", str(legacy))
+    assert all(np.array_equal(a, b) for a, b in zip(before, b0.get_weights(), strict=True))
+
+
+def test_layers_behind_soft_links_are_read_and_cycles_named(donor, b0, legacy):
+    with h5py.File(legacy, "r+") as file:
+        file.move("top_bn", "elsewhere")
+        file["top_bn"] = h5py.SoftLink("/elsewhere")
+    assert "309 tensors" in pretrained.load(b0, "efficientnet-b0", str(legacy))
+    with h5py.File(legacy, "r+") as file:
+        del file["top_bn"]
+        file["top_bn"], file["round"] = h5py.SoftLink("/round"), h5py.SoftLink("/top_bn")
+    with pytest.raises(ValueError, match="donor.h5 is damaged: .*too many links"):
+        pretrained.load(b0, "efficientnet-b0", str(legacy))
+
+
+def test_a_tensor_that_does_not_fit_is_not_read(b0, legacy):
+    with h5py.File(legacy, "r+") as file:
+        del file["top_bn/top_bn/beta:0"]
+        file.create_dataset("top_bn/top_bn/beta:0", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip")
+    with pytest.raises(ValueError, match="donor.h5 declares more than 4,194,3.. MiB of values"):
+        pretrained.load(b0, "efficientnet-b0", str(legacy))
 
 
 # ---- names and fetching ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold
 from tests.support import tiny
-from tests.support.process import REPOSITORY, run_command
+from tests.support.process import REPOSITORY, run_command, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -97,8 +98,55 @@ def test_a_run_predicts_each_held_out_image_and_writes_its_files(dataset, uninte
     np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-table["logit"].astype(float))), rtol=1e-6)
     assert (folder / "model.weights.h5").is_file()
     header, *rows = (folder / "history.csv").read_text().splitlines()
-    assert header == "epoch,step,loss,val_auc,skipped_steps,images_per_s"
+    assert header == "epoch,step,loss,val_loss,val_auc,learning_rate,skipped_steps,images_per_s,seconds"
     assert len(rows) == 2
+    history = pd.read_csv(folder / "history.csv")
+    # Eight steps an epoch, half an epoch of warm-up to the default rate, then half a cosine to its hundredth.
+    cosines = 0.5 * (1 + np.cos(np.pi * (np.array([7, 15]) - 4) / (16 - 4)))
+    np.testing.assert_allclose(history["learning_rate"], 3e-4 * (0.01 + 0.99 * cosines), rtol=1e-4)
+    assert (history["seconds"] > 0).all()
+
+
+def test_the_loss_of_the_held_out_fold_is_that_of_its_logits(dataset, tmp_path):
+    table = fold.train(tiny.config(loss="bce", tta=False, epochs=1), dataset, 0, tmp_path, ONE_CPU)
+    chance = np.clip(table["probability"], 1e-7, 1 - 1e-7)
+    expected = -np.mean(np.log(np.where(table["target"] == 1, chance, 1 - chance)))
+    found = pd.read_csv(tmp_path / "history.csv")["val_loss"]
+    np.testing.assert_allclose(found, [expected], rtol=1e-4)
+
+
+def test_a_run_that_is_extended_goes_on_to_the_bits_of_one_that_was_never_interrupted(dataset, uninterrupted, tmp_path):
+    longer = tiny.config(**RESUMABLE)
+    longer.epochs = 3
+    shutil.copytree(uninterrupted[1], tmp_path / "extended")
+    (tmp_path / "straight").mkdir()
+    extended, straight = (
+        fold.train(longer, dataset, 0, tmp_path / name, ONE_CPU, epochs_before=[2]) for name in ("extended", "straight")
+    )
+    np.testing.assert_array_equal(extended["logit"], straight["logit"])
+    assert not np.array_equal(extended["logit"], uninterrupted[0]["logit"])
+    first, second = (pd.read_csv(tmp_path / name / "history.csv") for name in ("extended", "straight"))
+    repeated = ["epoch", "step", "val_loss", "val_auc", "learning_rate", "skipped_steps"]
+    pd.testing.assert_frame_equal(first[repeated], second[repeated])
+    assert first["epoch"].tolist() == [1, 2, 3]
+
+
+def test_history_of_an_earlier_version_is_continued(dataset, uninterrupted, tmp_path):
+    """Its rows lack the columns that came later."""
+    shutil.copytree(uninterrupted[1], tmp_path / "run")
+    for state in (tmp_path / "run/checkpoints").glob("step-*/state.json"):
+        content = json.loads(state.read_text())
+        content["history"] = [
+            {key: row[key] for key in ("epoch", "step", "loss", "val_auc", "skipped_steps", "images_per_s")}
+            for row in content["history"]
+        ]
+        state.write_text(json.dumps(content))
+    longer = tiny.config(**RESUMABLE)
+    longer.epochs = 3
+    fold.train(longer, dataset, 0, tmp_path / "run", ONE_CPU, epochs_before=[2])
+    history = pd.read_csv(tmp_path / "run/history.csv")
+    assert history.columns[:5].tolist() == ["epoch", "step", "loss", "val_loss", "val_auc"]
+    assert history["seconds"].notna().tolist() == [False, False, True]
 
 
 class KilledError(Exception):
@@ -392,3 +440,20 @@ def test_sigkill_during_training_loses_nothing_that_was_saved(shards, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "fold 0 resumes at step" in done.stderr
     assert (tmp_path / "run/oof.csv").is_file()
+
+
+def test_ctrl_c_during_training_is_one_line_that_says_how_to_go_on(shards, tmp_path):
+    args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--strategy", "cpu", "--config.epochs=900"]
+    settings = {"image_size": 32, "batch_size": 8, "weights": "none", "checkpoint_every": 2}
+    args += [f"--config.{key}={value}" for key, value in settings.items()]
+    code = f"import signal; signal.signal(2, signal.default_int_handler); {tiny.TRAIN}"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *args], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: process.poll() is not None or (tmp_path / "run/fold0/checkpoints/LAST").is_file(), HANG_S)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate()
+    assert process.returncode == 1
+    last = f"error: interrupted; the same command goes on from the last checkpoint in {tmp_path / 'run'} (fold0)\n"
+    assert text.endswith(last)
+    assert "Traceback" not in text

@@ -163,3 +163,49 @@ def test_local_paths_need_no_tensorflow(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == "False True\n"
     assert (tmp_path / "b").read_bytes() == b"x"
+
+
+# ------------------------------------------------------------------------------------------ names from files
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "..", ".", "", "/etc/passwd", "a/b", "./x", "x/", "x\n", "x\0", "~", "xx", 7, None, ["x"], True],
+)
+def test_a_name_of_another_form_is_refused(folder, name):
+    with pytest.raises(paths.UntrustedNameError, match="is not allowed as a file name; expected x"):
+        paths.member(folder, name, "x")
+
+
+def test_a_form_that_allows_too_much_lets_nothing_out(folder):
+    for name in ("../x", "..", ".", "", "/etc/passwd", "a/b"):
+        with pytest.raises(paths.UntrustedNameError):
+            paths.member(folder, name, ".*")
+    assert paths.member(folder, "x", ".*") == folder / "x"
+
+
+def test_links_are_followed_within_the_folder_only(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "inside"  # one name begins with the other
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "x").write_text("secret")
+    (inside / "y").write_text("mine")
+    links = {"file": outside / "x", "relative": Path("../inside/x"), "folder": outside, "self": Path(".")}
+    for name, target in links.items():
+        (inside / name).symlink_to(target)
+        with pytest.raises(paths.UntrustedNameError, match="is a link to .*, outside its folder"):
+            paths.member(inside, name, "[a-z]+")
+    (inside / "chain").symlink_to("file")
+    with pytest.raises(paths.UntrustedNameError, match=f"is a link to {outside / 'x'}, outside"):
+        paths.member(inside, "chain", "[a-z]+")
+    (inside / "own").symlink_to("y")
+    assert paths.member(inside, "own", "[a-z]+").read_text() == "mine"
+    (tmp_path / "alias").symlink_to(inside)  # the folder itself may be reached through a link
+    assert paths.member(tmp_path / "alias", "y", "[a-z]+").read_text() == "mine"
+
+
+def test_a_remote_file_has_size_and_time(tmp_path):
+    remote = paths.path(f"ram://{uuid.uuid4().hex}") / "x"
+    remote.write_bytes(b"12345")
+    assert remote.stat().st_size == 5
+    assert remote.stat().st_mtime_ns >= 0
