@@ -143,26 +143,27 @@ def damaged(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quarantine(program: list[str | Path], damaged: Path, out: Path) -> list[dict[str, str]]:
-    """Rows of quarantine.csv of a build of `damaged`."""
-    where = [f"--csv={damaged}/train.csv", f"--images={damaged}", f"--out={out}", "--size=64", "--workers=1"]
-    run(*program, *where, "--allow_quarantine", cwd=damaged)
-    with (out / "quarantine.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def arguments(damaged: Path, out: Path) -> list[str]:
+    where = [f"--csv={damaged}/train.csv", f"--images={damaged}", f"--out={out}"]
+    return [*where, "--size=64", "--workers=1", "--allow_quarantine"]
 
 
 @pytest.fixture(scope="module")
-def quarantined_here(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    command = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tfrecord_tools import build; build.run()"
-    return quarantine([sys.executable, "-c", command], damaged, tmp_path_factory.mktemp("here") / "out")
+def quarantined_here(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """quarantine.csv of a build by this Python, of this repository."""
+    out = tmp_path_factory.mktemp("here") / "out"
+    done = run_command("-m", "tfrecord_tools.build", *arguments(damaged, out))
+    assert done.returncode == 0, done.stderr
+    return (out / "quarantine.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_the_same_images_are_quarantined_everywhere(
-    platform: Path, damaged: Path, quarantined_here: list[dict[str, str]], tmp_path: Path
+    platform: Path, damaged: Path, quarantined_here: str, tmp_path: Path
 ) -> None:
-    assert 1 <= len(quarantined_here) <= DAMAGED
-    assert quarantine([platform / "melanoma-build"], damaged, tmp_path / "out") == quarantined_here
+    assert 1 <= len(list(csv.DictReader(quarantined_here.splitlines()))) <= DAMAGED
+    run(platform / "melanoma-build", *arguments(damaged, tmp_path / "out"), cwd=tmp_path)
+    assert (tmp_path / "out" / "quarantine.csv").read_text(encoding="utf-8") == quarantined_here
 
 
 # ------------------------------------------------------------------------------------------- what is published
