@@ -30,8 +30,13 @@ demo: setup
 	$(BIN)/python -m tfrecord_tools.synthetic --out demo/data
 	$(BIN)/python -m tfrecord_tools.build --size 128 --csv demo/data/train.csv --images demo/data/jpeg/train --out demo/tfrecords
 	$(BIN)/python -m tfrecord_tools.verify demo/tfrecords
-	$(BIN)/python -m melanoma_tf.train --config configs/smoke.py --data demo/tfrecords --workdir demo/run --strategy cpu
-	$(BIN)/python -m melanoma_tf.evaluate --workdir demo/run
+	$(BIN)/python -m tfrecord_tools.show demo/tfrecords --out demo/page.html
+	$(BIN)/python -m melanoma_tf.train --config smoke --data demo/tfrecords --workdir demo/run --strategy cpu
+	@echo
+	@echo 'The data are synthetic, so the AUC says only that everything works. Open demo/page.html in a browser.'
+	@echo 'next: source $(BIN)/activate'
+	@echo '      python -m tfrecord_tools.build --size 256 --csv DATA/train.csv --images DATA/jpeg/train --out tfrecords/256'
+	@echo '      python -m melanoma_tf.train --data tfrecords/256 --workdir runs/first'
 
 lint: setup
 	$(BIN)/ruff check .

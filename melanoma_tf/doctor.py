@@ -124,26 +124,26 @@ def versions() -> Iterator[Finding]:
     if not _is_installed():
         yield Finding(False, f"{PACKAGE} is not installed", "in its repository: pip install -e .")
         return
-    optional = {"jax"}
+    extras = {"tensorflow": "tensorflow", "jax": "tpu"}
     for text in importlib.metadata.requires(PACKAGE) or []:
         wanted = Requirement(text)
-        extra = "tpu" if wanted.name in optional else ""
+        name, extra = wanted.name, extras.get(wanted.name, "")
         if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
             continue
-        name, asked = wanted.name, f"{wanted.name}{wanted.specifier}"
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            # TensorFlow has several distributions.
-            other = next((each for each in importlib.metadata.packages_distributions().get(name, [])), None)
-            version = importlib.metadata.version(other) if other else ""
+            # TensorFlow has several distributions; a second one beside the first would break both.
+            name = next(iter(importlib.metadata.packages_distributions().get(name, [name])))
+            version = importlib.metadata.version(name) if name != wanted.name else ""
+        asked = f"pip install '{name}{wanted.specifier}'"
         if version:
             fits = wanted.specifier.contains(version, prereleases=True)
-            yield Finding(fits, f"{name} {version}", "" if fits else f"pip install '{asked}'")
-        elif name in optional:
+            yield Finding(fits, f"{name} {version}", "" if fits else asked)
+        elif name == "jax":
             yield Finding(True, f"{name} is not installed (for TPUs and several hosts)")
         else:
-            yield Finding(False, f"{name} is not installed", f"pip install '{asked}'")
+            yield Finding(False, f"{name} is not installed", f"pip install '{PACKAGE}[{extra}]'" if extra else asked)
     if importlib.util.find_spec("tensorflow_addons"):
         yield Finding(
             True,

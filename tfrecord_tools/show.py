@@ -24,12 +24,14 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import verb
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.dedup.pairs import Pair
-from tfrecord_tools.html import page, stats
+from tfrecord_tools.html import origin, page, stats
 from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
 from tfrecord_tools.html.stats import BuildStats, ClassCounts, FoldKey, Thumbnail
 from tfrecord_tools.metadata.vocabulary import CLASSES
 from tfrecord_tools.records.manifest import Manifest
 
+NATURAL = 584 / 33126  # melanomas of SIIM-ISIC 2020, Rotemberg et al. 2021, doi 10.1038/s41597-021-00815-z
+FAR = 2  # times as many, or as few
 _QUARANTINE_SHOWN = 500  # rows; all are in quarantine.csv
 
 
@@ -42,15 +44,14 @@ def counts_card(build: BuildStats, title: str, groups: Mapping[str, ClassCounts]
     return card(title, page.bars(title.lower(), rows, build.classes), [note(text) for text in notes])
 
 
-def rates_card(build: BuildStats, title: str, groups: Mapping[str, ClassCounts], *notes: str) -> Html:
-    """Card of the share of melanoma in each group with labelled images."""
+def rate_rows(groups: Mapping[str, ClassCounts]) -> list[page.Rate]:
+    """Share of melanoma in each group with labelled images."""
     rows = []
     for label, counts in groups.items():
         melanomas, labelled = counts.get(1, 0), counts.get(1, 0) + counts.get(0, 0)
         if labelled:
             rows.append(page.Rate(label, melanomas, labelled, *stats.wilson(melanomas, labelled)))
-    overall = build.total.get(1, 0) / (build.total.get(1, 0) + build.total.get(0, 0))
-    return card(title, page.rates(title.lower().removeprefix("by "), rows, overall), [note(text) for text in notes])
+    return rows
 
 
 def tiles(build: BuildStats, manifest: Manifest) -> Html:
@@ -105,7 +106,8 @@ def ages(build: BuildStats) -> Html:
             counts[age // stats.AGE_STEP] += by_target.get(target, 0)
         title = f"{CLASSES[target]}, median {middle.get(target, '–')} years"
         charts.append(page.histogram(title, edges, counts, CLASSES[target], "years"))
-    return card("Age", charts, note("Each class has a scale of its own. Missing ages are left out."))
+    text = "Each class has a scale of its own. Missing ages are left out."
+    return card("Age", tag("div", charts, class_="charts"), note(text), class_="card wide")
 
 
 def patients(build: BuildStats) -> Html:
@@ -126,23 +128,6 @@ def missing(build: BuildStats) -> Html:
     ]
     text = "Empty cells; the diagnosis “unknown” is a word of the vocabulary, not an empty cell."
     return card("Missing values", page.table(["column", "missing", "share"], rows), note(text))
-
-
-def settings(manifest: Manifest) -> Html:
-    """Card of the settings, versions and inputs that determine the bytes of the shards."""
-    described = {
-        f"{split} {key}": value
-        for split, each in manifest.inputs.items()
-        for key, value in each.items()
-        if key != "quarantined"  # has its own section
-    }
-    everything = {**manifest.settings, **described, **manifest.versions}
-    rows = [
-        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for key, value in everything.items()
-        if value is not None
-    ]
-    return card("How it was made", page.table(["setting", "value"], rows, class_="text"))
 
 
 def contact_sheets(build: BuildStats) -> Iterator[Html]:
@@ -263,11 +248,12 @@ def make_page(
     names = itertools.chain.from_iterable((pair.first, pair.second) for pair in listed or ())
     build = stats.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(build), "How often melanoma": _melanomas(build, manifest)}
-    sections["Files"] = tag("div", _files(build, manifest), class_="cards")
+    sections["Files"] = tag("div", _files(build), class_="cards")
     sections["Images"] = join(contact_sheets(build))
     sections["Quarantine"] = join(quarantine(manifest))
     none = tag("p", "No list of pairs was given; --duplicates pairs.csv shows them side by side.")
     sections["Duplicates"] = none if listed is None else join(duplicates(build, listed, limit))
+    sections["How it was made"] = origin.section(folder, manifest)
     title = f"TFRecord build “{os.path.basename(os.path.abspath(folder))}”"
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body = [tag("h1", title), tag("nav", links, aria_label="Sections"), _warning(manifest), tiles(build, manifest)]
@@ -288,11 +274,11 @@ def _warning(manifest: Manifest) -> Html | None:
 def _holds(build: BuildStats) -> Html:
     cards = [
         folds(build),
-        counts_card(build, "Sex", stats.by_word(build.by_sex, schema.SEX)),
         counts_card(build, "Site", stats.by_word(build.by_site, schema.SITE)),
         counts_card(build, "Diagnosis", stats.by_word(build.by_diagnosis, schema.DIAGNOSIS)),
         patients(build),
         ages(build),
+        counts_card(build, "Sex", stats.by_word(build.by_sex, schema.SEX)),
     ]
     if len(build.by_source) > 1:
         cards.append(counts_card(build, "Data set", build.by_source))
@@ -307,25 +293,47 @@ def _melanomas(build: BuildStats, manifest: Manifest) -> Html:
         return tag(
             "p", f"{'No labelled record' if 'train' in manifest.inputs else test}, so there is no share to show."
         )
+    share = total.get(1, 0) / labelled
+    groups = {
+        "By sex": rate_rows(stats.by_word(build.by_sex, schema.SEX)),
+        "By site": rate_rows(stats.by_word(build.by_site, schema.SITE)),
+        "By age": rate_rows(stats.age_bands(build.by_age)),
+    }
+    if len(build.by_size) > 1:
+        groups["By source size"] = rate_rows(stats.sizes(build.by_size))
+    top = page.common_axis(groups.values(), share)
     shortcut = "A size that goes with a class is a shortcut: it tells the camera or the clinic, not the lesion."
     cards = [
-        rates_card(build, "By sex", stats.by_word(build.by_sex, schema.SEX)),
-        rates_card(build, "By site", stats.by_word(build.by_site, schema.SITE)),
-        rates_card(build, "By age", stats.age_bands(build.by_age)),
+        card(
+            title,
+            page.rates(title.lower().removeprefix("by "), rows, share, top),
+            note(shortcut) if title == "By source size" else None,
+        )
+        for title, rows in groups.items()
     ]
-    if len(build.by_size) > 1:
-        cards.append(rates_card(build, "By source size", stats.sizes(build.by_size), shortcut))
     text = (
-        "Images of melanoma as a share of the labelled ones. Dashed: the share in the whole build, "
+        "Images of melanoma as a share of the labelled ones, all on one axis. Dashed: the share in the whole build, "
         f"{percent(total.get(1, 0), labelled)}. Lines: 95% intervals (Wilson), which take images for independent; "
         "those of one patient are not quite."
     )
-    return join([tag("p", text, class_="lead"), tag("div", cards, class_="cards")])
+    lead = [tag("p", text, class_="lead"), _prevalence(share)]
+    return join([lead, tag("div", cards, class_="cards")])
 
 
-def _files(build: BuildStats, manifest: Manifest) -> list[Html]:
+def _prevalence(share: float) -> Html | None:
+    """Remark on a share of melanoma that is far from the one in which dermatologists see it."""
+    if NATURAL / FAR <= share <= NATURAL * FAR:
+        return None
+    text = (
+        f"{percent(share, 1)} is far from the {percent(NATURAL, 1)} of SIIM-ISIC 2020, whose images were not chosen by "
+        "their diagnosis. Probabilities and thresholds of a model trained or judged on this build do not carry over."
+    )
+    return tag("p", text, class_="remark")
+
+
+def _files(build: BuildStats) -> list[Html]:
     before = "Pixels of the image files, as displayed, before cropping."
-    return [counts_card(build, "Source size", stats.sizes(build.by_size), before), missing(build), settings(manifest)]
+    return [counts_card(build, "Source size", stats.sizes(build.by_size), before), missing(build)]
 
 
 # -------------------------------------------------------------------------------------------- command

@@ -4,8 +4,8 @@
 |-----------------|---------------------------------------------------------------------------------------------|
 | `none`          | random initialisation                                                                       |
 | `imagenet`      | the file `keras.applications` uses                                                          |
-| `noisy-student` | V1; catalogue (URL, checksum) of the `efficientnet` package; https://arxiv.org/abs/1911.04252 |
-| `autoaugment`   | V1; the same catalogue; https://arxiv.org/abs/1805.09501                                      |
+| `noisy-student` | V1; URL and checksum in `catalogue.py`; https://arxiv.org/abs/1911.04252                      |
+| `autoaugment`   | V1; the same; https://arxiv.org/abs/1805.09501                                              |
 | a path          | legacy `.h5` (weights only or whole model), Keras 3 `.weights.h5`, or `.keras` (no code is run) |
 
 All were trained on the input scale that `backbones.Backbone` describes.
@@ -18,13 +18,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import efficientnet.weights as catalogue
 import h5py
 import keras
 import numpy as np
 
 from melanoma_tf.core import hdf5, keras_compat
 from melanoma_tf.core.config import PUBLISHED_WEIGHTS
+from melanoma_tf.models import catalogue
 from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
 from melanoma_tf.models.heads import HEAD
 
@@ -116,11 +116,9 @@ def sources(name: str) -> dict[str, Source]:
     return {
         "imagenet": Source(f"{published.base_url}efficientnet{key}_notop.h5", published.hashes[key][1]),
         "noisy-student": Source(
-            f"{catalogue.NS_WEIGHTS_PATH}{name}_noisy-student_notop.h5", catalogue.NS_WEIGHTS_HASHES[name][1]
+            f"{catalogue.NOISY_STUDENT_URL}{name}_noisy-student_notop.h5", catalogue.NOISY_STUDENT_MD5[name]
         ),
-        "autoaugment": Source(
-            f"{catalogue.IMAGENET_WEIGHTS_PATH}{autoaugment}", catalogue.IMAGENET_WEIGHTS_HASHES[name][1]
-        ),
+        "autoaugment": Source(f"{catalogue.AUTOAUGMENT_URL}{autoaugment}", catalogue.AUTOAUGMENT_SHA256[name]),
     }
 
 

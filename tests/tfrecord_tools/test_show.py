@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import html.parser
 import io
+import os
 import re
 import shutil
 import tracemalloc
@@ -19,11 +20,12 @@ from tests.support import browser
 from tests.support.process import run_command
 from tfrecord_tools import schema, show
 from tfrecord_tools.dedup.pairs import Pair
-from tfrecord_tools.html import page, stats
+from tfrecord_tools.html import origin, page, stats
 from tfrecord_tools.records import tfrecord
 from tfrecord_tools.records.manifest import Manifest
 from tfrecord_tools.records.shards import Quarantined
 
+MADE = "How it was made"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://example.com/x.png>&'
 
@@ -330,10 +332,68 @@ def test_hostile_names_are_text(out):
 
 
 def test_only_settings_that_were_given_or_recognised_are_shown(parsed):
-    rows = parsed.table("Files", "How it was made")
+    rows = {key: cells for title in ("Input", "Settings") for key, cells in parsed.table(MADE, title).items()}
     assert rows["train form"] == rows["train sources"] == ["isic2020"]
     assert "None" not in [cell for cells in rows.values() for cell in cells]
     assert not {"form", "source", "against"} & rows.keys()
+
+
+def test_digests_are_folded_at_the_end_of_the_page(shards):
+    text = show.make_page(shards)
+    assert Manifest.read(shards).inputs["train"]["sha256"] in text
+    digests = [found.start() for found in re.finditer(r"\b[0-9a-f]{64}\b", text)]
+    assert digests
+    assert min(digests) > text.rindex("<details>") > text.rindex("<h2")
+
+
+def test_the_date_is_the_manifests_and_changes_no_file(out):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    os.utime(out / "manifest.json", (0, 86400 * 365.25 * 50))
+    assert "Finished on 2020-01-01 at 12:00 UTC" in Parsed(show.make_page(out)).text
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.integration
+def test_the_command_shown_makes_the_build_again(synthetic, tmp_path):
+    """With its own names of files and folders; settings that are the default are left out."""
+    for folder, more in (("plain", []), ("other", ["--fit=pad", "--shards=5", "--seed=3", "--quality=80"])):
+        out, again = tmp_path / folder, tmp_path / f"{folder}_again"
+        where = ["--csv", str(synthetic / "train.csv"), "--images", str(synthetic / "jpeg/train")]
+        done = run_command("-m", "tfrecord_tools.build", "--size=32", "--workers=1", f"--out={out}", *where, *more)
+        assert done.returncode == 0, done.stderr
+        words = " ".join(origin.command(Manifest.read(out)))
+        assert (
+            words
+            == f"python -m tfrecord_tools.build --size=32 --csv train.csv --images IMAGES {' '.join(more)}".strip()
+        )
+        named = words.replace("train.csv", where[1]).replace("IMAGES", where[3]).split()[1:]
+        done = run_command(*named, "--workers=1", f"--out={again}")
+        assert done.returncode == 0, done.stderr
+        assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+            path.name: path.read_bytes() for path in out.iterdir()
+        }
+
+
+@pytest.mark.parametrize(("positives", "far"), [(1, False), (0, True), (4, True), (3, False)])
+def test_a_share_far_from_the_natural_one_is_remarked_on(positives, far, shards, tmp_path):
+    plain = next(records(shards))
+    chosen = [dataclasses.replace(plain, image_name=f"N{i}", target=int(i < positives)) for i in range(100)]
+    text = Parsed(show.make_page(write_build(shards, tmp_path / "out", {0: chosen}), samples=0)).text
+    assert (f"{positives}.0% is far from the 1.8%".replace("0.0%", "0%") in text) == far
+    assert ("is far from" in text) == far
+
+
+def test_shares_side_by_side_have_one_axis(shards, tmp_path):
+    """0 to 100 % where one group is all melanoma, also for the groups that are far from it."""
+    plain = next(records(shards))
+    chosen = [
+        dataclasses.replace(plain, image_name=f"N{i}", target=int(i < 50), sex=i % 2, age_approx=70 if i < 50 else 30)
+        for i in range(100)
+    ]
+    parsed = Parsed(show.make_page(write_build(shards, tmp_path / "out", {0: chosen}), samples=0))
+    headers = {key[1]: rows[0] for key, rows in parsed.tables.items() if key[0] == "How often melanoma"}
+    assert len(headers) >= 3
+    assert {header[1] for header in headers.values()} == {"0100%"}
 
 
 def test_an_empty_quarantine_says_so(parsed):
@@ -495,6 +555,17 @@ def test_a_browser_shows_it_at_any_width(window, file, width):
     assert window.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
     cells = "[...document.querySelectorAll('svg.cell')].map(cell => cell.getBoundingClientRect().width)"
     assert min(window.evaluate(cells)) >= 50  # the bars keep room to be seen
+    # Cards of one row end at one height, and each row ends where its section ends: no holes.
+    script = """[...document.querySelectorAll('.cards')].every(cards => {
+      const edge = cards.getBoundingClientRect(), rows = {};
+      for (const card of cards.children) {
+        const box = card.getBoundingClientRect();
+        (rows[Math.round(box.top)] ||= []).push(box);
+      }
+      return Object.values(rows).every(row => Math.abs(Math.max(...row.map(b => b.right)) - edge.right) < 1
+        && new Set(row.map(b => Math.round(b.bottom))).size == 1);
+    })"""
+    assert window.evaluate(script)
 
 
 def contrast(window, selector):

@@ -24,6 +24,8 @@ import tfrecord_tools
 from tfrecord_tools.core import interrupt
 
 DISTRIBUTION = "melanoma-tf"
+# The extras of this distribution that bring a package which a plain installation leaves out.
+EXTRAS = {"tensorflow": "[tensorflow], [cpu], [gpu] or [tpu]", "jax": "[tpu]"}
 # What users can cause and fix. Any other exception is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError)
 
@@ -164,6 +166,11 @@ def _exit_code(command: Callable[[], object]) -> int:
     except KeyboardInterrupt as error:
         _report(interrupt.INTERRUPTED, error)
         return 1
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        _report(_describe_missing(error.name), error)
+        return 1
     except USER_ERRORS as error:
         _report(_describe(error), error)
         return 1
@@ -174,6 +181,12 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fspath(error.filename)}: {error.strerror}"
     return str(error) or type(error).__name__
+
+
+def _describe_missing(package: str) -> str:
+    extras = EXTRAS[package]
+    first = extras.split(",")[0]
+    return f"{package} is not installed; pip install '{DISTRIBUTION}{first}' (an extra that brings it: {extras})"
 
 
 def _report(message: str, cause: BaseException | None) -> None:

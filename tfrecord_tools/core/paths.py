@@ -375,7 +375,7 @@ def _as_os_errors(url: str) -> Iterator[Any]:
         with startup.without_notes():
             import tensorflow as tf
     except ImportError as error:
-        raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (tf.io.gfile), which is not installed", url) from error
+        raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (pip install 'melanoma-tf[tensorflow]')", url) from error
     try:
         yield tf.io.gfile
     except tf.errors.NotFoundError as error:

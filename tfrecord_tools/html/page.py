@@ -128,11 +128,16 @@ def _cell(drawing: Content) -> Html:
     return tag("svg", drawing, class_="cell", aria_hidden="true")
 
 
-def rates(what: str, rows: Sequence[Rate], overall: float) -> Html:
-    """Table of shares of melanoma as dots with intervals, and a dashed line at the overall share, 0..1."""
+def common_axis(groups: Iterable[Sequence[Rate]], overall: float) -> float:
+    """End of the axis that the tables of rates side by side share, 0..1."""
     # Rows of a handful of images have intervals of nearly 0 to 1, which would compress all others.
-    ends = [row.high for row in rows if row.images >= 30] + [row.melanomas / row.images for row in rows if row.images]
-    top = _round_up(max([overall, *ends], default=1.0) or 1.0, limit=1.0)
+    rows = [row for each in groups for row in each if row.images]
+    ends = [row.high for row in rows if row.images >= 30] + [row.melanomas / row.images for row in rows]
+    return _round_up(max([overall, *ends]) or 1.0, limit=1.0)
+
+
+def rates(what: str, rows: Sequence[Rate], overall: float, top: float) -> Html:
+    """Table of shares of melanoma as dots with intervals, and a dashed line at the overall share, on 0..`top`."""
     cells = []
     for row in rows:
         mark = [_line(100 * overall / top, class_="overall")]
@@ -261,7 +266,8 @@ nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin:14px 0 20px;font-size:14px}
 .tile{border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .tile dt{color:var(--soft);font-size:13px}.tile dd{margin:0;font-size:23px;font-weight:600;line-height:1.25}
 .tile dd small{display:block;font-size:13px;font-weight:400;color:var(--soft)}
-.cards{columns:340px 3;column-gap:16px}.cards .card{break-inside:avoid;margin-bottom:16px}
+.cards{display:flex;flex-wrap:wrap;gap:16px}.cards .card{flex:1 1 340px}.cards .wide{flex:2 1 696px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,280px),1fr));gap:0 24px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px;min-width:0}
 .card>:last-child{margin-bottom:0}.card .note{margin-top:8px}
 .scroll{overflow-x:auto}
@@ -301,13 +307,17 @@ img{display:block;width:100%;height:auto;border-radius:4px;background:var(--line
 .absent{display:grid;place-items:center;aspect-ratio:1;border:1px dashed var(--soft);border-radius:4px;
 color:var(--soft);font-size:12.5px;text-align:center;padding:6px}
 .bad{color:var(--bad);font-weight:600}
+code{font:13px ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
+code span{display:inline-block;margin-right:1ch}
+.remark{border-left:3px solid var(--melanoma);padding-left:12px;max-width:75ch;margin:12px 0}
 .warning{background:var(--badpage);border:1px solid var(--bad);border-radius:8px;padding:10px 14px;margin:12px 0}
 @media (max-width:480px){main{padding:18px 14px 40px}h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
-.card{padding:12px}.sheet{grid-template-columns:1fr 1fr 1fr;gap:14px 8px}.sheet figcaption{font-size:11px}}
+.card{padding:12px}.cards .card{flex-basis:100%}
+.sheet{grid-template-columns:1fr 1fr 1fr;gap:14px 8px}.sheet figcaption{font-size:11px}}
 @media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--melanoma:#c4511f;--other:#3f7fae;
 --unlabelled:#7d8794;--bad:#a5261b;--badpage:#fff}body,table,.note,.legend{font-size:11px}main{max-width:none;padding:0}h2{margin-top:24px}nav,details{display:none}
 .key::before{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .card,.pair,.sheet figure,tr{break-inside:avoid}h2,h3,.lead,.legend{break-after:avoid}
 .pairs{grid-template-columns:1fr 1fr 1fr}.scroll{overflow:visible}
-.cards{columns:2}}
+.cards .card{flex-basis:40%}}
 """

@@ -413,11 +413,17 @@ def test_every_backbone_has_its_files_and_checksums(name):
         assert len(bytes.fromhex(source.checksum)) in (16, 32)
 
 
-def test_the_noisy_student_file_is_the_one_of_the_efficientnet_package():
-    source = pretrained.sources("efficientnet-b3")["noisy-student"]
-    release = "https://github.com/qubvel/efficientnet/releases/download/v0.0.1/"
-    assert source.url == release + "efficientnet-b3_noisy-student_notop.h5"
-    assert source.checksum == "47da5b154de1372b557a65795d3e6135"
+@pytest.mark.parametrize("name", [name for name in models.BACKBONES if "v2" not in name])
+def test_the_catalogue_is_the_one_of_the_efficientnet_package(name):
+    import efficientnet.weights as theirs
+
+    found = pretrained.sources(name)
+    student, augmented = found["noisy-student"], found["autoaugment"]
+    assert student.url == f"{theirs.NS_WEIGHTS_PATH}{name}_noisy-student_notop.h5"
+    assert student.checksum == theirs.NS_WEIGHTS_HASHES[name][1]
+    file = f"{name}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
+    assert augmented.url == theirs.IMAGENET_WEIGHTS_PATH + file
+    assert augmented.checksum == theirs.IMAGENET_WEIGHTS_HASHES[name][1]
 
 
 def test_weights_not_published_for_a_backbone_list_what_there_is(b0):
