@@ -25,7 +25,7 @@ from tfrecord_tools.metadata import formats, table
 
 
 def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, Path]]:
-    """Named images of a folder: all, or those with the given names, whether their file exists or not."""
+    """Named JPEGs of a folder: all, or those with the given names, whether their file exists or not."""
     try:
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
@@ -35,7 +35,7 @@ def _named_files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, P
     if not stems & wanted:
         like = f"expected files like {files.expected('NAME' if names is None else min(wanted, default='NAME'))}"
         if names is None:
-            raise DuplicatesError(f"{folder}: holds no images; {like}")
+            raise DuplicatesError(f"{folder}: holds no JPEGs; {like}")
         raise DuplicatesError(f"{folder}: holds none of the {counted(len(wanted), 'image')} of the table; {like}")
     return [(name, folder / (files.file_of(name, there) or name + files.EXTENSIONS[0])) for name in sorted(wanted)]
 
@@ -47,7 +47,7 @@ def _listed(given: str, form: str | None, columns: str | None) -> list[str]:
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("images", None, "Folder of the images.", required=True)
+    flags.DEFINE_string("images", None, "Folder of the JPEGs.", required=True)
     flags.DEFINE_string("csv", None, "Table of the images to compare, as for build. Default: all of --images.")
     flags.DEFINE_enum("form", None, [form.name for form in formats.FORMS], "Form of --csv. Default: recognised.")
     flags.DEFINE_string("columns", None, "Columns of a --csv in no known form: image_name=file.")

@@ -94,7 +94,7 @@ def paths_read(spec: InputSpec) -> list[tuple[str, paths.AnyPath]]:
     """Returns (flag, path) of each file and folder that a build reads."""
     tables = spec.csv.split(",") if spec.csv else []
     shard_files = reader.find(spec.from_tfrecords) if spec.from_tfrecords is not None else []
-    named = [("images", spec.images), ("duplicates", spec.duplicates), ("checksums", spec.checksums)]
+    named = [("images", spec.images), ("duplicates", spec.duplicates)]
     given = [("csv", each) for each in tables] + [(flag, each) for flag, each in named if each]
     given += [("from_tfrecords", each) for each in shard_files]
     return [(flag, paths.path(each)) for flag, each in given] + [("against", each) for each in spec.excluded_builds]
