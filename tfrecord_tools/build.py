@@ -40,7 +40,7 @@ from typing import Any
 from absl import flags
 
 import tfrecord_tools
-from tfrecord_tools.builder import beam, inputs, output_dir, plan, report, split, workers
+from tfrecord_tools.builder import beam, checksums, inputs, output_dir, plan, report, split, workers
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.builder.settings import (
     DEFAULTS,
@@ -101,9 +101,13 @@ def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     if settings.run.runner is None:
         workers.prepare(_PRELOAD)
     read = inputs.paths_read(settings.inputs)
+    listed = paths.path(settings.inputs.checksums) if settings.inputs.checksums else None
+    read += [("checksums", listed)] if listed else []
     for folder in settings.folders.values():
         output_dir.check_apart(folder, read)
     planned = plan.make(settings)
+    if listed:
+        planned = checksums.read(listed).apply(planned)
     outputs = [
         output_dir.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()

@@ -53,6 +53,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a build: grandchildren, of the process they are forked from."""
+
+    def children(of: int) -> list[int]:
+        paths = Path(f"/proc/{of}/task").glob("*/children")
+        return [int(child) for path in paths for child in path.read_text().split()]
+
+    with contextlib.suppress(OSError):
+        return [grandchild for child in children(pid) for grandchild in children(child)]
+    return []
+
+
 def run_forked(cases: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """Runs `python -m MODULE ARGS` for each [MODULE, *ARGS], in forks of one process that has imported the modules.
 

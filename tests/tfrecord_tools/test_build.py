@@ -27,7 +27,7 @@ from tests.support.builds import (
     replaced,
     settings,
 )
-from tests.support.process import descendants, is_running, wait_for
+from tests.support.process import descendants, is_running, wait_for, workers_of
 from tfrecord_tools import build, schema
 from tfrecord_tools.builder import inputs, report
 from tfrecord_tools.core import paths
@@ -422,18 +422,6 @@ def kill_and_resume(data, out, moments, whole):
         wait_for(functools.partial(none_is_running, processes))
         for path in out.rglob("*.tfrec"):  # whatever has a final name is whole
             assert sum(1 for _ in tfrecord.read_records(path)) == tfrecord.shard_count(path)
-
-
-def workers_of(pid):
-    """The worker processes of a build: grandchildren, of the process they are forked from."""
-
-    def children(of):
-        paths = Path(f"/proc/{of}/task").glob("*/children")
-        return [int(child) for path in paths for child in path.read_text().split()]
-
-    with contextlib.suppress(OSError):
-        return [grandchild for child in children(pid) for grandchild in children(child)]
-    return []
 
 
 def check_kills(data, two_sizes, out, count, seed):

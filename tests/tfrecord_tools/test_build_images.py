@@ -1,6 +1,7 @@
 """Builds of image files as they come: other formats, hostile files, and every installation alike."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -14,9 +15,11 @@ from PIL import Image
 
 import tfrecord_tools
 from tests.support.builds import NO_IMAGE, command, copy_with_links, quarantined, records_of
+from tests.support.foreign import foreign_settings, patients, shard
 from tests.support.images import many_scans, pixels, psnr
 from tests.support.process import REPOSITORY
-from tfrecord_tools.imaging import resample
+from tfrecord_tools import build
+from tfrecord_tools.imaging import convert, resample
 
 pytestmark = pytest.mark.integration
 
@@ -134,3 +137,15 @@ def test_an_image_of_16_bits_keeps_its_levels_in_the_shard(data, tmp_path):
     done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert np.abs(pixels(records_of(tmp_path / "out")[path.stem].image) - 200).max() <= 1
+
+
+def test_images_of_other_formats_in_tfrecords_are_converted(tmp_path):
+    records = patients(8)
+    jpeg, png = records[2]["image"], io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).save(png, "PNG")
+    shard(tmp_path, *records[:2], {**records[2], "image": png.getvalue()}, *records[3:])
+    build.build(foreign_settings(tmp_path / "train*.tfrec", tmp_path / "out", folds=2, shards=2))
+    found = records_of(tmp_path / "out")
+    assert len(found) == 8
+    assert found["ISIC_2"].image == convert.convert(jpeg, 32, 95).jpeg
+    assert (found["ISIC_2"].width, found["ISIC_2"].height) == (96, 80)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from tfrecord_tools.builder.plan import Plan
 from tfrecord_tools.builder.settings import BuildError
 from tfrecord_tools.core import paths
+from tfrecord_tools.core.text import counted
 from tfrecord_tools.metadata import csv_rows
 from tfrecord_tools.records import shards
 
@@ -32,14 +33,16 @@ class Checksums:
     sha256: str
     sums: dict[str, tuple[str, ...]]
 
-    def apply(self, tasks: Iterable[shards.ShardTask]) -> list[shards.ShardTask]:
-        """Returns tasks that compare each image with its checksum, and quarantine those that have none."""
-        return [dataclasses.replace(task, sources=tuple(map(self._checked, task.sources))) for task in tasks]
-
-    def described(self, tasks: Sequence[shards.ShardTask]) -> dict[str, Any]:
-        """Returns the manifest's entry; images: number of those that have a checksum."""
-        images = sum(bool(source.checksums) for task in tasks for source in task.sources)
-        return {"name": self.name, "sha256": self.sha256, "images": images}
+    def apply(self, planned: Plan) -> Plan:
+        """Returns a plan that compares each image with its checksum, and quarantines those that have none."""
+        tasks = [dataclasses.replace(task, sources=tuple(map(self._checked, task.sources))) for task in planned.tasks]
+        inputs = {}
+        for kind, described in planned.inputs.items():
+            sources = [source for task in tasks if task.split == kind for source in task.sources]
+            images = sum(bool(source.checksums) for source in sources)
+            print(f"{self.name}: has a checksum of {images} of {counted(len(sources), f'{kind} image')}")
+            inputs[kind] = {**described, "checksums": {"name": self.name, "sha256": self.sha256, "images": images}}
+        return Plan(tasks, inputs)
 
     def _checked(self, source: shards.Source) -> shards.Source:
         names = (source.image_name,) if source.part else (_stem(source.file), source.image_name)

@@ -126,7 +126,7 @@ def paths_read(spec: InputSpec) -> list[tuple[str, paths.AnyPath]]:
     shard_files = reader.find(spec.from_tfrecords) if spec.from_tfrecords is not None else []
     listed = [("csv", spec.csv), ("images", spec.images), ("against", spec.against)]
     given = [(flag, each) for flag, text in listed if text for each in names.several(text)]
-    given += [(flag, each) for flag, each in (("duplicates", spec.duplicates), ("checksums", spec.checksums)) if each]
+    given += [("duplicates", spec.duplicates)] if spec.duplicates else []
     given += [("from_tfrecords", each) for each in shard_files]
     return [(flag, paths.path(each)) for flag, each in given]
 

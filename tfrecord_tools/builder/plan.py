@@ -10,9 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfrecord_tools.builder import checksums, exclusions, identical, inputs, split
+from tfrecord_tools.builder import exclusions, identical, inputs, split
 from tfrecord_tools.builder.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings, InputSpec, SplitSpec
-from tfrecord_tools.core import paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert
@@ -63,7 +62,6 @@ def make(settings: BuildSettings) -> Plan:
     names = built.images.union(*(each.frame["image_name"] for each in found))
     if same and not any(names.issuperset(pair) for pair in same):
         print(f"warning: {spec.duplicates}: {counted(len(same), 'pair')}, none of two images in these tables")
-    listed = checksums.read(paths.path(spec.checksums)) if spec.checksums else None
     test = exclusions.from_frames([each.frame for each in found if each.split == "test"])
     alike = identical.sets(pair for each in found for pair in zip(each.frame["image_name"], each.images, strict=True))
     same += identical.pairs(alike, [set(each.frame["image_name"]) for each in found])
@@ -72,13 +70,8 @@ def make(settings: BuildSettings) -> Plan:
     for each in found:
         members = _members(each, rules)
         tasks = [_task(settings, each.split, shard, sources) for shard, sources in sorted(members.items())]
-        tasks = listed.apply(tasks) if listed else tasks
         plan.tasks.extend(tasks)
         plan.inputs[each.split] = _described(each, tasks, alike)
-        if listed:
-            plan.inputs[each.split]["checksums"] = found_sums = listed.described(tasks)
-            total = counted(sum(len(task.sources) for task in tasks), "image")
-            print(f"{each.name}: {found_sums['images']} of {total} have a checksum in {listed.name}")
     return plan
 
 

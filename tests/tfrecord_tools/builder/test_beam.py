@@ -121,7 +121,7 @@ def run(function, tasks, folder, options=(), progress=None, runner="DirectRunner
 def on_beam(monkeypatch, options, replacement=None):
     """Lets `build` run its tasks on the DirectRunner."""
 
-    def run_on_beam(function, tasks, workers, progress, preload):
+    def run_on_beam(function, tasks, workers, progress):
         where, decode = tasks[0].folders[0], shards.WrittenShard.from_json
         return beam.run(replacement or function, tasks, "DirectRunner", options, progress, where, decode, versions)
 

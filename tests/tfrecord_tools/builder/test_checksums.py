@@ -62,7 +62,7 @@ def test_images_that_differ_or_are_not_listed_are_quarantined(data, tmp_path, fo
         "sha256": hashlib.sha256(listed.read_bytes()).hexdigest(),
         "images": 47,
     }
-    assert "train.csv: 47 of 48 images have a checksum in sums.txt" in capsys.readouterr().out
+    assert "sums.txt: has a checksum of 47 of 48 train images" in capsys.readouterr().out
 
 
 def test_a_changed_image_and_another_list_are_noticed_on_resume(data, tmp_path):

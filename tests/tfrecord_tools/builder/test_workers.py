@@ -16,8 +16,7 @@ import pytest
 
 from tests.support.builds import command, contents, settings
 from tests.support.images import SKIN
-from tests.support.process import descendants, is_running, wait_for
-from tests.tfrecord_tools.test_build import workers_of
+from tests.support.process import descendants, is_running, wait_for, workers_of
 from tfrecord_tools import build
 from tfrecord_tools.builder import workers
 from tfrecord_tools.records import shards

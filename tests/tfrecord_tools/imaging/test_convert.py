@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
-from tests.support.images import jpeg, pixels, psnr, waves
+from tests.support.images import cmyk_profile, jpeg, pixels, psnr, swapped_profile, waves
 from tests.support.lanczos import exact_lanczos
 from tests.support.process import run_command
 from tfrecord_tools.imaging import convert, jpeg_decoder
@@ -260,15 +260,6 @@ def test_the_result_carries_no_metadata():
     assert not {"exif", "icc_profile", "comment"} & Image.open(io.BytesIO(converted)).info.keys()
 
 
-def swapped_profile():
-    """An sRGB profile whose red and green primaries are exchanged, under another name."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    profile = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap")
-    for first, second in ((b"rXYZ", b"gXYZ"), (b"rTRC", b"gTRC")):
-        profile = profile.replace(first, b"????", 1).replace(second, first, 1).replace(b"????", second, 1)
-    return profile
-
-
 def test_an_icc_profile_is_applied():
     red = Image.new("RGB", (200, 200), (250, 10, 10))
     found = pixels(convert.convert(jpeg(red, icc_profile=swapped_profile()), 64, 95).jpeg)
@@ -278,30 +269,6 @@ def test_an_icc_profile_is_applied():
 def test_an_srgb_profile_changes_nothing():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert convert.convert(jpeg(waves(), icc_profile=srgb), 64, 95) == convert.convert(jpeg(waves()), 64, 95)
-
-
-def cmyk_profile():
-    """A minimal ICC v2 output profile (ICC.1:2001-04): a lut8 in which ink takes lightness linearly, K takes it all."""
-    corners = [(100 - 100 * k) * (3 - c - m - y) / 3 for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
-    clut = b"".join(bytes([round(lightness * 2.55), 128, 128]) for lightness in corners)
-    matrix = struct.pack(">9i", *(65536 * value for value in (1, 0, 0, 0, 1, 0, 0, 0, 1)))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + bytes(range(256)) * 4 + clut + bytes(range(256)) * 3
-    lut += bytes(-len(lut) % 4)
-    description = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78 + 1)
-    description += bytes(-len(description) % 4)
-    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    tags = [(b"desc", description), (b"wtpt", white), (b"A2B0", lut)]
-    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
-    for name, content in tags:
-        table += name + struct.pack(">II", start + len(body), len(content))
-        body += content
-    header = bytearray(128)
-    struct.pack_into(">I4s", header, 0, start + len(body), b"lcms")
-    header[8:12] = b"\x02\x20\0\0"
-    header[12:24] = b"prtrCMYKLab "
-    header[36:40] = b"acsp"
-    struct.pack_into(">3i", header, 68, 63190, 65536, 54061)
-    return bytes(header) + table + body
 
 
 @pytest.mark.parametrize(("ink", "rgb"), [((0, 0, 0, 0), 255), ((0, 0, 0, 255), 0), ((255, 255, 255, 0), 0)])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import jpeg, many_scans, pixels, psnr, waves
-from tests.tfrecord_tools.imaging.test_convert import cmyk_profile
+from tests.support.images import cmyk_profile, jpeg, many_scans, pixels, psnr, waves
 from tfrecord_tools.imaging import convert, jpeg_decoder
 
 

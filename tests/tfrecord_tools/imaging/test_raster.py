@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tests.support.images import jpeg, mutated, pixels, psnr, waves
-from tests.tfrecord_tools.imaging.test_convert import cmyk_profile, swapped_profile
+from tests.support.images import cmyk_profile, jpeg, mutated, pixels, psnr, swapped_profile, waves
 from tfrecord_tools.imaging import convert, raster, signatures
 
 # Extension, options. Lossless ones first.

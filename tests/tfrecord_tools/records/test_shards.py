@@ -164,7 +164,7 @@ def test_an_image_that_needs_too_much_memory_is_quarantined(task):
 
 
 def test_an_image_is_announced_before_it_is_converted_and_counted_after_it(task):
-    calls = []
+    calls: list[int] = []
     shards.write_shard(task, calls.append)
     assert calls == [0, 1] * 3
 
