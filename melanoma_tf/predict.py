@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
     parse_fill(FLAGS.fill)
+    select.check_flags()
     run = run_dir.open_workdir(workdir)
     check_finished(run)
     if not paths.is_remote(data):

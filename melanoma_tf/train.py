@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
     if FLAGS.validate_external and not FLAGS.external:
         raise ValueError("--validate_external needs --external")
+    select.check_flags()
     if FLAGS.strategy != "multihost":  # there all hosts have to connect before one may refuse
         check_input(config, folder, data)
     try:

@@ -47,6 +47,8 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
     ("train", "--data=tests"): (1, "tests/manifest.json: No such file or directory; expected the folder of a "),
     ("train", "--data={0}/build", "--external=nowhere"): (1, "--external nowhere: no such folder"),
     ("train", "--data={0}/build", "--validate_external"): (1, "--validate_external needs --external"),
+    ("train", "--strategy=cpu", "--process_id=1"): (1, "--coordinator, --num_processes and --process_id belong to "),
+    ("train", "--strategy=cpu", "--tpu=node-1"): (1, "--tpu names a TPU to TensorFlow: it goes with --strategy tpu or"),
     ("train", "--data={0}/build", "--fold=7"): (1, "unknown --fold '7'; expected one of: 0 to 3, all"),
     ("train", "--data={0}/build", "--fold=0,x"): (1, "unknown --fold 'x'; expected one of: 0 to 3, all"),
     ("train", "--data={0}/build", "--fold=all"): (

@@ -19,6 +19,7 @@ from tfrecord_tools.core import startup
 
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multihost", "tpu")
 BACKENDS = ("auto", "tensorflow", "jax")
+CLUSTER = ("coordinator", "num_processes", "process_id")  # flags of --strategy multihost
 
 
 class DeviceNotFoundError(RuntimeError):
@@ -107,10 +108,19 @@ def define_flags(several_hosts: bool = False) -> None:
 def start_as_asked() -> Runtime:
     """Calls `start` with the values of the flags of `define_flags`."""
     given = flags.FLAGS.flag_values_dict()
-    cluster = [given.get(name) for name in ("coordinator", "num_processes", "process_id")]
-    if any(value is not None for value in cluster) and given["strategy"] != "multihost":
+    return start(given["strategy"], given["backend"], given["tpu"], *map(given.get, CLUSTER))
+
+
+def check_flags() -> None:
+    """Checks that the flags of `define_flags` do not contradict each other, before anything is started.
+
+    Raises:
+      ValueError: they do.
+    """
+    given = flags.FLAGS.flag_values_dict()
+    if any(given.get(name) is not None for name in CLUSTER) and given["strategy"] != "multihost":
         raise ValueError("--coordinator, --num_processes and --process_id belong to --strategy multihost")
-    return start(given["strategy"], given["backend"], given["tpu"], *cluster)
+    _asked_backend(given["strategy"], given["backend"], given["tpu"])
 
 
 def start(
@@ -135,15 +145,7 @@ def start(
       DeviceNotFoundError: no such device on this machine; only "auto" falls back to another kind.
       ValueError: unknown strategy or backend, or flags that contradict each other.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown --strategy {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown --backend {backend!r}; expected one of: {', '.join(BACKENDS)}")
-    asked_backend = (os.environ.get("KERAS_BACKEND") or None) if backend == "auto" else backend
-    if asked_backend not in (None, *BACKENDS[1:]):
-        raise ValueError(f"unsupported KERAS_BACKEND={asked_backend!r}; expected one of: tensorflow, jax")
-    if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
-        raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
+    asked_backend = _asked_backend(strategy, backend, tpu)
     if strategy == "tpu" or tpu:
         return _tpu(asked_backend, tpu)
     if strategy == "auto":
@@ -153,6 +155,20 @@ def start(
     if strategy == "cpu":
         return _cpu(_set_backend(asked_backend or "tensorflow"), "asked for with --strategy cpu")
     return _gpus(asked_backend, every=strategy == "mirrored", why=f"asked for with --strategy {strategy}")
+
+
+def _asked_backend(strategy: str, backend: str, tpu: str | None) -> str | None:
+    """The backend that flags or environment name; None if neither does."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown --strategy {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown --backend {backend!r}; expected one of: {', '.join(BACKENDS)}")
+    asked_backend = (os.environ.get("KERAS_BACKEND") or None) if backend == "auto" else backend
+    if asked_backend not in (None, *BACKENDS[1:]):
+        raise ValueError(f"unsupported KERAS_BACKEND={asked_backend!r}; expected one of: tensorflow, jax")
+    if tpu and (strategy not in ("auto", "tpu") or asked_backend == "jax"):
+        raise ValueError("--tpu names a TPU to TensorFlow: it goes with --strategy tpu or auto and not with JAX")
+    return asked_backend
 
 
 def _tensorflow() -> Any:
