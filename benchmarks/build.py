@@ -53,7 +53,7 @@ import numpy.typing as npt
 from absl import app, flags
 from PIL import Image
 
-from tfrecord_tools.imaging import convert, resample
+from tfrecord_tools.imaging import convert, jpeg_decoder, resample
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("images", None, "Folder with JPEG files.", required=True)
@@ -93,11 +93,8 @@ def pillow_jpeg(image: Image.Image) -> bytes:
 
 def ours(size: int) -> Converter:
     def pixels(data: bytes) -> ImageArray:
-        image = convert._open(data)
-        width, height = image.size
-        reduction = convert._reduction(width, height, size, "crop")
-        decoded = convert.decode_reduced(data, image, reduction)
-        return convert._fit(decoded, width, height, reduction, size, "crop")
+        decoded = convert._decode_jpeg(data, jpeg_decoder.open_header(data), size, "crop")
+        return convert._fit(decoded, size, "crop")
 
     return Converter(lambda data: convert.convert(data, size, QUALITY).jpeg, pixels)
 

@@ -173,11 +173,10 @@ def _asked_backend(strategy: str, backend: str, tpu: str | None) -> str | None:
 
 def _tensorflow() -> Any:
     """TensorFlow, imported and looking for devices without the notes that it writes on both occasions."""
+    tf = startup.import_tensorflow()
     with startup.without_notes():
-        import tensorflow
-
-        tensorflow.config.list_physical_devices()
-    return tensorflow
+        tf.config.list_physical_devices()
+    return tf
 
 
 def _first_found(asked_backend: str | None) -> Runtime:

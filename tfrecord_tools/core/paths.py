@@ -372,8 +372,7 @@ class _RemoteFile(io.RawIOBase):
 def _as_os_errors(url: str) -> Iterator[Any]:
     """Yields `tf.io.gfile`, and turns its errors into OSErrors that name the path."""
     try:
-        with startup.without_notes():
-            import tensorflow as tf
+        tf = startup.import_tensorflow()
     except ImportError as error:
         raise OSError(errno.EPROTONOSUPPORT, "needs TensorFlow (pip install 'melanoma-tf[tensorflow]')", url) from error
     try:

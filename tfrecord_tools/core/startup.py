@@ -1,14 +1,16 @@
-"""TensorFlow's start-up lines, which would hide our own."""
+"""Imports of TensorFlow without its start-up lines, which would hide our own, and without Keras."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _DEVICES = Path("/dev")  # where the driver of NVIDIA lists GPUs
@@ -45,3 +47,33 @@ def without_notes() -> Iterator[None]:
             for line in caught:
                 if not _NOTES.search(line) and not (hidden and _NO_GPU.search(line)):
                     os.write(2, line)
+
+
+def import_tensorflow() -> Any:
+    """Imports TensorFlow without its notes, and without Keras, whose backend is chosen by the devices that it finds."""
+    with without_notes(), _without_keras():
+        import tensorflow
+    return tensorflow
+
+
+class _NoKeras(importlib.abc.MetaPathFinder):
+    """Refuses the modules of Keras."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raises ImportError, which TensorFlow expects where Keras is not installed."""
+        if name.startswith("keras.src"):
+            raise ImportError("Keras is imported when its backend is chosen", name=name)
+
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+    """Keeps TensorFlow from importing Keras, which it does to register optimizers; Keras registers them itself."""
+    if "keras" in sys.modules or "tensorflow" in sys.modules:
+        yield
+        return
+    finder = _NoKeras()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)

@@ -206,3 +206,20 @@ def test_the_flag_for_the_backend_wins_over_the_environment():
     )
     done = run_command("-c", code, **{**NO_ACCELERATOR, "KERAS_BACKEND": "tensorflow"})
     assert done.stdout.strip() == "jax", done.stderr[-1000:]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("strategy", ["tpu", "auto"])
+def test_a_tpu_that_only_jax_has_is_found_after_tensorflow_was_asked(strategy):
+    """TensorFlow imports Keras, which would keep TensorFlow's backend; a CPU of JAX stands for its TPU."""
+    code = (
+        "import importlib.util, sys, jax; there = jax.devices; jax.devices = lambda kind=None: there('cpu'); "
+        "find = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, *rest: find('jax' if name == 'libtpu' else name, *rest); "
+        "from tfrecord_tools.core import paths; paths.path('ram://x').exists(); "  # remote data are looked at before
+        f"from melanoma_tf.devices import select; found = select.start('{strategy}'); "
+        "assert 'keras' not in sys.modules; import keras, tensorflow as tf; print(found.backend, found.kind, keras.config.backend()); "
+        "tf.keras.Sequential"
+    )
+    done = run_command("-c", code, KERAS_BACKEND="", JAX_PLATFORMS="cpu")
+    assert done.stdout.split() == ["jax", "tpu", "jax"], done.stderr[-2000:]

@@ -466,9 +466,7 @@ def test_a_fetched_file_is_kept_only_if_its_checksum_is_right(intact, donor, b0,
     content = legacy.read_bytes()
     served = content if intact else content[:-1]
     monkeypatch.setattr(file_utils, "urlretrieve", lambda url, target, *_: Path(target).write_bytes(served))
-    monkeypatch.setitem(
-        pretrained.catalogue.IMAGENET_WEIGHTS_HASHES, "efficientnet-b0", ("", hashlib.sha256(content).hexdigest())
-    )
+    monkeypatch.setitem(pretrained.catalogue.AUTOAUGMENT_SHA256, "efficientnet-b0", hashlib.sha256(content).hexdigest())
     source = pretrained.sources("efficientnet-b0")["autoaugment"]
     if intact:
         assert "309 tensors" in pretrained.load(b0, "efficientnet-b0", "autoaugment", tmp_path)
