@@ -218,7 +218,8 @@ def test_a_tpu_that_only_jax_has_is_found_after_tensorflow_was_asked(strategy):
         "importlib.util.find_spec = lambda name, *rest: find('jax' if name == 'libtpu' else name, *rest); "
         "from tfrecord_tools.core import paths; paths.path('ram://x').exists(); "  # remote data are looked at before
         f"from melanoma_tf.devices import select; found = select.start('{strategy}'); "
-        "assert 'keras' not in sys.modules; import keras, tensorflow as tf; print(found.backend, found.kind, keras.config.backend()); "
+        "assert 'keras' not in sys.modules; import keras, tensorflow as tf; "
+        "print(found.backend, found.kind, keras.config.backend()); "
         "tf.keras.Sequential"
     )
     done = run_command("-c", code, KERAS_BACKEND="", JAX_PLATFORMS="cpu")
