@@ -28,7 +28,7 @@ COMMANDS = [
     if "\ndef run() -> None:" in path.read_text(encoding="utf-8")
 ]
 REQUIRED = {"tfrecord_tools.build": "size", "tfrecord_tools.duplicates": "images", "melanoma_tf.sheet": "data"}
-REQUIRED |= dict.fromkeys(("melanoma_tf.evaluate", "melanoma_tf.predict"), "workdir")
+REQUIRED["melanoma_tf.predict"] = "workdir"
 VALUES = {"tfrecord_tools.verify": "workers", "tfrecord_tools.show": "samples", "tfrecord_tools.synthetic": "images"}
 VALUES |= {"tfrecord_tools.build": "folds", "melanoma_tf.preflight": "batch", "melanoma_tf.predict": "batch_size"}
 

@@ -75,6 +75,7 @@ def test_the_manifest_counts_what_is_there(data, finished):
         "rows": 48,
         "form": "isic2020",
         "sources": ["isic2020"],
+        "target_rule": "1 = melanoma, as its column target says",
     }
     text = (finished / "manifest.json").read_text()
     assert str(data) not in text

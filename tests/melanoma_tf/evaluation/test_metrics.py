@@ -53,7 +53,7 @@ EXPECTED = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ROWS)
 def test_each_metric_is_that_of_scikit_learn_with_ties_and_weights(rows):
     labels, scores, weights = (np.array(column, float) for column in zip(*rows, strict=True))

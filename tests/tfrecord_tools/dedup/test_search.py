@@ -88,7 +88,7 @@ def test_files_are_those_that_build_takes(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (None, "holds no JPEGs; expected files like NAME{.jpg,.jpeg,.png,"),
+        (None, "holds no images; expected files like NAME{.jpg,.jpeg,.png,"),
         (["b", "a"], "holds none of the 2 images of the table; expected files like a{.jpg,.jpeg,.png,"),
     ],
 )
