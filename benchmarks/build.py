@@ -2,7 +2,7 @@
 
     python benchmarks/build.py --images ../shared/data/isic_archive_fullres/jpeg --size 384 --repeat 3
 
-All converters crop the centre square, resize it to --size and encode it as JPEG of quality 95. They take turns going
+All converters crop the center square, resize it to --size and encode it as JPEG of quality 95. They take turns going
 through all files, --repeat times, so that other load on the machine affects all of them. Columns:
 
     images/s, MB/s  per CPU second of one thread, median over the repeats; MB of source files

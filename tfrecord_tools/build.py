@@ -13,7 +13,7 @@ for the largest, so the smaller ones differ in a few bits from builds of their s
 --images takes several folders, as A,B, searched at any depth, and HDF5 files as of ISIC 2024. Without --csv, its
 folders are named by class: benign, malignant, melanoma, nevus, ...
 
-The form of a CSV is recognised by its header: ISIC 2016 to 2020 and 2024 (ground truth and metadata as
+The form of a CSV is recognized by its header: ISIC 2016 to 2020 and 2024 (ground truth and metadata as
 --csv a.csv,b.csv), exports of the ISIC Archive, HAM10000, BCN20000, MILK10k, PAD-UFES-20, DDI, PH2; any other with
 --columns. The target is melanoma or not, also where that of the table means any malignancy.
 
@@ -229,7 +229,7 @@ def _define_input_flags() -> None:
     flags.DEFINE_string("images", None, text)
     flags.DEFINE_enum("split", "auto", ["auto", "train", "test"], "Kind of --csv; auto: train if it has labels.")
     flags.DEFINE_string("source", None, "Name of the data set, stored in each record; default: that of the CSV's form.")
-    flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognised by its header.")
+    flags.DEFINE_enum("form", None, names, "Form of --csv; default: recognized by its header.")
     text = (
         "Columns of an unknown CSV, or, with image=..., keys of --from_tfrecords: patient_id=patient,image_name=id,..."
     )
@@ -238,7 +238,7 @@ def _define_input_flags() -> None:
     flags.DEFINE_string("modality", None, text)
     flags.DEFINE_string("from_tfrecords", None, "Foreign TFRecords to take the images from, e.g. 'old/*.tfrec'.")
     names = [each.name for each in dialects.DIALECTS]
-    flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognised by its keys.")
+    flags.DEFINE_enum("dialect", None, names, "Dialect of --from_tfrecords; default: recognized by its keys.")
     text = "Words of the codes in --from_tfrecords, in order: sex=female|male,target=other|melanoma (none: missing)."
     flags.DEFINE_string("codes", None, text)
     flags.DEFINE_bool("swap_rb", False, "Exchange red and blue of --from_tfrecords, which their writer had exchanged.")

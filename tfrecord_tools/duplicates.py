@@ -52,7 +52,7 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("images", None, "Folder of the images, at any depth; several, as A,B.", required=True)
     flags.DEFINE_string("csv", None, "Table of the images to compare, as for build. Default: all of --images.")
-    flags.DEFINE_enum("form", None, [form.name for form in formats.FORMS], "Form of --csv. Default: recognised.")
+    flags.DEFINE_enum("form", None, [form.name for form in formats.FORMS], "Form of --csv. Default: recognized.")
     flags.DEFINE_string("columns", None, "Columns of a --csv in no known form: image_name=file.")
     flags.DEFINE_string("out", None, "CSV of pairs to write. Default: standard output.")
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of threads.", 1)

@@ -124,7 +124,7 @@ def stable_id(text: str) -> int:
 
 
 def encode(record: Record) -> bytes:
-    """Serialises a record as a tf.train.Example, always to the same bytes (keys sorted).
+    """Serializes a record as a tf.train.Example, always to the same bytes (keys sorted).
 
     An unlabelled record (target -1) leaves out `diagnosis` and `target`, as Kaggle's test shards do.
 

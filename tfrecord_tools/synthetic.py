@@ -3,7 +3,7 @@
   python -m tfrecord_tools.synthetic --out data --images 900 --patients 150
 
 Writes OUT/train.csv and OUT/jpeg/train/*.jpg, and a test set of about 15 % of that size: OUT/test.csv and
-OUT/jpeg/test/*.jpg. The images resemble dermoscopy; malignant lesions tend to be irregular, multicoloured and
+OUT/jpeg/test/*.jpg. The images resemble dermoscopy; malignant lesions tend to be irregular, multicolored and
 asymmetric, with overlap between the classes. They are of no use for real skin.
 """
 
@@ -34,7 +34,7 @@ _BENIGN_SHARES = {"unknown": 0.80, "nevus": 0.17, "seborrheic keratosis": 0.02, 
 # Aspect ratios of real cameras; the shorter side is --min_size to twice that, rarely four times.
 _ASPECTS = (4 / 3, 4 / 3, 3 / 2, 16 / 9, 1.0)
 _GRID = 192  # pixels of the longer side at which an image is drawn; noise is added at full size
-# Distance between the classes in standard deviations of each of three signs (border, colours, asymmetry). Chosen by
+# Distance between the classes in standard deviations of each of three signs (border, colors, asymmetry). Chosen by
 # trial, so that configs/smoke.py learns the default data set in minutes: AUC 0.97 on held-out fold 0 (one run; with 2.2
 # it learnt almost nothing in that time).
 _SEPARATION = 3.5
@@ -217,10 +217,10 @@ def _draw_lesion(
     random: np.random.Generator,
     skin: Array,
     border: float,
-    colours: float,
+    colors: float,
     skew: float,
 ) -> None:
-    """Draws a lesion on `canvas` f32[H,W,3]; border, colours and skew, 0..1, make it look malignant."""
+    """Draws a lesion on `canvas` f32[H,W,3]; border, colors and skew, 0..1, make it look malignant."""
     turn = random.uniform(0, 2 * np.pi)
     dx, dy = x - random.normal(0, 0.12), y - random.normal(0, 0.10)
     u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
@@ -237,7 +237,7 @@ def _draw_lesion(
     tone = skin * np.array([0.62, 0.50, 0.45]) * random.uniform(0.75, 1.25)
     lesion = tone * (1 + 0.10 * _field(random, x.shape, 24))[..., None]
     for shade in _SHADES:
-        blotch = _sigmoid(5 * (_field(random, x.shape, 6) - 2.4 + 2.8 * colours * random.uniform(0.6, 1)))
+        blotch = _sigmoid(5 * (_field(random, x.shape, 6) - 2.4 + 2.8 * colors * random.uniform(0.6, 1)))
         lesion = lesion + (np.array(shade) - lesion) * (0.85 * blotch)[..., None]
     lesion = lesion * (1 - 0.5 * skew * _sigmoid(4 * u / size))[..., None]  # one half darker
     canvas += (lesion - canvas) * inside[..., None]

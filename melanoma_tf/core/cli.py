@@ -1,4 +1,4 @@
-"""Command line behaviour that only melanoma_tf needs, on top of `tfrecord_tools.core.cli`.
+"""Command line behavior that only melanoma_tf needs, on top of `tfrecord_tools.core.cli`.
 
 A log on standard error, unknown config settings, flags that name folders, and the end of one of several hosts.
 """

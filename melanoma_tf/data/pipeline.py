@@ -144,7 +144,7 @@ def _streams(
 ) -> list[tf.data.Dataset]:
     """Returns this host's share of `number` shuffled streams of equal length.
 
-    An epoch takes one record of each stream in turn. A stream is a sequence of shards; neighbours may share the shard
+    An epoch takes one record of each stream in turn. A stream is a sequence of shards; neighbors may share the shard
     at their boundary.
     """
     shuffled = [shards[i] for i in np.random.default_rng([seed, epoch]).permutation(len(shards))]

@@ -1,7 +1,7 @@
-"""EfficientNet classifiers: the `keras.applications` graph between our own input normalisation and one logit.
+"""EfficientNet classifiers: the `keras.applications` graph between our own input normalization and one logit.
 
 `keras.applications` adds a rescaling only when built with `weights="imagenet"`, so rebuilding with `weights=None` and
-loading a checkpoint would silently change the input scale. Our normalisation is part of the model instead, the same for
+loading a checkpoint would silently change the input scale. Our normalization is part of the model instead, the same for
 every source of weights.
 """
 
@@ -46,7 +46,7 @@ def _imagenet(constructor: str) -> Backbone:
     return Backbone(constructor, scale, offset)  # type: ignore[arg-type]
 
 
-def _centred(constructor: str) -> Backbone:
+def _centered(constructor: str) -> Backbone:
     """keras.applications: `Rescaling(1 / 128, offset=-1)` of [0,255], which is [-1, 0.9921875] and not [-1, 1]."""
     return Backbone(constructor, (255 / 128,) * 3, (-1.0,) * 3)
 
@@ -54,7 +54,7 @@ def _centred(constructor: str) -> Backbone:
 BACKBONES: dict[str, Backbone] = {
     **{f"efficientnet-b{i}": _imagenet(f"EfficientNetB{i}") for i in range(8)},
     **{f"efficientnetv2-b{i}": _imagenet(f"EfficientNetV2B{i}") for i in range(4)},
-    **{f"efficientnetv2-{size.lower()}": _centred(f"EfficientNetV2{size}") for size in "SML"},
+    **{f"efficientnetv2-{size.lower()}": _centered(f"EfficientNetV2{size}") for size in "SML"},
 }
 
 
@@ -88,7 +88,7 @@ def build_classifier(
 ) -> keras.Model:
     """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
-    Under a mixed precision policy the backbone computes in the policy's dtype; normalisation, pooling and head stay
+    Under a mixed precision policy the backbone computes in the policy's dtype; normalization, pooling and head stay
     float32.
 
     Args:
@@ -114,7 +114,7 @@ def build_classifier(
 
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     # In float32 also under mixed precision: bfloat16 has 8 bits of significand, too few for 8-bit images.
-    x = keras.layers.Rescaling(list(spec.scale), list(spec.offset), dtype="float32", name="normalise")(image)
+    x = keras.layers.Rescaling(list(spec.scale), list(spec.offset), dtype="float32", name="normalize")(image)
     batch_norm: dict[str, Any] = {"trainable": not freeze_batch_norm}
     if batch_norm_momentum is not None:
         batch_norm["momentum"] = batch_norm_momentum
@@ -123,7 +123,7 @@ def build_classifier(
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that hold pretrained weights, in the order of the graph: all except normalisation and head."""
+    """The layers that hold pretrained weights, in the order of the graph: all except normalization and head."""
     return [layer for layer in model.layers if layer.name.startswith(_BACKBONE_PREFIXES) and layer.weights]
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in fewer passes over memory than the Keras layer, with the same results and weights."""
+"""Batch normalization in fewer passes over memory than the Keras layer, with the same results and weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Under TensorFlow it calls the fused kernel, two to four times as fast on a CPU: Keras composes the step of
     reductions and element-wise operations, each of which reads and writes memory. Under JAX mean and variance come from
     one pass over the inputs, which XLA fuses with what makes them; Keras' variance needs the mean first and reads the
-    inputs again. Masks, renormalisation, statistics over all replicas and an axis that is not the last are left to
+    inputs again. Masks, renormalization, statistics over all replicas and an axis that is not the last are left to
     Keras.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not self.trains(inputs, training, mask):
             return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = self.normalise_batch(ops.cast(inputs, self.compute_dtype))
+        outputs, mean, variance = self.normalize_batch(ops.cast(inputs, self.compute_dtype))
         self.keep(mean, variance)
         return outputs
 
-    def normalise_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
+    def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Outputs, mean and variance of a training step on [B,H,W,C]."""
         return (self._fused if keras.backend.backend() == "tensorflow" else self._in_one_pass)(inputs)
 
@@ -40,7 +40,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
 
     def _fused(self, inputs: Any) -> tuple[Any, Any, Any]:
-        """`normalise_batch` by TensorFlow's kernel."""
+        """`normalize_batch` by TensorFlow's kernel."""
         import tensorflow as tf
 
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
@@ -51,7 +51,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs, mean, variance * ((n - 1.0) / n)
 
     def _in_one_pass(self, inputs: Any) -> tuple[Any, Any, Any]:
-        """`normalise_batch` with statistics, scale and offset in float32."""
+        """`normalize_batch` with statistics, scale and offset in float32."""
         shift, distance, mean, variance = self.statistics(inputs)
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
         outputs = ops.cast(distance * scale + (self.beta - mean * scale), self.compute_dtype)

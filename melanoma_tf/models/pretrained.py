@@ -2,7 +2,7 @@
 
 | weights         | file                                                                                        |
 |-----------------|---------------------------------------------------------------------------------------------|
-| `none`          | random initialisation                                                                       |
+| `none`          | random initialization                                                                       |
 | `imagenet`      | the file `keras.applications` uses                                                          |
 | `noisy-student` | V1; URL and checksum in `catalogue.py`; https://arxiv.org/abs/1911.04252                      |
 | `autoaugment`   | V1; the same; https://arxiv.org/abs/1805.09501                                              |
@@ -83,7 +83,7 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
     """
     backbone(name)
     if weights == "none":
-        return f"{name}: no pretrained weights, random initialisation"
+        return f"{name}: no pretrained weights, random initialization"
     if weights in NAMES:
         source = _source(name, weights)
         path = fetch(source, cache_dir)
@@ -101,7 +101,7 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
                 count, head = _assign(model, _read_file(file, path), path)
             except (KeyError, OSError, RuntimeError) as error:  # what h5py raises on damaged files
                 raise ValueError(f"{path} is damaged: {error}") from error
-    return f"{name}: {weights}: {count} tensors from {path} ({checksum}), head {'loaded' if head else 'initialised'}"
+    return f"{name}: {weights}: {count} tensors from {path} ({checksum}), head {'loaded' if head else 'initialized'}"
 
 
 def sources(name: str) -> dict[str, Source]:

@@ -1,13 +1,13 @@
 """One gradient for a widening pointwise convolution and the batch norm after it.
 
-The blocks of an EfficientNet widen their tensors sixfold by a 1 x 1 convolution, E = x W, and normalise E over the
+The blocks of an EfficientNet widen their tensors sixfold by a 1 x 1 convolution, E = x W, and normalize E over the
 batch. Autodiff reads E and the gradient of its norm, writes the gradient of E, and reads that twice, for x and for W:
 the widest tensors of the network. But E is linear in x, so all that the norm's gradient needs of E follows from the
 covariance of x, a matrix as small as x is narrow: sums over E are sums over x times W, and W^T Cov(x) W. The gradient
 of E is never computed, and E is not read for it.
 
 JAX only, for TPUs, where XLA fuses the rest into two convolutions; and bfloat16 only, in which it is as accurate as
-autodiff: in float32 the uncentred sums lose digits.
+autodiff: in float32 the uncentered sums lose digits.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BatchNormalization(halo_batch_norm.BatchNormalization):
         self.keep(mean, variance)
         narrow, kernel = (ops.cast(given, self.compute_dtype) for given in (narrow, self._kernel()))
         gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
-        return normalise(wide, mean, variance, narrow, kernel, gamma, beta, self.epsilon, self.halo)
+        return normalize(wide, mean, variance, narrow, kernel, gamma, beta, self.epsilon, self.halo)
 
 
 def _first(shapes: Any) -> Any:
@@ -78,7 +78,7 @@ def _widening(layer: keras.Operation | None) -> keras.layers.Conv2D | None:
     return layer if pointwise and layer.filters > layer.input.shape[-1] else None
 
 
-def normalise(
+def normalize(
     wide: Any,
     mean: Any,
     variance: Any,
@@ -126,7 +126,7 @@ def normalise(
 
 
 def _gradients(saved: Any, upstream: Any, epsilon: float, halo: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
-    """Gradients of narrow, kernel, gamma and beta; `saved` is variance, narrow, kernel and gamma of `normalise`."""
+    """Gradients of narrow, kernel, gamma and beta; `saved` is variance, narrow, kernel and gamma of `normalize`."""
     import jax
     import jax.numpy as jnp
 
@@ -134,20 +134,20 @@ def _gradients(saved: Any, upstream: Any, epsilon: float, halo: tuple[int, ...])
     variance, narrow, kernel, gamma = saved
     weights = kernel[0, 0].astype(jnp.float32)
     own, count = _counted(narrow, halo)
-    centre = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
-    covariance = _outer(own, own) / count - centre[:, None] * centre
+    center = jnp.sum(own, (0, 1, 2), dtype=jnp.float32) / count
+    covariance = _outer(own, own) / count - center[:, None] * center
     deviation = jax.lax.rsqrt(variance + epsilon)
     scale = deviation * gamma
-    # Sums over all pixels of the upstream gradient, and of it times each channel of the centred inputs.
+    # Sums over all pixels of the upstream gradient, and of it times each channel of the centered inputs.
     d_beta = jnp.sum(upstream, (0, 1, 2), dtype=jnp.float32)
-    products = _outer(narrow, upstream) - centre[:, None] * d_beta
+    products = _outer(narrow, upstream) - center[:, None] * d_beta
     d_gamma = jnp.sum(weights * products, 0) * deviation
     d_kernel = (products - product(covariance, weights) * (deviation * d_gamma)) * scale
     # The gradient of `wide` is scale * (upstream - d_beta / count - normed * d_gamma / count), the last two terms
     # outside the halo only; this is that gradient through the kernel.
     direct = _pointwise(upstream, (weights * scale).T.astype(narrow.dtype))
     mixing = product(weights * (scale * deviation * d_gamma / count), weights.T).astype(narrow.dtype)
-    constant = product(weights, scale * d_beta / count) - product(centre, mixing.astype(jnp.float32))
+    constant = product(weights, scale * d_beta / count) - product(center, mixing.astype(jnp.float32))
     indirect = (_pointwise(narrow, mixing) + constant).astype(narrow.dtype)  # as stored between the convolutions
     d_narrow = (direct - _counted(indirect, halo)[0].astype(jnp.float32)).astype(narrow.dtype)
     return d_narrow, d_kernel[None, None].astype(kernel.dtype), d_gamma, d_beta

@@ -1,4 +1,4 @@
-"""Batch normalisation of split images, whose halo rows count in no mean."""
+"""Batch normalization of split images, whose halo rows count in no mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BatchNormalization(batch_norm.BatchNormalization):
     The class is named as Keras' own because weights files file layers under the names of their classes.
 
     Args:
-      halo: rows above and below that are normalised but not counted.
+      halo: rows above and below that are normalized but not counted.
     """
 
     def __init__(self, halo: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
@@ -28,9 +28,9 @@ class BatchNormalization(batch_norm.BatchNormalization):
         config = super().get_config()
         return {**config, "halo": self.halo} if any(self.halo) else config
 
-    def normalise_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
+    def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """TensorFlow's fused kernel cannot leave rows out."""
-        return self._in_one_pass(inputs) if any(self.halo) else super().normalise_batch(inputs)
+        return self._in_one_pass(inputs) if any(self.halo) else super().normalize_batch(inputs)
 
     def mean(self, values: Any) -> Any:
         """The mean over all pixels outside the halo, f32[C]."""

@@ -2,7 +2,7 @@
 
 A TPU's registers have 128 lanes, and where a layer has fewer channels libtpu lays the batch along them: with 32 images
 a chip, three quarters of each register and of each transfer are empty. The first blocks therefore see a batch of
-splits, several of each image, which fill the lanes. Before a convolution each split gets the rows of its neighbours
+splits, several of each image, which fill the lanes. Before a convolution each split gets the rows of its neighbors
 that its kernel reaches (a halo exchange), where tensors are narrow. Halo rows count in no mean, so the results are
 those of whole images up to the order of sums.
 
@@ -147,7 +147,7 @@ class SplitRows(_WithRows):
 
 @keras.saving.register_keras_serializable("melanoma_tf.tpu.spatial_split")
 class HaloExchange(_WithRows):
-    """Splits [B*splits,H,W,C] to [B*splits,above+H+below,W,C] with rows of neighbouring splits, or zeros."""
+    """Splits [B*splits,H,W,C] to [B*splits,above+H+below,W,C] with rows of neighboring splits, or zeros."""
 
     def call(self, parts: Any) -> Any:
         stacked = [parts]

@@ -65,7 +65,7 @@ def test_focal_loss_is_rebuilt_from_its_config():
     assert again.get_config() == loss.get_config()
 
 
-# In float32 a place is known to 2e-6 pixels, which is 5e-4 of neighbours that differ by 255.
+# In float32 a place is known to 2e-6 pixels, which is 5e-4 of neighbors that differ by 255.
 @pytest.mark.parametrize("fill", ["constant", "nearest", "reflect"])
 def test_transform_and_rotate(given, theirs, fill):
     for name, argument in (("transform", "transforms"), ("rotate", "angles")):

@@ -60,7 +60,7 @@ def shard(folder: Path, *records: Mapping[str, Any], name: str = "") -> Path:
 
 def patients(count, **changes):
     """Records of as many patients, one image each, every fourth malignant."""
-    colours = np.random.default_rng(0).integers(20, 120, (count, 2)).tolist()
+    colors = np.random.default_rng(0).integers(20, 120, (count, 2)).tolist()
     return [
         values(
             f"ISIC_{n}",
@@ -70,7 +70,7 @@ def patients(count, **changes):
             target=int(n % 4 == 0),
             **changes,
         )
-        for n, (green, blue) in enumerate(colours)
+        for n, (green, blue) in enumerate(colors)
     ]
 
 

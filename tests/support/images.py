@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageFilter
 
 
 def waves(width=640, height=480):
-    """Smooth colours, different in every corner."""
+    """Smooth colors, different in every corner."""
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     channels = [np.sin(5 * x + 2 * y), np.cos(7 * y - x), np.sin(9 * x * y + 1)]
     return Image.fromarray((127 + 100 * np.stack(channels, -1)).astype(np.uint8))
@@ -39,7 +39,7 @@ def psnr(first, second):
 
 
 def flat_jpeg(red: int, green: int, blue: int, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options) -> bytes:
-    """JPEG of a gradient around a colour."""
+    """JPEG of a gradient around a color."""
     ramp = np.linspace(-20, 20, size[0])[None, :, None] + np.zeros((size[1], 1, 1))
     pixels = np.clip(np.array([red, green, blue]) + ramp, 0, 255).astype(np.uint8)
     out = io.BytesIO()

@@ -10,8 +10,8 @@ def exact_lanczos(pixels, box, width, height):
 
     def matrix(length, start, stop, outputs):
         scale = (stop - start) / outputs
-        centre = start + (np.arange(outputs)[:, None] + 0.5) * scale
-        distance = (np.arange(length) + 0.5 - centre) / max(scale, 1)
+        center = start + (np.arange(outputs)[:, None] + 0.5) * scale
+        distance = (np.arange(length) + 0.5 - center) / max(scale, 1)
         weights = np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
         return weights / weights.sum(axis=1, keepdims=True)
 

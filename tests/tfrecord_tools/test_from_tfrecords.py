@@ -162,7 +162,7 @@ def test_patients_that_are_numbers_of_the_writers_table_are_warned_of(tmp_path, 
     named = [{**each, "image_name": b"B_" + each["image_name"]} for each in patients(20)]
     build.build(foreign_settings(shard(tmp_path / "named", *named), tmp_path / "out", against=str(tmp_path / "first")))
     said = capsys.readouterr().out
-    assert f": patients shared with {tmp_path / 'first'} are not recognised, so training and test may" in said
+    assert f": patients shared with {tmp_path / 'first'} are not recognized, so training and test may" in said
     assert f"--against {tmp_path / 'first'}: its patients are numbers of its writer's table (code:" in said
 
 
@@ -305,9 +305,9 @@ COLUMNS += ",anatom_site_general_challenge=loc,diagnosis=class"
 def written(folder, count=40):
     """Shards of the made-up writer, and the table that they were written from."""
     rng = np.random.default_rng(3)
-    colours = rng.integers(20, 120, (count, 2)).tolist()
+    colors = rng.integers(20, 120, (count, 2)).tolist()
     records, rows = [], []
-    for number, (green, blue) in enumerate(colours):
+    for number, (green, blue) in enumerate(colors):
         sex, site, kind = number % 2, int(rng.integers(len(SITES))), int(rng.integers(len(CLASSES)))
         who = number // 4 * 2 + sex
         records.append(
@@ -443,8 +443,8 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_build(tmp_path):
             "'tests/' is a folder; expected a file or a pattern in quotes, e.g. 'tests/\\*.tfr",
         ),
         ({"from_tfrecords": None, "codes": "sex="}, "--dialect, --codes and --swap_rb without --from_tfrecords"),
-        ({"codes": "colour=red"}, "--codes 'colour=red': expected KEY=WORD"),
-        ({"columns": "colour=red"}, "--columns 'colour=red': expected OURS=THEIRS"),
+        ({"codes": "color=red"}, "--codes 'color=red': expected KEY=WORD"),
+        ({"columns": "color=red"}, "--columns 'color=red': expected OURS=THEIRS"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):

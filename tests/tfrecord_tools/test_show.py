@@ -331,7 +331,7 @@ def test_hostile_names_are_text(out):
     assert parsed.text.count(HOSTILE) >= 6  # three cells, two settings, one name of a pair
 
 
-def test_only_settings_that_were_given_or_recognised_are_shown(parsed):
+def test_only_settings_that_were_given_or_recognized_are_shown(parsed):
     rows = {key: cells for title in ("Input", "Settings") for key, cells in parsed.table(MADE, title).items()}
     assert rows["train form"] == rows["train sources"] == ["isic2020"]
     assert "None" not in [cell for cells in rows.values() for cell in cells]

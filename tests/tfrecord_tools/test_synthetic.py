@@ -68,8 +68,8 @@ def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
     assert names[0] != names[1]
 
 
-def test_malignant_lesions_have_more_colours():
-    """The spread of colour in the middle, which a network can learn, separates the classes, but not perfectly."""
+def test_malignant_lesions_have_more_colors():
+    """The spread of color in the middle, which a network can learn, separates the classes, but not perfectly."""
     settings = synthetic.SyntheticSettings(min_size=64)
     spread: dict[int, list[float]] = {0: [], 1: []}
     for index in range(80):

@@ -336,7 +336,7 @@ def _warn_of_codes(spec: InputSpec, warnings: Warnings, pattern: str, frame: pd.
     are = f"{number} {verb(coded.nunique(), 'is a number', 'are numbers')} of this writer's table ({coded.iloc[0]})"
     text = f"{are}, comparable with no other file"
     if spec.against:
-        text += f": patients shared with {spec.against} are not recognised, so training and test may share one"
+        text += f": patients shared with {spec.against} are not recognized, so training and test may share one"
     warnings.add(pattern, f"{text}; give --csv")
 
 

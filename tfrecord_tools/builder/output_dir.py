@@ -185,7 +185,7 @@ def _unreadable(output: Output, error: shards.ShardError, overwrite: bool) -> Ma
 def prepare(output: Output, before: Manifest | None, resume: bool) -> None:
     """Takes over the finished shards of a build to resume, or removes the old build.
 
-    Writes a manifest, so that a build killed before its first shard is recognised.
+    Writes a manifest, so that a build killed before its first shard is recognized.
 
     Raises:
       BuildError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Behaviour that all commands share: flags, exit codes, one-line errors, interrupts, unwritable output.
+"""Behavior that all commands share: flags, exit codes, one-line errors, interrupts, unwritable output.
 
 Exit codes: 0 success, `--help` and `--version`; 1 a failure, after one line `error: ...` on standard error; 2 a command
 line that cannot be understood. MELANOMA_TRACEBACK=1 in the environment shows the traceback of every error.

@@ -1,4 +1,4 @@
-"""Fingerprints: grey thumbnails of the centre square of an image, and its eight mirrorings and quarter turns."""
+"""Fingerprints: grey thumbnails of the center square of an image, and its eight mirrorings and quarter turns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DuplicatesError(ValueError):
 
 
 def fingerprint(image: bytes) -> Fingerprint:
-    """Grey thumbnail u8[32,32] of an image's centre square.
+    """Grey thumbnail u8[32,32] of an image's center square.
 
     Raises:
       DuplicatesError: the image cannot be decoded.
@@ -46,7 +46,7 @@ def fingerprint_of(image: Image.Image) -> Fingerprint:
 
 
 def thumbnail(image: bytes, size: int) -> Fingerprint:
-    """Grey thumbnail u8[size,size] of an image's centre square.
+    """Grey thumbnail u8[size,size] of an image's center square.
 
     Raises:
       DuplicatesError: the image cannot be decoded.

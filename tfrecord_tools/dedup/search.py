@@ -303,8 +303,8 @@ def _tangents(fingerprints: Sequence[Fingerprint]) -> Floats:
     dy, dx = (cast(Floats, slope) for slope in np.gradient(images, axis=(1, 2)))
     changes = np.stack([dy, dy * t[:, None], dx, dx * t, images], 1).reshape(len(images), 5, -1) @ matrix
     length = np.maximum(np.linalg.norm(changes[:, 4], axis=1), 1e-6)[:, None, None]
-    centre = (changes[:, 4:] / length - mean) / spread
-    directions = np.concatenate([changes / length / spread, centre], 1).transpose(0, 2, 1)
+    center = (changes[:, 4:] / length - mean) / spread
+    directions = np.concatenate([changes / length / spread, center], 1).transpose(0, 2, 1)
     return np.linalg.qr(directions)[0].astype(np.float32)
 
 

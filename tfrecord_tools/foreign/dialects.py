@@ -61,7 +61,7 @@ DIALECTS: Final = (
 )
 
 
-def recognise(keys: Iterable[str]) -> Dialect:
+def recognize(keys: Iterable[str]) -> Dialect:
     """Returns the dialect with these keys; raises ForeignError listing the dialects and the keys that each lacks."""
     have = sorted(keys)
     for dialect in DIALECTS:
@@ -75,7 +75,7 @@ def recognise(keys: Iterable[str]) -> Dialect:
 
 
 def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[str, str] | None = None) -> Dialect:
-    """Returns the dialect that a column map describes, else the named one, else the one recognised by keys.
+    """Returns the dialect that a column map describes, else the named one, else the one recognized by keys.
 
     Args:
       keys: Keys of a record.
@@ -99,7 +99,7 @@ def dialect_of(keys: Iterable[str], name: str | None = None, columns: Mapping[st
         mapped = {**_KAGGLE, **{ours: (key,) if key else () for ours, key in columns.items()}}
         dialect = Dialect(COLUMN_MAP, "by its column map", mapped)
     elif name is None:
-        return recognise(have)
+        return recognize(have)
     else:
         named = [each for each in DIALECTS if each.name == name]
         if not named:

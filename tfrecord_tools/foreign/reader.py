@@ -116,7 +116,7 @@ def read(
 
     Args:
       path: File or URL.
-      dialect: A name of DIALECTS; None recognises it by the first record that has one.
+      dialect: A name of DIALECTS; None recognizes it by the first record that has one.
       columns: {our key: its key} for any other dialect.
       codes: {sex, anatom_site_general_challenge, diagnosis or target: words in the order of the writer's codes}. No
         words: read as missing. Codes without words are missing, except targets 0 and 1.

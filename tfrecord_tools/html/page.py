@@ -219,7 +219,7 @@ def note(*content: Content) -> Html:
 
 
 def legend(classes: Sequence[int]) -> Html:
-    """Legend of the colours of the classes."""
+    """Legend of the colors of the classes."""
     swatches = (tag("span", CLASSES[target], class_=f"key {CLASSES[target]}") for target in classes)
     return tag("p", swatches, class_="legend")
 
@@ -244,7 +244,7 @@ def document(title: str, body: Content, style: str = "") -> Html:
     return Html(f"<!doctype html>\n{page}\n")
 
 
-# Orange and blue differ for any colour vision, and every number is in text beside its colour.
+# Orange and blue differ for any color vision, and every number is in text beside its color.
 _STYLE = """
 :root{--page:#fff;--card:#f6f7f9;--ink:#1c2127;--soft:#56606c;--line:#d8dde4;--melanoma:#c4511f;--other:#3f7fae;
 --unlabelled:#7d8794;--bad:#a5261b;--badpage:#fdecea}

@@ -192,9 +192,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     if not trials:
         return 0.0, 1.0
     z, share = statistics.NormalDist().inv_cdf(0.975), successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return max(center - half, 0.0), min(center + half, 1.0)
 
 
 def _add(counts: Iterable[ClassCounts]) -> ClassCounts:

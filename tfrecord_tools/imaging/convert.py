@@ -1,8 +1,8 @@
-"""Image bytes to square JPEG bytes: check, decode, resample, colour-manage, rotate, encode.
+"""Image bytes to square JPEG bytes: check, decode, resample, color-manage, rotate, encode.
 
 The header is checked first (format, pixel limit). simplejpeg (libjpeg-turbo) then decodes a JPEG at 1/8, 1/4, 1/2 or
 1/1, the smallest scale that leaves at least twice the target size, and Lanczos resamples the exact box from there:
-close to a full decode in a fraction of its time and memory. Colour management and rotation work on the small result.
+close to a full decode in a fraction of its time and memory. Color management and rotation work on the small result.
 Other formats are decoded in full by Pillow, see `raster`; Pillow also encodes.
 """
 
@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def convert(data: bytes, size: int, quality: int, max_pixels: int = MAX_PIXELS) -> Converted:
-    """Crops the centre square of an image, resamples it to size x size, and encodes it as JPEG 4:2:0.
+    """Crops the center square of an image, resamples it to size x size, and encodes it as JPEG 4:2:0.
 
     Same as `convert_sizes` with one size and the defaults.
     """
@@ -108,7 +108,7 @@ def convert_sizes(
         sizes: Sides of the results in pixels.
         quality: JPEG quality, 1..100.
         max_pixels: Limit on width * height, checked before decoding.
-        fit: One of FITS: crop the centre square, pad with black to a square, or stretch.
+        fit: One of FITS: crop the center square, pad with black to a square, or stretch.
         subsampling: One of SUBSAMPLINGS.
         decode_for: Size that selects the decoding scale, and so the bytes; at least max(sizes), its default.
         swap_rb: Swap red and blue of RGB images whose writer swapped them. Grey is unchanged, CMYK is rejected.
@@ -182,7 +182,7 @@ def _decode_other(data: bytes, max_pixels: int, swap_rb: bool) -> _Decoded:
 
 def _check_mode(image: Image.Image, swap_rb: bool) -> None:
     if image.mode == "CMYK" and not image.info.get("icc_profile"):
-        raise ImageRejectedError("CMYK without an ICC profile: its colours are unknown")
+        raise ImageRejectedError("CMYK without an ICC profile: its colors are unknown")
     if image.mode == "CMYK" and swap_rb:
         raise ImageRejectedError("red and blue of a CMYK image cannot be swapped")
 
@@ -203,7 +203,7 @@ def _fit(decoded: _Decoded, size: int, fit: str) -> ImageArray:
     """Resamples decoded pixels to size x size, or less where padding is due."""
     pixels, width, height, reduction = decoded.pixels, decoded.width, decoded.height, decoded.reduction
     if fit == "crop":
-        return resample(pixels, _centre_square(width, height, reduction), size, size)
+        return resample(pixels, _center_square(width, height, reduction), size, size)
     whole = (0.0, 0.0, width / reduction, height / reduction)
     if fit == "stretch":
         return resample(pixels, whole, size, size)
@@ -213,7 +213,7 @@ def _fit(decoded: _Decoded, size: int, fit: str) -> ImageArray:
 
 
 def _padded(pixels: ImageArray, size: int) -> ImageArray:
-    """Centres pixels on a black square; they must be upright and sRGB, where zeros are black."""
+    """Centers pixels on a black square; they must be upright and sRGB, where zeros are black."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
@@ -280,8 +280,8 @@ def preview(data: bytes, mode: str, side: int) -> Image.Image:
         raise ImageRejectedError(f"cannot be decoded: {error}") from error
 
 
-def _centre_square(width: int, height: int, reduction: int) -> Box:
-    """Returns (left, top, right, bottom) of the centre square, in pixels at 1/reduction."""
+def _center_square(width: int, height: int, reduction: int) -> Box:
+    """Returns (left, top, right, bottom) of the center square, in pixels at 1/reduction."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left / reduction, top / reduction, (left + side) / reduction, (top + side) / reduction

@@ -151,22 +151,22 @@ def lanczos_weights(
         outputs: Output positions.
 
     Returns:
-        First input position i64[outputs] and weights f64[outputs, taps], normalised to 1 over the taps inside the
+        First input position i64[outputs] and weights f64[outputs, taps], normalized to 1 over the taps inside the
         input, as in Pillow; taps outside have weight 0.
     """
     scale = (stop - start) / outputs
     widening = max(scale, 1.0)  # enlarging needs no low-pass
-    centres = start + (np.arange(outputs) + 0.5) * scale
+    centers = start + (np.arange(outputs) + 0.5) * scale
     taps = int(np.ceil(2 * LOBES * widening))
-    first = np.maximum(np.floor(centres - LOBES * widening + 0.5).astype(np.int64), 0)
+    first = np.maximum(np.floor(centers - LOBES * widening + 0.5).astype(np.int64), 0)
     positions = first[:, None] + np.arange(taps)
-    distance = (positions + 0.5 - centres[:, None]) / widening
+    distance = (positions + 0.5 - centers[:, None]) / widening
     weights = np.sinc(distance) * np.sinc(distance / LOBES) * (np.abs(distance) < LOBES) * (positions < length)
     return first, weights / weights.sum(axis=1, keepdims=True)
 
 
 def _whole(weights: npt.NDArray[np.float64], bits: int) -> npt.NDArray[np.float64]:
-    """Rounds weights to integers that sum to exactly 2**bits, so that a flat colour is preserved."""
+    """Rounds weights to integers that sum to exactly 2**bits, so that a flat color is preserved."""
     whole = np.rint(weights * 2.0**bits)
     rows = np.arange(len(whole))
     whole[rows, weights.argmax(axis=1)] += 2.0**bits - whole.sum(axis=1)

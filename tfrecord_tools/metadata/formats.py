@@ -17,7 +17,7 @@ class TableError(ValueError):
     """A malformed table; the message names file, line, column, value and the allowed values."""
 
 
-def recognise(header: Sequence[str]) -> str:
+def recognize(header: Sequence[str]) -> str:
     """Returns the name of the form with this header; raises TableError listing the nearest forms if there is none."""
     for form in FORMS:
         if not form.missing(header) and not form.refused(header):
@@ -56,7 +56,7 @@ def describe_forms(header: Sequence[str] = ()) -> str:
 
 
 def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str, str] | None = None) -> Form:
-    """Returns the form of a table: by a column map, else by name, else recognised by its header.
+    """Returns the form of a table: by a column map, else by name, else recognized by its header.
 
     Args:
       header: Columns of the table.
@@ -70,14 +70,14 @@ def form_of(header: Sequence[str], name: str | None = None, columns: Mapping[str
         raise TableError(f"form {name!r} and a column map together; expected one of them")
     if columns is not None or name == COLUMN_MAP:
         return _mapped(header, columns or {})
-    name = recognise(header) if name is None else name
+    name = recognize(header) if name is None else name
     form = next((form for form in FORMS if form.name == name), None)
     if form is None:
         raise TableError(f"unknown form {name!r}; expected one of\n{describe_forms()}")
     if missing := form.missing(header):
         raise TableError(f"missing column(s) {', '.join(missing)} of form {name}; found {_listed(header)}")
     if refused := form.refused(header):
-        instead = f"; it is of form {recognise(header)}" if is_header(header) else ""
+        instead = f"; it is of form {recognize(header)}" if is_header(header) else ""
         raise TableError(
             f"column(s) {', '.join(refused)}, which a table of form {name} does not have{instead}; leave out --form, "
             "or map its columns with --columns"

@@ -56,7 +56,7 @@ class Table:
 
         Args:
           path: A CSV, or several to join by the one column that they share (ISIC 2019: ground truth, metadata).
-          form: A name of `formats.FORMS`; None recognises it by the header.
+          form: A name of `formats.FORMS`; None recognizes it by the header.
           columns: {our column: its column} for a table in no known form.
 
         Raises:

@@ -10,7 +10,7 @@ from tfrecord_tools.metadata.words import DIAGNOSIS_WORDS, SEX_WORDS, SITE_WORDS
 from tfrecord_tools.schema import DIAGNOSIS, MISSING, SEX, SITE
 
 COLUMN_MAP = "columns"  # the words of all sources, for a table with a column map
-CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; html/page.py colours by these words
+CLASSES: Final = {1: "melanoma", 0: "other", MISSING: "unlabelled"}  # by target; html/page.py colors by these words
 TARGETS: Final = {"0": 0, "0.0": 0, "0,0": 0, "1": 1, "1.0": 1, "1,0": 1}  # as pandas and spreadsheets write them
 
 # Cells that stand for a missing identifier (of an image, patient or lesion), in lower case. "0" may be a real one.

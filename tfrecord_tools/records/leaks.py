@@ -84,7 +84,7 @@ class Leaks:
         first = self._first.setdefault((kind, value, scope), this)
         if first.place == this.place:
             return None
-        # --against compares names, so it does not recognise a file under another, nor leave anything of the same table.
+        # --against compares names, so it does not recognize a file under another, nor leave anything of the same table.
         same_names = kind != "source sha256" or first.name == this.name
         if first.folder != this.folder and first.inputs != this.inputs and same_names:
             self._between[first.folder, this.folder] += (kind, value, this.place) not in self._reported

@@ -142,7 +142,7 @@ def _masked_crc(data: bytes) -> int:
 
 
 def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-    """Serialises scalar features as a tf.train.Example, in the order of the mapping."""
+    """Serializes scalar features as a tf.train.Example, in the order of the mapping."""
     entries = []
     for key, value in features.items():
         # A Feature holds a BytesList as field 1 or an Int64List (packed varints) as field 3; both lists are field 1.

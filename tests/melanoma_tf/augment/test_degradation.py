@@ -105,7 +105,7 @@ def test_noise_has_its_standard_deviation_and_leaves_the_mean():
 # ---------------------------------------------------------------------------------------------------------- mixing
 
 
-def test_mixup_is_a_weighted_mean_of_neighbours_and_of_their_labels():
+def test_mixup_is_a_weighted_mean_of_neighbors_and_of_their_labels():
     share, targets = column(1.0, 0.25, 0.5, 0.0, 0.75, 0.5), column(1, 0, 0, 1, 0, 1)
     following = np.roll(IMAGES, -1, axis=0)
     expected = share[:, None, None, None] * IMAGES + (1 - share[:, None, None, None]) * following

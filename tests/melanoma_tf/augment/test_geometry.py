@@ -64,8 +64,8 @@ def by_scipy(image, m, order, mode, value=0.0):
     """The same map of one image in float64. SciPy's reflect, nearest, constant are ours, in (row, column) order."""
     size = np.array(image.shape[:2])
     linear = m[:2, :2][::-1, ::-1].astype(np.float64)
-    centre = (size - 1) / 2
-    offset = centre - linear @ centre + m[:2, 2][::-1]
+    center = (size - 1) / 2
+    offset = center - linear @ center + m[:2, 2][::-1]
     channels = [
         ndimage.affine_transform(image[..., c].astype(np.float64), linear, offset, order=order, mode=mode, cval=value)
         for c in range(image.shape[2])
@@ -142,7 +142,7 @@ def test_positive_angles_turn_counter_clockwise(method, degrees, turns, images):
 
 def test_zoom_shear_and_shift_go_the_way_they_say():
     dot = np.zeros((1, 41, 41, 1), np.float32)
-    dot[0, 10, 30] = 255.0  # 10 right of the centre, 10 above it
+    dot[0, 10, 30] = 255.0  # 10 right of the center, 10 above it
     for m, row, column in (
         (matrix(zoom_x=2, zoom_y=0.5), 15, 40),
         (matrix(shift_x=4, shift_y=6), 16, 34),

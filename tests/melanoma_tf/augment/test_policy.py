@@ -38,13 +38,13 @@ def test_bits_are_those_of_the_published_mixer():
         np.testing.assert_array_equal(random.bits(seeds, draw), expected)
 
 
-def test_numbers_are_uniform_and_independent_of_neighbours():
+def test_numbers_are_uniform_and_independent_of_neighbors():
     draws = np.stack([random.uniform(np.arange(20_000, dtype=np.uint32), d) for d in range(4)])
     assert draws.min() >= 0
     assert draws.max() < 1
     for row in draws:
         assert stats.kstest(row, "uniform").pvalue > 1e-3
-    # Correlations between draws, and between neighbouring seeds, have a standard error of 1/sqrt(n) = 0.007.
+    # Correlations between draws, and between neighboring seeds, have a standard error of 1/sqrt(n) = 0.007.
     correlation = np.corrcoef(draws)
     assert np.abs(correlation - np.eye(4)).max() < 0.03
     assert abs(np.corrcoef(draws[0, :-1], draws[0, 1:])[0, 1]) < 0.03

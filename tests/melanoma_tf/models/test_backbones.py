@@ -1,4 +1,4 @@
-"""The classifier's graph, input normalisation and options. Small images; nothing is downloaded."""
+"""The classifier's graph, input normalization and options. Small images; nothing is downloaded."""
 
 import math
 
@@ -68,11 +68,11 @@ def test_the_first_guess_is_the_prior():
     assert float(head.bias[0]) == pytest.approx(math.log(0.0176 / 0.9824))
 
 
-def test_imagenet_normalisation_is_inside_the_model(b0):
+def test_imagenet_normalization_is_inside_the_model(b0):
     image = RNG.random((1, 40, 40, 3), np.float32)
     expected = (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(b0.get_layer("normalise")(image), expected, atol=1e-5)
-    assert b0.get_layer("stem_conv_pad").input is b0.get_layer("normalise").output
+    np.testing.assert_allclose(b0.get_layer("normalize")(image), expected, atol=1e-5)
+    assert b0.get_layer("stem_conv_pad").input is b0.get_layer("normalize").output
 
 
 @pytest.mark.integration
@@ -151,7 +151,7 @@ def test_mixed_precision_computes_the_backbone_only_in_half_precision(policy):
     finally:
         keras.config.set_dtype_policy(before)
     for built in (model, again):
-        assert built.get_layer("normalise").compute_dtype == "float32"
+        assert built.get_layer("normalize").compute_dtype == "float32"
         assert built.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
         assert built.get_layer("logit").compute_dtype == "float32"
     logit = model(RNG.random((2, 32, 32, 3), np.float32), training=True)

@@ -79,10 +79,10 @@ def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def pixels(size: int, count: int = 2) -> np.ndarray:
-    """f32[count,size,size,3] of whole numbers in [0,255]; each image has its own colour under the noise."""
+    """f32[count,size,size,3] of whole numbers in [0,255]; each image has its own color under the noise."""
     rng = np.random.default_rng(1)
-    colour = rng.uniform(0, 200, (count, 1, 1, 3))
-    return np.floor(colour + rng.uniform(0, 56, (count, size, size, 3))).astype(np.float32)
+    color = rng.uniform(0, 200, (count, 1, 1, 3))
+    return np.floor(color + rng.uniform(0, 56, (count, size, size, 3))).astype(np.float32)
 
 
 def calibrate(model: keras.Model, images: np.ndarray) -> None:
@@ -165,7 +165,7 @@ def test_imagenet_gives_the_features_of_keras_applications(donor, b0, tmp_path, 
     said = pretrained.load(b0, "efficientnet-b0", "imagenet", tmp_path)
     agree(features(b0, pixels(32) / 255), keras.ops.convert_to_numpy(theirs(pixels(32), training=False)))
     source = pretrained.sources("efficientnet-b0")["imagenet"]
-    assert said == (f"efficientnet-b0: imagenet: 309 tensors from {path} (md5 {source.checksum}), head initialised")
+    assert said == (f"efficientnet-b0: imagenet: 309 tensors from {path} (md5 {source.checksum}), head initialized")
     assert asked == [((source.file, source.url), {"cache_subdir": "models", "file_hash": source.checksum})]
 
 
@@ -242,7 +242,7 @@ def test_our_own_weights_come_with_their_head(b0, tmp_path):
 def test_weights_h5_of_another_keras_model_loads_by_layer_name(donor, b0, tmp_path):
     donor.save_weights(tmp_path / "donor.weights.h5")
     said = pretrained.load(b0, "efficientnet-b0", str(tmp_path / "donor.weights.h5"))
-    assert said.endswith("head initialised")
+    assert said.endswith("head initialized")
     for layer in models.backbone_layers(b0):
         for a, b in zip(layer.get_weights(), donor.get_layer(layer.name).get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -258,7 +258,7 @@ def test_names_split_over_several_attributes_are_read(b0, legacy):
 
 def test_none_changes_nothing(b0):
     before = b0.get_weights()
-    assert pretrained.load(b0, "efficientnet-b0", "none").endswith("random initialisation")
+    assert pretrained.load(b0, "efficientnet-b0", "none").endswith("random initialization")
     assert all(np.array_equal(a, b) for a, b in zip(before, b0.get_weights(), strict=True))
 
 

@@ -16,7 +16,7 @@ PLACES = ("narrow", "kernel", "gamma", "beta")
 
 
 def given(mean=0.0):
-    """Inputs whose channels are neither centred, even about the mean, nor of one scale, nor independent."""
+    """Inputs whose channels are neither centered, even about the mean, nor of one scale, nor independent."""
     rng = np.random.default_rng(0)
     narrow = rng.normal(size=(8, 11, 6, 5)) @ rng.normal(size=(5, 5)) + rng.normal(mean, 2, 5)
     kernel, gamma, beta = rng.normal(size=(1, 1, 5, 30)), rng.uniform(0.5, 2, 30), rng.normal(size=30)
@@ -52,7 +52,7 @@ def joined(narrow, kernel, gamma, beta, halo, dtype):
     narrow, kernel = narrow.astype(dtype), kernel.astype(dtype)
     wide = jax.lax.stop_gradient(convolve(narrow, kernel))
     mean, variance = moments(wide, halo)
-    return loss(fused_conv_bn.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON, halo))
+    return loss(fused_conv_bn.normalize(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON, halo))
 
 
 def errors(function, halo, dtype, mean=0.0):
@@ -89,7 +89,7 @@ def test_gradients_do_not_read_the_wide_tensor():
 
     def gradients(wide):
         def outputs(narrow, kernel, gamma, beta):
-            return fused_conv_bn.normalise(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON)
+            return fused_conv_bn.normalize(wide, mean, variance, narrow, kernel, gamma, beta, EPSILON)
 
         upstream = np.random.default_rng(2).normal(size=wide.shape).astype(np.float32)
         return jax.vjp(outputs, *inputs)[1](upstream)

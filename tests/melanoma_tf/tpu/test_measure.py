@@ -40,8 +40,8 @@ def test_the_rewrites_agree_with_the_plain_graph():
 @pytest.mark.slow
 def test_a_rewrite_that_computes_something_else_fails():
     wrong = (
-        "from melanoma_tf.tpu import fused_conv_bn as f; right = f.normalise; "
-        "f.normalise = lambda wide, *rest: right(wide * 1.2, *rest); "
+        "from melanoma_tf.tpu import fused_conv_bn as f; right = f.normalize; "
+        "f.normalize = lambda wide, *rest: right(wide * 1.2, *rest); "
     )
     compared = [line for line in run_doctor("jax", wrong) if "logits differ by" in line]
     assert all(line.startswith("FAILED  ") for line in compared)

@@ -115,7 +115,7 @@ def test_mixed_precision_stays_within_its_own_noise():
     assert difference < noise
 
 
-def test_an_image_sees_nothing_of_its_neighbours_in_the_batch(halves):
+def test_an_image_sees_nothing_of_its_neighbors_in_the_batch(halves):
     images = RNG.random((4, 64, 64, 3), np.float32)
     together, alone = (np.asarray(halves(x, training=False)) for x in (images, images[:1]))
     np.testing.assert_allclose(together[:1], alone, rtol=0, atol=1e-6)

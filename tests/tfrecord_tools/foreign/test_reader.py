@@ -101,8 +101,8 @@ def test_codes_numbers_and_words_are_read(tmp_path, changes, row):
         ({"diagnosis": ..., "source": 2}, "deotte"),
     ],
 )
-def test_a_dialect_is_recognised_by_the_keys(changes, name):
-    assert dialects.recognise(values(**changes)).name == name
+def test_a_dialect_is_recognized_by_the_keys(changes, name):
+    assert dialects.recognize(values(**changes)).name == name
 
 
 def test_our_own_shards_are_read_with_patients_and_lesions(tmp_path):
@@ -186,7 +186,7 @@ def test_codes_in_another_order_are_translated(tmp_path):
     ("text", "message"),
     [
         ("sex", "--codes 'sex': expected KEY=WORD|WORD with KEY one of sex, anatom_site_general_challenge, diagnosis"),
-        ("colour=0|1", "--codes 'colour=0|1': expected KEY"),
+        ("color=0|1", "--codes 'color=0|1': expected KEY"),
         ("sex=,sex=male", "--codes: sex occurs twice"),
         ("sex=woman|man", "--codes sex: 'woman' is not allowed; expected one of male, female"),
         ("target=benign|malignant", "--codes target: 'malignant' is not allowed; expected melanoma, other, or a diag"),

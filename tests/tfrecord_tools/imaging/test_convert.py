@@ -16,7 +16,7 @@ from tfrecord_tools.imaging import convert, jpeg_decoder
 
 
 def reference(data, size):
-    """Full decode, upright, centre crop, Lanczos: Pillow's plain way."""
+    """Full decode, upright, center crop, Lanczos: Pillow's plain way."""
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     side = min(upright.size)
     left, top = (upright.width - side) / 2, (upright.height - side) / 2
@@ -49,7 +49,7 @@ def test_equals_a_full_decode_and_float_lanczos_on_real_images(monkeypatch):
         data = path.read_bytes()
         convert.convert(data, 256, 95)
         full = np.asarray(Image.open(io.BytesIO(data)))
-        box = convert._centre_square(full.shape[1], full.shape[0], 1)
+        box = convert._center_square(full.shape[1], full.shape[0], 1)
         found.append(psnr(squares[-1].astype(float), np.clip(exact_lanczos(full, box, 256, 256), 0, 255)))
     assert np.mean(found) >= 53
     assert min(found) > 45

@@ -45,14 +45,14 @@ def originals():
 
 
 def pillow(data):
-    """What Pillow makes of it, plainly: full decode, upright, centre crop, Lanczos, encoded alike; f64[SIZE,SIZE,3]."""
+    """What Pillow makes of it, plainly: full decode, upright, center crop, Lanczos, encoded alike; f64[SIZE,SIZE,3]."""
     found = Image.open(io.BytesIO(data))
     found.load()
     side = min(found.size)
     left, top = (found.width - side) / 2, (found.height - side) / 2
     rgb = found.convert("RGB")
     small = rgb.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    # Colours of damaged blocks are so wild that 4:2:0 alone can cost 9 levels.
+    # Colors of damaged blocks are so wild that 4:2:0 alone can cost 9 levels.
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=95, subsampling="4:2:0")
     return np.asarray(Image.open(encoded)).astype(float)

@@ -30,7 +30,7 @@ def test_a_plain_file_of_the_size_is_kept_byte_for_byte(quality, subsampling):
     assert converted(data, keep=None) != data
 
 
-def test_optimised_huffman_tables_and_restart_markers_are_plain_too():
+def test_optimized_huffman_tables_and_restart_markers_are_plain_too():
     for options in ({"optimize": True}, {"restart_marker_blocks": 2}):
         data = jpeg(SQUARE, **options)
         assert converted(data) == data

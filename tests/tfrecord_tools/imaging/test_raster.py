@@ -152,7 +152,7 @@ def test_an_icc_profile_is_applied(kind):
 
 def test_cmyk_needs_a_profile():
     source = Image.new("CMYK", (100, 100), (0, 0, 0, 255))
-    assert rejected(saved(source, "TIFF")) == "CMYK without an ICC profile: its colours are unknown"
+    assert rejected(saved(source, "TIFF")) == "CMYK without an ICC profile: its colors are unknown"
     found = pixels(convert.convert(saved(source, "TIFF", icc_profile=cmyk_profile()), 64, 95).jpeg)
     assert found.max() < 6
     assert rejected(saved(source, "TIFF", icc_profile=cmyk_profile()), swap_rb=True).endswith("cannot be swapped")

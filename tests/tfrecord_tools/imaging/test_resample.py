@@ -96,7 +96,7 @@ def test_sums_are_integers_that_float32_holds_exactly():
             assert 255 * spread**2 * 2 ** (resample._BETWEEN + resample._SECOND) < 2**24
 
 
-def test_a_flat_colour_is_preserved():
+def test_a_flat_color_is_preserved():
     pixels = np.full((211, 307, 3), (0, 137, 255), np.uint8)
     assert (resample.resample(pixels, (20.5, 3, 280, 208.25), 61, 47) == (0, 137, 255)).all()
 

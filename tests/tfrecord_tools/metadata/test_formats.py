@@ -19,14 +19,14 @@ KAGGLE = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge"
         ("image_name,bytes,full,benign_malignant,diagnosis,sex,age_approx", "isic_archive_labels", True),
     ],
 )
-def test_a_form_is_recognised_by_its_header(header, form, external):
-    assert formats.recognise(header.split(",")) == form
+def test_a_form_is_recognized_by_its_header(header, form, external):
+    assert formats.recognize(header.split(",")) == form
     assert formats.form_of(header.split(",")).external == external
 
 
 def test_an_unknown_header_lists_the_forms_nearest_first():
     with pytest.raises(formats.TableError) as caught:
-        formats.recognise(KAGGLE.replace("sex,", "").split(","))
+        formats.recognize(KAGGLE.replace("sex,", "").split(","))
     first, second, *_ = str(caught.value).splitlines()
     assert first.startswith("unknown header image_name, patient_id, age_approx")
     assert second.startswith("  isic2020: ISIC 2020: Kaggle's train.csv")
@@ -37,7 +37,7 @@ def test_an_unknown_header_lists_the_forms_nearest_first():
 
 def test_a_kaggle_table_without_patients_is_not_taken_for_another():
     with pytest.raises(formats.TableError, match=r"isic2020: .*\(missing patient_id\)"):
-        formats.recognise([*KAGGLE.replace("patient_id,", "").split(","), "diagnosis", "benign_malignant", "target"])
+        formats.recognize([*KAGGLE.replace("patient_id,", "").split(","), "diagnosis", "benign_malignant", "target"])
 
 
 def test_a_column_map_is_parsed():
