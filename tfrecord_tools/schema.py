@@ -118,6 +118,11 @@ _INT_RANGES = {
 }
 
 
+def word(vocabulary: Sequence[str], code: int) -> str | None:
+    """Returns the word of a code; None where a value is missing."""
+    return None if code == MISSING else vocabulary[code]
+
+
 def stable_id(text: str) -> int:
     """Non-negative int64 of a name: the first 8 bytes of its SHA-256, big endian, without the sign bit."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _INT64_MAX

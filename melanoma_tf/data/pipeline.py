@@ -199,18 +199,31 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, h
 
 
 def read_metadata(shards: Sequence[Shard]) -> pd.DataFrame:
-    """Returns image_name, patient_id, source, fold and target of every record, in the order of `eval_batches`."""
+    """Returns what is known of every record, in the order of `eval_batches`.
+
+    Args:
+      shards: shards to read.
+
+    Returns:
+      image_name, patient_id, source, fold and target; sex, age_approx and anatom_site_general_challenge as words and
+      years, None where missing; width and height of the source image.
+    """
+    texts, numbers = ("image_name", "patient", "source"), ("fold", "target", "width", "height")
+    codes = {"sex": schema.SEX, "anatom_site_general_challenge": schema.SITE}
+    keys = (*texts, *numbers, "age_approx", *codes)
 
     def row(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        keys = ("image_name", "patient", "source", "fold", "target")
         record = schema.parse(serialized, keys)
         return tuple(record[key] for key in keys)
 
-    rows = [
-        (name.decode(), patient.decode(), source.decode(), int(fold), int(target))
-        for name, patient, source, fold, target in _read([s.path for s in shards]).map(row).as_numpy_iterator()
-    ]
-    return pd.DataFrame(rows, columns=["image_name", "patient_id", "source", "fold", "target"])
+    rows = _read([s.path for s in shards]).map(row).as_numpy_iterator()
+    table = pd.DataFrame(
+        [[v.decode() if isinstance(v, bytes) else int(v) for v in each] for each in rows], columns=keys
+    )
+    for key, vocabulary in codes.items():
+        table[key] = [schema.word(vocabulary, code) for code in table[key]]
+    table["age_approx"] = table["age_approx"].astype("Int64").replace(schema.MISSING, pd.NA)
+    return table.rename(columns={"patient": "patient_id"})
 
 
 @contextlib.contextmanager

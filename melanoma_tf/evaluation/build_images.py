@@ -40,10 +40,6 @@ def records(folder: str) -> Iterator[schema.Record]:
 
 def metadata(folder: str) -> pd.DataFrame:
     """Returns image_name, patient_id, source, fold, target and the metadata of each labelled record, in words."""
-
-    def word(vocabulary: tuple[str, ...], code: int) -> str | None:
-        return None if code == schema.MISSING else vocabulary[code]
-
     rows = [
         {
             "image_name": record.image_name,
@@ -51,10 +47,10 @@ def metadata(folder: str) -> pd.DataFrame:
             "source": record.source,
             "fold": record.fold,
             "target": record.target,
-            "sex": word(schema.SEX, record.sex),
+            "sex": schema.word(schema.SEX, record.sex),
             "age_approx": None if record.age_approx == schema.MISSING else record.age_approx,
-            "anatom_site_general_challenge": word(schema.SITE, record.anatom_site_general_challenge),
-            "diagnosis": word(schema.DIAGNOSIS, record.diagnosis),
+            "anatom_site_general_challenge": schema.word(schema.SITE, record.anatom_site_general_challenge),
+            "diagnosis": schema.word(schema.DIAGNOSIS, record.diagnosis),
             "width": record.width,
             "height": record.height,
         }

@@ -234,7 +234,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
     import pandas as pd  # here, because commands check their flags before they import what takes long
 
     texts = dict.fromkeys(("image_name", "patient_id", "source"), str)
-    missing = {column: [""] for column in ("patient_id", "logit", "probability")}
+    known = ("sex", "age_approx", "anatom_site_general_challenge", "width", "height")  # not in runs of earlier versions
+    missing = {column: [""] for column in ("patient_id", "logit", "probability", *known)}
     table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
     return table.assign(**{name: table[name].map(text.from_cell) for name in texts if name in table})
 

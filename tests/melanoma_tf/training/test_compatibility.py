@@ -37,7 +37,7 @@ def test_stored_weights_give_the_stored_logits(monkeypatch):
     shards = [pipeline.Shard(str(RUN / "train00-19.tfrec"), 0, 19, 5, 32)]
     stored = run_dir.read_predictions(RUN / "fold0/oof.csv")
     columns = ["image_name", "patient_id", "source", "fold", "target"]
-    assert pipeline.read_metadata(shards).equals(stored[columns])
+    assert pipeline.read_metadata(shards)[columns].equals(stored[columns])
     classifier = build.build_classifier(tiny.config())
     checkpoint.load_final(RUN / "fold0/model.weights.h5", classifier)  # written before there were checksums
     tta_predictor = predictor.predictor(classifier, tta=True)
