@@ -33,7 +33,9 @@ demo: setup
 	$(BIN)/python -m tfrecord_tools.show demo/tfrecords --out demo/page.html
 	$(BIN)/python -m melanoma_tf.train --config smoke --data demo/tfrecords --workdir demo/run --strategy cpu
 	@echo
-	@echo 'The data are synthetic, so the AUC says only that everything works. Open demo/page.html in a browser.'
+	@echo 'The data are synthetic, so the AUC says only that everything works. Open in a browser:'
+	@echo '      demo/page.html         the data'
+	@echo '      demo/run/report.html   the model'
 	@echo 'next: source $(BIN)/activate'
 	@echo '      python -m tfrecord_tools.build --size 256 --csv DATA/train.csv --images DATA/jpeg/train --out tfrecords/256'
 	@echo '      python -m melanoma_tf.train --data tfrecords/256 --workdir runs/first'
