@@ -75,6 +75,7 @@ def done(files):
     return dict(zip(cases, run_forked([[*command, *map(str, case)] for case in cases.values()]), strict=True))
 
 
+@pytest.mark.integration
 def test_anybodys_predictions_are_evaluated_without_tensorflow(files, done):
     assert done["own columns"]["code"] == 0, done["own columns"]["stderr"]
     assert not done["own columns"]["tensorflow"]
@@ -92,12 +93,14 @@ def test_anybodys_predictions_are_evaluated_without_tensorflow(files, done):
     assert "floor, without pixels: AUC " in done["own columns"]["stdout"]
 
 
+@pytest.mark.integration
 def test_metadata_and_folds_from_another_table_give_the_same(files, done):
     assert done["metadata"]["code"] == 0, done["metadata"]["stderr"]
     own, joined = (json.loads((files / name / "metrics.json").read_text()) for name in ("own", "joined"))
     assert own == joined
 
 
+@pytest.mark.integration
 def test_without_folds_and_patients_there_is_less_and_it_says_so(files, done):
     assert done["plain"]["code"] == 0, done["plain"]["stderr"]
     found = json.loads((files / "plain/metrics.json").read_text())
@@ -106,6 +109,7 @@ def test_without_folds_and_patients_there_is_less_and_it_says_so(files, done):
     assert "not calibrated" in found["calibration"]["none"]
 
 
+@pytest.mark.integration
 def test_two_models_are_compared_on_the_same_images(files, done):
     assert done["comparison"]["code"] == 0, done["comparison"]["stderr"]
     found = json.loads((files / "own/comparison.json").read_text())["differences"]["auc"]
@@ -115,6 +119,7 @@ def test_two_models_are_compared_on_the_same_images(files, done):
     assert "data of this size show a difference in AUC from" in done["comparison"]["stdout"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("case", "code", "message"),
     [
@@ -205,6 +210,7 @@ class _Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.integration
 def test_the_report_is_well_formed_and_texts_stay_texts(files, done):
     text = (files / "own/report.html").read_text()
     parser = _Tags()
@@ -223,6 +229,7 @@ def test_the_report_is_well_formed_and_texts_stay_texts(files, done):
     assert links == set(ids)
 
 
+@pytest.mark.integration
 def test_the_model_card_has_the_figures_and_what_is_missing(files, done):
     text, found = (files / "own/model_card.md").read_text(), json.loads((files / "own/metrics.json").read_text())
     assert (
