@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -281,8 +283,15 @@ def test_every_operation_is_among_those_tested():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("text", [*EVERY.values(), *READY])
-@pytest.mark.parametrize("method", OF_TENSORFLOW)
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        *itertools.product(OF_TENSORFLOW, EVERY.values()),
+        *(("gather", text) for text in READY),
+        # Made of the operations above.
+        *(pytest.param(method, text, marks=pytest.mark.slow) for method in OF_TENSORFLOW[1:] for text in READY),
+    ],
+)
 def test_each_changes_images_stays_in_range_and_compiles_with_xla(text, method):
     if method != "gather" and "affine" not in policy.POLICIES.get(text, text):
         pytest.skip("no resampling in it")
