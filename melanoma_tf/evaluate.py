@@ -47,7 +47,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("rule", "sensitivity", ["sensitivity", "specificity", "cost"], "How the threshold is chosen.")
     flags.DEFINE_float("value", None, "Of --rule: least rate (0.9), or false alarms that a missed melanoma costs (20).")
     flags.DEFINE_enum("calibration", "platt", ["temperature", "platt", "isotonic"], "How probabilities are calibrated.")
-    flags.DEFINE_float("prevalence", None, "Share of melanoma where the model is to be used, for predictive values.")
+    flags.DEFINE_float(
+        "prevalence", None, "Share of melanoma where the model is to be used, for predictive values.", 0, 1
+    )
     flags.DEFINE_integer("replicates", 2000, "Resamples of each interval.", 100)
     flags.DEFINE_bool("allow_leakage", False, "Report although folds share patients; the page says so.")
 
@@ -58,13 +60,21 @@ def main(argv: list[str]) -> None:
         raise UsageError("pass --workdir RUN or --predictions CSV; see --help")
     if FLAGS.predictions and not FLAGS.out:
         raise UsageError("--predictions needs --out, the folder for the report; see --help")
+    if FLAGS.workdir and (FLAGS.metadata or FLAGS.folds_from):
+        raise UsageError("--metadata and --folds_from go with --predictions; a run has its own folds; see --help")
+    if FLAGS.value is not None and not (FLAGS.value > 0 if FLAGS.rule == "cost" else 0 <= FLAGS.value <= 1):
+        raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
         table, title = _of_run(folder), f"Evaluation of {folder.name}"
-        out = Path(FLAGS.out) if FLAGS.out else folder
+        out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
-        table, title, out = _of_file(Path(FLAGS.predictions)), f"Evaluation of {FLAGS.predictions}", Path(FLAGS.out)
+        table, title, out = (
+            _of_file(Path(FLAGS.predictions)),
+            f"Evaluation of {FLAGS.predictions}",
+            cli.local_folder("out", FLAGS.out),
+        )
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
@@ -194,6 +204,7 @@ def write_comparison(table: pd.DataFrame, against: Path, out: Path) -> str:
     """
     from melanoma_tf.evaluation import analysis, compare, predictions
 
+    analysis.check_leakage(table, FLAGS.allow_leakage)
     other = predictions.same_images(table, predictions.read(against), ("--predictions", str(against)))
     scores = table["logit"], other["logit"]
     found = compare.paired(table["target"], *scores, predictions.patients(table), replicates=FLAGS.replicates)

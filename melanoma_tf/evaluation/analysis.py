@@ -20,8 +20,9 @@ from melanoma_tf.evaluation import (
 )
 
 Progress = Callable[[str], None]
-_SCALES_DIFFER = 0.005  # of AUC, between pooling logits and pooling ranks within folds
+_SCALES_DIFFER = 0.01  # of AUC, between pooling logits and pooling ranks within folds
 _FLOOR_FOLDS = 5  # more folds cost more and say no more
+_TOP = 15  # images of a patient that a reader looks at, as in ISIC 2024
 _GROUPS_SHOWN = 12  # of image sizes and sources
 
 
@@ -67,21 +68,23 @@ def analyze(
     """
     asked = options or Options()
     table = table.assign(patient=predictions.patients(table))
-    shared = predictions.shared_patients(table)
-    if shared and not asked.allow_leakage:
-        raise predictions.PredictionsError(
-            f"{len(shared):,} patients have images in two folds, e.g. {', '.join(shared[:3])}: a model was trained on "
-            "patients that it is judged on; --allow_leakage reports anyway and says so"
-        )
+    shared = check_leakage(table, asked.allow_leakage)
     results: dict[str, Any] = {
         "images": len(table),
         "patients": int(table["patient"].nunique()),
         "positives": int(table["target"].sum()),
+        "patients_known": bool(table["patient_id"].notna().any()),
+        "out_of_fold": table["fold"].nunique() > 1 and not shared,
+        "replicates": asked.replicates,
         "warnings": _warnings(table, shared),
     }
     progress("discrimination")
     results |= discrimination(table, asked)
-    if table["fold"].nunique() > 1:
+    if results.get("scales_differ"):
+        results["warnings"].append("the models of different folds have scales of their own: trust the AUC of each fold")
+    if table["fold"].nunique() < 2:
+        results["warnings"].append("no folds are known: no floor, and nothing is calibrated")
+    else:
         progress("floor")
         try:
             results["floor"] = pixel_free_floor(table, asked)
@@ -90,18 +93,34 @@ def analyze(
     progress("calibration")
     logits, results["calibration"] = calibrated(table, asked)
     progress("operating point")
-    results["operating_point"] = decide(table, logits, asked)
+    probable = "calibrator" in results["calibration"] or "before" in results["calibration"]
+    results["operating_point"] = decide(table, logits, asked, probable)
     progress("subgroups")
-    results["subgroups"] = by_subgroup(table, logits, results["operating_point"]["threshold"], asked)
+    flagged = logits >= results["operating_point"]["threshold"]
+    results["subgroups"] = by_subgroup(table, flagged, asked)
     return results
+
+
+def check_leakage(table: pd.DataFrame, allowed: bool) -> list[str]:
+    """Returns the patients with images in two folds. Raises PredictionsError if there are any, unless allowed."""
+    shared = predictions.shared_patients(table)
+    if shared and not allowed:
+        raise predictions.PredictionsError(
+            f"{len(shared):,} patients have images in two folds, e.g. {', '.join(shared[:3])}: a model was trained on "
+            "patients that it is judged on; --allow_leakage reports anyway and says so"
+        )
+    return shared
 
 
 def _warnings(table: pd.DataFrame, shared: list[str]) -> list[str]:
     found = []
     if shared:
         found.append(f"{len(shared):,} patients have images in two folds: every figure is too good")
-    if table["patient_id"].isna().all():
-        found.append("no patient is known: intervals take images as independent and are too narrow")
+    if unknown := int(table["patient_id"].isna().sum()):
+        who = "no patient is known" if unknown == len(table) else f"{unknown:,} images are of unknown patients"
+        found.append(f"{who}: intervals take their images as independent, and are too narrow")
+    if left_out := table.attrs.get("left_out"):
+        found.append(f"{left_out:,} images of fold {predictions.NO_FOLD} are left out, because the others have folds")
     if table["probability"].isna().any():
         found.append("predictions are no probabilities in [0, 1]: before calibration they are scores only")
     return found
@@ -111,11 +130,12 @@ def discrimination(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
     """Returns metrics of the ranking with intervals, pooled, by fold and by source."""
     y, z, patient = table["target"].to_numpy(), table["logit"].to_numpy(), table["patient"].to_numpy()
     ranking = intervals.ranking_statistics(y, z)
-    top = intervals.ratio((y == 1) & metrics.in_top(z, patient), y == 1)
-    drawn = intervals.bootstrap(
-        lambda weights: {**ranking(weights), "top_15_sensitivity": top(weights)}, patient, replicates=asked.replicates
-    )
+    drawn = intervals.bootstrap(ranking, patient, replicates=asked.replicates)
     found = {name: dataclasses.asdict(intervals.percentile(values)) for name, values in drawn.items()}
+    if table["patient"].value_counts().iloc[0] > _TOP:  # else all are among them
+        parts = {"top": ((y == 1) & metrics.in_top(z, patient, _TOP), y == 1)}
+        top = intervals.rates(parts, patient, replicates=asked.replicates)["top"]
+        found["top_15_sensitivity"] = dataclasses.asdict(top)
     few = min(table.loc[table["target"] == label, "patient"].nunique() for label in (0, 1)) < 2
     if few:
         found = {name: {**values, "low": np.nan, "high": np.nan} for name, values in found.items()}
@@ -167,11 +187,13 @@ def pixel_free_floor(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
         for name, kept in sets.items():
             results["without_pixels"][name] = metrics.auc(y, floor.out_of_fold(columns[kept], y, folds))
         alone = floor.out_of_fold(everything, y, folds)
-        both = floor.stacked(table["logit"], everything, y, table["fold"])
+        both = floor.stacked(table["logit"], everything, y, folds, scales=table["fold"])
         base, with_model = metrics.Ranking(y, alone), metrics.Ranking(y, both)
 
         def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-            lower, upper = metrics.area(base.curve(weights)), metrics.area(with_model.curve(weights))
+            # Out of fold, what says nothing comes out below one half.
+            lower = np.maximum(metrics.area(base.curve(weights)), 0.5)
+            upper = metrics.area(with_model.curve(weights))
             return {"auc": lower, "auc_with_model": upper, "model_adds": upper - lower}
 
         drawn = intervals.bootstrap(statistics, patient, replicates=asked.replicates)
@@ -192,7 +214,7 @@ def _within(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found = {}
     for name in sizes.index[:_GROUPS_SHOWN]:
         part = table[table["group"] == name]
-        few = min(part["target"].sum(), (1 - part["target"]).sum()) < subgroups.MIN_POSITIVES
+        few = min(part["target"].sum(), (1 - part["target"]).sum()) < subgroups.MIN_PATIENTS
         value = None if few else metrics.auc(part["target"], part["logit"])
         found[str(name)] = {"images": len(part), "positives": int(part["target"].sum()), "auc": value}
     return found
@@ -230,8 +252,15 @@ def _calibration_figures(y: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
     }
 
 
-def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options) -> dict[str, Any]:
-    """Returns the operating point, predictive values at a prevalence, the decision curve and the refer set."""
+def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options, probable: bool) -> dict[str, Any]:
+    """Returns the operating point, predictive values at a prevalence, the decision curve and the refer set.
+
+    Args:
+      table: a checked table.
+      logits: [N].
+      asked: what is asked for.
+      probable: whether the logits are of probabilities; scores have no decision curve.
+    """
     y, patient = table["target"].to_numpy(), table["patient"].to_numpy()
     threshold = operating_point.choose(y, logits, asked.rule, asked.value)
     found = operating_point.performance(y, logits, threshold, patient, replicates=asked.replicates)
@@ -243,7 +272,7 @@ def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options) -> dict[str,
         "rule": asked.rule,
         "value": asked.value,
         "threshold": threshold,
-        "probability": operating_point.probability(threshold),
+        "probability": operating_point.probability(threshold) if probable and np.isfinite(threshold) else None,
         **{name: dataclasses.asdict(interval) for name, interval in found.items()},
         "at_prevalence": {
             "prevalence": prevalence,
@@ -251,10 +280,11 @@ def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options) -> dict[str,
             "negative_predictive_value": negative,
         },
     }
-    # One would biopsy at a risk of a few percent: from 1 in 500 to 1 in 2.
-    thresholds = np.geomspace(0.002, 0.5, 60)
-    curve = operating_point.decision_curve(y, 1 / (1 + np.exp(-logits)), thresholds)
-    results["decision_curve"] = {name: values.tolist() for name, values in dataclasses.asdict(curve).items()}
+    results["decision_curve"] = None
+    if probable:
+        # One would biopsy at a risk of a few percent: from 1 in 500 to 1 in 2.
+        curve = operating_point.decision_curve(y, 1 / (1 + np.exp(-logits)), np.geomspace(0.002, 0.5, 60))
+        results["decision_curve"] = {name: values.tolist() for name, values in dataclasses.asdict(curve).items()}
     try:
         results["refer"] = dataclasses.asdict(operating_point.refer_set(y, logits, *asked.refer))
     except metrics.UndefinedMetricError as error:
@@ -262,8 +292,8 @@ def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options) -> dict[str,
     return results
 
 
-def by_subgroup(table: pd.DataFrame, logits: np.ndarray, threshold: float, asked: Options) -> dict[str, Any]:
-    """Returns the figures of subgroups that the table has columns for."""
+def by_subgroup(table: pd.DataFrame, flagged: np.ndarray, asked: Options) -> dict[str, Any]:
+    """Returns the figures of subgroups that the table has columns for; flagged: [N], at the operating point."""
     groups: dict[str, pd.Series] = {}
     if "sex" in table:
         groups["sex"] = table["sex"]
@@ -275,7 +305,7 @@ def by_subgroup(table: pd.DataFrame, logits: np.ndarray, threshold: float, asked
         groups["source"] = table["source"]
     groups = {name: values for name, values in groups.items() if values.nunique() > 1}
     found = subgroups.within(
-        table["target"], logits, table["patient"], groups, threshold, replicates=min(asked.replicates, 1000)
+        table["target"], table["logit"], flagged, table["patient"], groups, replicates=min(asked.replicates, 1000)
     )
     return {
         name: {member: dataclasses.asdict(figures) for member, figures in members.items()}

@@ -78,10 +78,14 @@ def pixel_floor(folder: str, table: pd.DataFrame) -> dict[str, float]:
     if table["fold"].nunique() < 2:
         return {}
     row_of = {name: index for index, name in enumerate(table["image_name"])}
+    absent = set(row_of)
     pixels = np.zeros((len(table), _SIDE, _SIDE, 3), np.float32)
     for record in records(folder):
         if record.image_name in row_of:
             pixels[row_of[record.image_name]] = thumbnail(record.image)
+            absent.discard(record.image_name)
+    if absent:
+        raise PredictionsError(f"--data {folder}: no image of {min(absent)} and {len(absent) - 1:,} others")
     y, folds = table["target"].to_numpy(), np.unique(table["fold"], return_inverse=True)[1] % 5
     inside = np.zeros((_SIDE, _SIDE), bool)
     inside[1:-1, 1:-1] = True
@@ -108,7 +112,7 @@ def thumbnail(jpeg: bytes) -> NDArray[np.float32]:
 
 
 def _some_negatives(y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of all positives and of ten negatives for each, evenly spaced."""
+    """Indices of all positives and of ten negatives for each, drawn."""
     positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
-    step = max(1, len(negative) // (_NEGATIVES * len(positive)))
-    return np.sort(np.concatenate([positive, negative[::step]]))
+    drawn = np.random.default_rng(0).permutation(negative)[: _NEGATIVES * len(positive)]
+    return np.sort(np.concatenate([positive, drawn]))

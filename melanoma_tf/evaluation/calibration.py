@@ -15,11 +15,11 @@ from melanoma_tf.evaluation import metrics
 Floats = NDArray[np.float64]
 Method = Literal["temperature", "platt", "isotonic"]
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
-_LOGIT_LIMIT = 30.0  # probabilities of 0 and 1 have logits beyond all others, not infinite ones
+_LOGIT_LIMIT = 40.0  # probabilities of 0 and 1 have logits beyond all others (37 at 1 - 1e-16), not infinite ones
 
 
 def logit(probabilities: ArrayLike) -> Floats:
-    """Returns the logits of probabilities, limited to +-30."""
+    """Returns the logits of probabilities, limited to +-40."""
     return np.clip(special.logit(np.asarray(probabilities, np.float64)), -_LOGIT_LIMIT, _LOGIT_LIMIT)
 
 
@@ -104,7 +104,7 @@ def slope_and_intercept(labels: ArrayLike, logits: ArrayLike) -> tuple[float, fl
       The slope of a logistic regression on the logits (1 is ideal, below it predictions are too extreme), and the
       intercept of one whose slope is fixed at 1 (0 is ideal, above it risks are underestimated).
     """
-    slope = fit("platt", labels, logits).slope
+    slope = _fit_logistic(labels, logits, slope=True, intercept=True, monotone=False)[0]
     return slope, _fit_logistic(labels, logits, slope=False, intercept=True)[1]
 
 
@@ -175,10 +175,14 @@ def fit(method: Method, labels: ArrayLike, logits: ArrayLike) -> Calibrator:
     return Calibrator(method, *_fit_logistic(y, z, slope=True, intercept=method == "platt"))
 
 
-def _fit_logistic(labels: ArrayLike, logits: ArrayLike, *, slope: bool, intercept: bool) -> tuple[float, float]:
-    """Maximum likelihood of slope >= 0 and intercept, of which those not asked for are 1 and 0."""
+def _fit_logistic(
+    labels: ArrayLike, logits: ArrayLike, *, slope: bool, intercept: bool, monotone: bool = True
+) -> tuple[float, float]:
+    """Maximum likelihood of slope (>= 0 if monotone) and intercept, of which those not asked for are 1 and 0."""
     y, z = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
-    scale = float(z.std()) or 1.0  # so that both parameters are of one size
+    # So that both parameters are of one size, and do not depend on one another.
+    scale, middle = float(z.std()) or 1.0, float(z.mean()) if slope and intercept else 0.0
+    z = z - middle
     free = np.array([slope, intercept])
 
     def value(parameters: Floats) -> tuple[float, Floats]:
@@ -189,12 +193,13 @@ def _fit_logistic(labels: ArrayLike, logits: ArrayLike, *, slope: bool, intercep
             [np.mean(residual * z / scale), np.mean(residual)]
         )
 
-    bounds = [(0 if slope else scale, None if slope else scale), (None, None) if intercept else (0, 0)]
+    least = 0 if monotone else None
+    bounds = [(least if slope else scale, None if slope else scale), (None, None) if intercept else (0, 0)]
     found = optimize.minimize(
         value, [scale, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-10}
     )
     a, b = np.where(free, found.x, [scale, 0.0])
-    return float(a / scale), float(b)
+    return float(a / scale), float(b - a / scale * middle)
 
 
 def nested(method: Method, labels: ArrayLike, logits: ArrayLike, folds: ArrayLike) -> Floats:

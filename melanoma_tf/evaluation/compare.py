@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,7 +60,6 @@ def paired(
     *,
     replicates: int = 2000,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Difference]:
     """Compares every metric of the ranking by a bootstrap that draws the same patients for both models.
 
@@ -72,7 +70,6 @@ def paired(
       clusters: [N], patient of each image.
       replicates: number of resamples.
       seed: seed of the resampling.
-      progress: called with the number of resamples done.
 
     Returns:
       The difference of each metric of `metrics.RANKING`.
@@ -85,7 +82,7 @@ def paired(
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {f"{k} {name}": v for k, of in (("1", one), ("2", two)) for name, v in of(weights).items()}
 
-    drawn = intervals.bootstrap(statistics, clusters, replicates=replicates, seed=seed, progress=progress)
+    drawn = intervals.bootstrap(statistics, clusters, replicates=replicates, seed=seed)
     return {name: _difference(drawn[f"1 {name}"], drawn[f"2 {name}"]) for name in metrics.RANKING}
 
 

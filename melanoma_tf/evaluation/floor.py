@@ -89,7 +89,9 @@ def out_of_fold(columns: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> Floa
     return scores
 
 
-def stacked(logits: ArrayLike, columns: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> Floats:
+def stacked(
+    logits: ArrayLike, columns: ArrayLike, labels: ArrayLike, folds: ArrayLike, scales: ArrayLike | None = None
+) -> Floats:
     """Predicts from the model's out-of-fold logit and the features together, nested by fold.
 
     Args:
@@ -97,11 +99,12 @@ def stacked(logits: ArrayLike, columns: ArrayLike, labels: ArrayLike, folds: Arr
       columns: [N,F], see `out_of_fold`.
       labels: [N] in {0, 1}.
       folds: [N].
+      scales: [N], fold of the model that made each logit, if `folds` joins some.
 
     Returns:
       [N], logits; their AUC less that of `out_of_fold` is what the model adds to the floor.
     """
     # Each fold's model has a scale of its own. Labels must not align them: those of one fold would reach the others.
-    of_fold = pd.Series(np.asarray(logits, np.float64)).groupby(np.asarray(folds))
+    of_fold = pd.Series(np.asarray(logits, np.float64)).groupby(np.asarray(folds if scales is None else scales))
     aligned = (of_fold.transform("rank") - 0.5) / of_fold.transform("size")
     return out_of_fold(np.column_stack([aligned, np.asarray(columns, np.float64)]), labels, folds)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from melanoma_tf.evaluation import metrics
 
@@ -57,7 +58,6 @@ def bootstrap(
     *,
     replicates: int = 2000,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Computes statistics of the data and of resamples of whole clusters (patients).
 
@@ -69,20 +69,15 @@ def bootstrap(
       clusters: [N], patient of each image.
       replicates: number of resamples.
       seed: seed of the resampling; the same seed draws the same resamples, so that differences are paired.
-      progress: called with the number of resamples done.
 
     Returns:
       [1 + replicates] for each statistic: its value, then that of each resample, NaN where it is undefined.
     """
     n = len(np.asarray(clusters))
     found = {name: [values] for name, values in statistics(np.ones((1, n))).items()}
-    done = 0
     for weights in resamples(clusters, replicates, seed):
         for name, values in statistics(weights).items():
             found[name].append(values)
-        done += len(weights)
-        if progress:
-            progress(done)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
@@ -94,6 +89,49 @@ def percentile(values: NDArray[np.float64], level: float = 0.95) -> Interval:
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(value, float(low), float(high), level)
+
+
+def rates(
+    parts: Mapping[str, tuple[ArrayLike, ArrayLike]], clusters: ArrayLike, *, replicates: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Shares of images with Wilson's interval, which is honest also where all or none are found.
+
+    Images count as fewer independent ones where those of a patient are alike: as many as make the variance that the
+    bootstrap over patients finds, or one a patient where it finds none.
+
+    Args:
+      parts: name to (images counted, images they are a share of), [N] of booleans each.
+      clusters: [N], patient of each image.
+      replicates: number of resamples.
+      seed: seed of the resampling.
+
+    Returns:
+      The interval of each; NaN for a share of nothing.
+    """
+    statistics = {name: ratio(*columns) for name, columns in parts.items()}
+    drawn = bootstrap(
+        lambda w: {name: of(w) for name, of in statistics.items()}, clusters, replicates=replicates, seed=seed
+    )
+    cluster, found = np.asarray(clusters), {}
+    for name, (_, among) in parts.items():
+        mask = np.asarray(among, bool)
+        value, spread = float(drawn[name][0]), np.nanvar(drawn[name][1:]) if mask.any() else np.nan
+        independent = float(len(np.unique(cluster[mask])))
+        if spread > 0:
+            independent = min(float(mask.sum()), value * (1 - value) / spread)
+        found[name] = _wilson(value, independent)
+    return found
+
+
+def _wilson(value: float, n: float, level: float = 0.95) -> Interval:
+    """Interval of a share of n independent images (Wilson 1927)."""
+    if not n:
+        return Interval(value, np.nan, np.nan, level)
+    z = float(special.ndtri((1 + level) / 2))
+    middle, half = value + z * z / (2 * n), z * float(np.sqrt(value * (1 - value) / n + z * z / (4 * n * n)))
+    return Interval(
+        value, max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n)), level
+    )
 
 
 def ranking_statistics(labels: ArrayLike, scores: ArrayLike) -> Statistics:

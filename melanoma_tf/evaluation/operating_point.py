@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -58,7 +57,6 @@ def performance(
     *,
     replicates: int = 2000,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, intervals.Interval]:
     """Returns what a threshold does, with patient-clustered intervals.
 
@@ -69,7 +67,6 @@ def performance(
       clusters: [N], patient of each image.
       replicates: number of resamples.
       seed: seed of the resampling.
-      progress: called with the number of resamples done.
 
     Returns:
       `sensitivity`, `specificity`, `positive_predictive_value`, `negative_predictive_value`, `flagged` (share of all
@@ -77,20 +74,13 @@ def performance(
     """
     y, flagged = np.asarray(labels) == 1, np.asarray(scores, np.float64) >= threshold
     parts = {
-        "sensitivity": intervals.ratio(y & flagged, y),
-        "specificity": intervals.ratio(~y & ~flagged, ~y),
-        "positive_predictive_value": intervals.ratio(y & flagged, flagged),
-        "negative_predictive_value": intervals.ratio(~y & ~flagged, ~flagged),
-        "flagged": intervals.ratio(flagged, np.ones(len(y))),
+        "sensitivity": (y & flagged, y),
+        "specificity": (~y & ~flagged, ~y),
+        "positive_predictive_value": (y & flagged, flagged),
+        "negative_predictive_value": (~y & ~flagged, ~flagged),
+        "flagged": (flagged, np.ones(len(y), bool)),
     }
-    drawn = intervals.bootstrap(
-        lambda weights: {name: of(weights) for name, of in parts.items()},
-        clusters,
-        replicates=replicates,
-        seed=seed,
-        progress=progress,
-    )
-    return {name: intervals.percentile(values) for name, values in drawn.items()}
+    return intervals.rates(parts, clusters, replicates=replicates, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)

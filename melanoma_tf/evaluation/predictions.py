@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import special
 
 from melanoma_tf.evaluation import calibration
+from tfrecord_tools.core import text
 
 # Columns of a checked table: image_name, patient_id (text or None), target, logit, probability (NaN for scores that are
 # no probabilities), fold (-1 for all where there are none), source, and the METADATA that are known.
@@ -22,6 +23,9 @@ _OTHER_NAMES = {  # of other tables, by ours
     "prediction": ("probability", "pred"),
 }
 _TEXTS = ("image_name", "patient_id", "source", "sex", "anatom_site_general_challenge", "diagnosis")
+_MISSING = {
+    name: ["", "NA", "N/A", "nan", "NaN", "None", "null", "unknown"] for name in ("patient_id", "patient", *METADATA)
+}
 _SHOWN = 5  # names in an error
 
 
@@ -55,10 +59,16 @@ def read(path: Path, folds_from: str | None = None) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=_MISSING)
     except (OSError, ValueError) as error:  # pandas' own errors of bad CSV are ValueErrors
         raise PredictionsError(f"{path} is not readable as a CSV file: {error}") from error
     table.columns = table.columns.str.strip()
+    if not table.columns.is_unique:
+        twice = sorted(set(table.columns[table.columns.duplicated()]))
+        raise PredictionsError(f"{path}: column {', '.join(twice)} is there twice; expected each column once")
+    for name in (*_TEXTS, *_OTHER_NAMES["image_name"]):
+        if name in table:
+            table[name] = table[name].map(text.from_cell, na_action="ignore")
     for name, others in _OTHER_NAMES.items():
         known = next((other for other in others if other in table), None)
         if name not in table and known is not None:
@@ -86,6 +96,8 @@ def check(table: pd.DataFrame, origin: str, folds_from: str | None = None) -> pd
     _refuse(origin, names.duplicated(keep=False), "more than one prediction", names)
     found["target"] = _numbers(origin, table["target"], "target", names)
     _refuse(origin, ~found["target"].isin([0, 1]), "a target other than 0 and 1", names)
+    if {"logit", "prediction"} <= set(table):
+        raise PredictionsError(f"{origin} has both a logit and a prediction; expected one of them")
     column = "logit" if "logit" in table else "prediction"
     score = _numbers(origin, table[column], column, names)
     if column == "logit":
@@ -101,7 +113,17 @@ def check(table: pd.DataFrame, origin: str, folds_from: str | None = None) -> pd
     if "patient_id" not in found:
         found["patient_id"] = None
     found["fold"] = _folds(table, origin, folds_from)
-    return found.astype({"target": int}).reset_index(drop=True)
+    return _in_folds(found.astype({"target": int}).reset_index(drop=True))
+
+
+def _in_folds(table: pd.DataFrame) -> pd.DataFrame:
+    """Leaves out images of fold -1 where others have folds: the duplicates of published splits. `attrs` counts them."""
+    outside = table["fold"] == NO_FOLD
+    if outside.all() or not outside.any():
+        return table
+    kept = table[~outside].reset_index(drop=True)
+    kept.attrs["left_out"] = int(outside.sum())
+    return kept
 
 
 def _folds(table: pd.DataFrame, origin: str, folds_from: str | None) -> pd.Series:
@@ -121,7 +143,7 @@ def _numbers(origin: str, column: pd.Series, name: str, names: pd.Series) -> pd.
 
 def _optional_numbers(origin: str, column: pd.Series, name: str, names: pd.Series) -> pd.Series:
     values = pd.to_numeric(column, errors="coerce")
-    _refuse(origin, values.isna() & column.notna(), f"a {name} that is no number", names)
+    _refuse(origin, values.isna() & column.notna(), f"no number as {name}", names)
     return values
 
 
@@ -160,13 +182,16 @@ def with_metadata(
     joined = table.copy()
     for name in ("patient_id", "source", *METADATA):
         if name in row_of:
-            joined[name] = row_of[name] if name in _TEXTS else _optional_numbers(origin, row_of[name], name, names)
-    if folds_from:
+            new = row_of[name] if name in _TEXTS else _optional_numbers(origin, row_of[name], name, names)
+            old = joined.get(name, pd.Series(None, joined.index, dtype=object))
+            _refuse(origin, new.notna() & old.notna() & (new.astype(str) != old.astype(str)), f"another {name}", names)
+            joined[name] = new.where(new.notna(), old)
+    if folds_from or ((joined["fold"] == NO_FOLD).all() and "fold" in row_of):
         joined["fold"] = _folds(row_of, origin, folds_from)
     if "target" in row_of:
         other = pd.to_numeric(row_of["target"], errors="coerce")
         _refuse(origin, other.notna() & (other != joined["target"]), "another target", names)
-    return joined
+    return _in_folds(joined)
 
 
 def read_metadata(path: Path) -> pd.DataFrame:

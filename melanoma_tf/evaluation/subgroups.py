@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from melanoma_tf.evaluation import intervals, metrics
 
-MIN_POSITIVES = 10  # fewer say nothing about a rate: 10 of 10 found has a lower limit of 69 %
+MIN_PATIENTS = 10  # with an image of a class; fewer say nothing about a rate: 10 of 10 has a lower limit of 72 %
 AGE_BANDS = (0, 30, 40, 50, 60, 70, 200)  # years
 UNKNOWN = "unknown"
 
@@ -25,7 +25,7 @@ class Subgroup:
       images: number of images.
       patients: number of patients.
       positives: number of malignant images.
-      auc: None where there are too few positives or negatives.
+      auc: None where too few patients have a positive or a negative image.
       sensitivity: at the operating point; None likewise.
       specificity: at the operating point; None likewise.
     """
@@ -50,9 +50,9 @@ def age_band(ages: pd.Series) -> pd.Series:
 def within(
     labels: ArrayLike,
     scores: ArrayLike,
+    flagged: ArrayLike,
     clusters: ArrayLike,
     groups: Mapping[str, ArrayLike],
-    threshold: float,
     *,
     replicates: int = 2000,
     seed: int = 0,
@@ -61,17 +61,17 @@ def within(
 
     Args:
       labels: [N] in {0, 1}.
-      scores: [N].
+      scores: [N], for the AUC.
+      flagged: [N], whether an image is flagged at the operating point.
       clusters: [N], patient of each image.
       groups: name of a grouping to [N], the subgroup of each image, e.g. {"sex": ...}.
-      threshold: the operating point.
       replicates: number of resamples.
       seed: seed of the resampling.
 
     Returns:
       For each grouping its subgroups: categories in their order, other values by falling number of images.
     """
-    y, s, cluster = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(clusters)
+    columns = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(flagged, bool), np.asarray(clusters)
     found: dict[str, dict[str, Subgroup]] = {}
     for name, values in groups.items():
         value = np.asarray(pd.Series(np.asarray(values, object)).fillna(UNKNOWN), str)
@@ -79,10 +79,7 @@ def within(
         if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
             members = [member for member in values.cat.categories if member in members]
         found[name] = {
-            member: _subgroup(
-                y[value == member], s[value == member], cluster[value == member], threshold, replicates, seed
-            )
-            for member in members
+            member: _subgroup(*(column[value == member] for column in columns), replicates, seed) for member in members
         }
     return found
 
@@ -90,23 +87,19 @@ def within(
 def _subgroup(
     y: NDArray[np.int64],
     s: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
     cluster: NDArray[np.object_],
-    threshold: float,
     replicates: int,
     seed: int,
 ) -> Subgroup:
     counts = Subgroup(len(y), len(np.unique(cluster)), int(y.sum()))
-    if min(counts.positives, counts.images - counts.positives) < MIN_POSITIVES:
+    positive = y == 1
+    if min(len(np.unique(cluster[of])) for of in (positive, ~positive)) < MIN_PATIENTS:
         return counts
-    ranking, flagged = metrics.Ranking(y, s), s >= threshold
-    found, cleared = intervals.ratio((y == 1) & flagged, y == 1), intervals.ratio((y == 0) & ~flagged, y == 0)
+    ranking = metrics.Ranking(y, s)
     drawn = intervals.bootstrap(
-        lambda w: {"auc": metrics.area(ranking.curve(w)), "sensitivity": found(w), "specificity": cleared(w)},
-        cluster,
-        replicates=replicates,
-        seed=seed,
+        lambda weights: {"auc": metrics.area(ranking.curve(weights))}, cluster, replicates=replicates, seed=seed
     )
-    bounds = {name: intervals.percentile(values) for name, values in drawn.items()}
-    return dataclasses.replace(
-        counts, auc=bounds["auc"], sensitivity=bounds["sensitivity"], specificity=bounds["specificity"]
-    )
+    parts = {"sensitivity": (positive & flagged, positive), "specificity": (~positive & ~flagged, ~positive)}
+    rates = intervals.rates(parts, cluster, replicates=replicates, seed=seed)
+    return dataclasses.replace(counts, auc=intervals.percentile(drawn["auc"]), **rates)

@@ -12,9 +12,11 @@ import sklearn.metrics
 
 from melanoma_tf import evaluate
 from melanoma_tf.evaluation import analysis, predictions
+from melanoma_tf.evaluation.report import page
 from tests.support import browser
 from tests.support.process import run_forked
 
+QUICK = analysis.Options(replicates=100)
 HOSTILE = "<script>alert(1)</script>\"'&=cmd"
 
 
@@ -105,7 +107,7 @@ def test_without_folds_and_patients_there_is_less_and_it_says_so(files, done):
     assert done["plain"]["code"] == 0, done["plain"]["stderr"]
     found = json.loads((files / "plain/metrics.json").read_text())
     assert "floor" not in found
-    assert "warning: no patient is known: intervals take images as independent" in done["plain"]["stdout"]
+    assert "warning: no patient is known: intervals take their images as independent" in done["plain"]["stdout"]
     assert "not calibrated" in found["calibration"]["none"]
 
 
@@ -142,7 +144,7 @@ def test_usage_errors(done, case, code, message):
         (lambda t: t.assign(target=t["target"].where(t.index != 5)), "no finite target for 'image_5'"),
         (lambda t: t.assign(target=t["target"].replace(1, 2)), "a target other than 0 and 1 for"),
         (lambda t: pd.concat([t, t.iloc[[7]]]), "more than one prediction for 'image_7'"),
-        (lambda t: t.assign(age_approx="old"), "a age_approx that is no number for 'image_0', .* and 395 more"),
+        (lambda t: t.assign(age_approx="old"), "no number as age_approx for 'image_0', .* and 395 more"),
         (lambda t: t.iloc[:0], "has no row"),
     ],
 )
@@ -168,6 +170,35 @@ def test_folds_that_share_patients_are_refused_or_said_at_the_top():
         analysis.analyze(table)
     found = analysis.analyze(table, analysis.Options(allow_leakage=True, replicates=100))
     assert "every figure is too good" in found["warnings"][0]
+
+
+def test_metadata_fills_gaps_and_does_not_overwrite():
+    table = predictions.check(example(), "a.csv")
+    empty = table[["image_name"]].assign(patient_id=None, sex="male")
+    joined = predictions.with_metadata(table.drop(columns="sex"), empty, "m.csv")
+    assert joined["patient_id"].tolist() == table["patient_id"].tolist()
+    assert set(joined["sex"]) == {"male"}
+    with pytest.raises(predictions.PredictionsError, match=r"m.csv: another patient_id for 'image_0'"):
+        predictions.with_metadata(table, empty.assign(patient_id="x"), "m.csv")
+
+
+def test_images_without_a_fold_among_others_are_left_out_and_counted():
+    table = example()
+    table.loc[:9, "fold"] = -1
+    found = predictions.check(table, "a.csv")
+    assert len(found) == 390
+    assert "10 images of fold -1 are left out" in " ".join(analysis.analyze(found, QUICK)["warnings"])
+
+
+def test_scores_that_are_no_probabilities_have_no_probability_of_the_threshold():
+    table = predictions.check(example().assign(prediction=np.arange(400.0), fold=0), "a.csv")
+    point = analysis.analyze(table, QUICK)["operating_point"]
+    assert (point["probability"], point["decision_curve"]) == (None, None)
+
+
+def test_a_constant_prediction_is_worded_truly():
+    found = analysis.to_json(analysis.analyze(predictions.check(example().assign(prediction=0.5), "a.csv"), QUICK))
+    assert ", all are flagged." in page.make("constant", found)
 
 
 def test_models_on_different_scales_are_noticed():
@@ -246,11 +277,11 @@ def test_a_browser_shows_the_report_without_network_and_without_sideways_scrolli
     program = browser.find()
     if program is None:
         pytest.skip("there is no Chromium")
-    with browser.page(program) as page:
+    with browser.page(program) as tab:
         for width, dark in ((1280, False), (390, True)):
-            page.open(files / "own/report.html", width, dark)
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            assert page.complaints() == []
-            assert len(page.requests()) == 1
+            tab.open(files / "own/report.html", width, dark)
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            assert tab.complaints() == []
+            assert len(tab.requests()) == 1
             # The most important figure is on the first screen.
-            assert page.evaluate("document.querySelector('.tile dd').getBoundingClientRect().bottom < innerHeight")
+            assert tab.evaluate("document.querySelector('.tile dd').getBoundingClientRect().bottom < innerHeight")

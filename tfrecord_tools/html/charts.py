@@ -69,7 +69,7 @@ def lines(title: str, series: Sequence[Series], x: Axis, y: Axis, description: s
       y: vertical axis.
       description: what the chart shows in words, for those who do not see it.
     """
-    drawing = [_grid(x, y)]
+    drawing = []
     for line in series:
         corners = [_at(x.place(a), y.place(b)) for a, b in zip(line.x, line.y, strict=True)]
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
@@ -86,6 +86,11 @@ def lines(title: str, series: Sequence[Series], x: Axis, y: Axis, description: s
                 )
                 for (px, py), a, b in zip(corners, line.x, line.y, strict=True)
             ]
+    (left, bottom), (right, top) = _at(0, 0), _at(1, 1)
+    # An SVG within clips what lies beyond the axes, with room for half a dot.
+    inside = {"x": left - 4, "y": top - 4, "width": right - left + 8, "height": bottom - top + 8}
+    box = " ".join(f"{value:.1f}" for value in inside.values())
+    drawing = [_grid(x, y), tag("svg", drawing, viewBox=box, **inside)]
     chart = tag(
         "svg",
         drawing,
@@ -101,7 +106,7 @@ def lines(title: str, series: Sequence[Series], x: Axis, y: Axis, description: s
 
 
 def _at(x: float, y: float) -> tuple[float, float]:
-    x, y = min(max(x, -0.02), 1.02), min(max(y, -0.02), 1.02)
+    x, y = min(max(x, -9.0), 9.0), min(max(y, -9.0), 9.0)
     return _LEFT + x * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - y * (_HEIGHT - _TOP - _BOTTOM)
 
 

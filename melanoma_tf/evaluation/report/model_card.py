@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from melanoma_tf.evaluation.report.page import NAMES, USE, interval, number, rule
+from melanoma_tf.evaluation.report.page import NAMES, USE, interval, method, number, resampled, rule
 
 _MISSING = "**missing**: to be filled in by the author"
 # What TRIPOD+AI (Collins et al. 2024) and CLEAR Derm (Daneshjou et al. 2022) ask for and no figure of a run can answer.
@@ -22,21 +22,19 @@ _ASKED = {
 }
 
 
-def make(title: str, results: Mapping[str, Any], origin: Sequence[str] = ()) -> str:
+def make(title: str, results: Mapping[str, Any]) -> str:
     """Makes the card in Markdown.
 
     Args:
       title: name of what was evaluated.
       results: the contents of metrics.json.
-      origin: lines about model, data and settings.
     """
     point = results["operating_point"]
     lines = [f"# {_text(title)}", "", USE, ""]
-    lines += [f"- {_text(line)}" for line in origin]
-    counts = f"{results['images']:,} held-out images of {results['patients']:,} patients"
+    counts = f"{results['images']:,} images" + f" of {results['patients']:,} patients" * results["patients_known"]
     lines.append(f"- {counts}, {results['positives']:,} melanomas")
     lines += [f"- **warning**: {_text(warning)}" for warning in results["warnings"]]
-    lines += ["", "## Performance", "", "| figure | value | 95% interval, patients resampled |", "|---|---|---|"]
+    lines += ["", "## Performance", "", f"| figure | value | 95% interval, {resampled(results)} |", "|---|---|---|"]
     lines += [f"| {NAMES[k]} | {number(v['value'])} | {interval(v)} |" for k, v in results["metrics"].items()]
     base = results.get("floor", {})
     if base.get("auc"):
@@ -52,7 +50,7 @@ def make(title: str, results: Mapping[str, Any], origin: Sequence[str] = ()) -> 
             found = results["calibration"][stage]
             lines.append(f"| Brier score {stage} calibration | {number(found['brier']['score'], 4)} | |")
             lines.append(f"| calibration slope {stage} calibration | {number(found['slope'])} | |")
-    lines += ["", f"At {rule(point)} (probability {point['probability']:.4f}):", ""]
+    lines += ["", *method(results), "", f"At {rule(point)} (probability {number(point['probability'], 4)}):", ""]
     lines += ["| figure | value | 95% interval |", "|---|---|---|"]
     for name in ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged"):
         lines.append(f"| {NAMES[name]} | {number(point[name]['value'])} | {interval(point[name])} |")
@@ -81,8 +79,9 @@ def make(title: str, results: Mapping[str, Any], origin: Sequence[str] = ()) -> 
     return "\n".join(lines) + "\n"
 
 
+# What Markdown, and the HTML in it, would read as markup.
+_MARKUP = {**{character: f"\\{character}" for character in "\\`*_{}[]()#|~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
 def _text(text: str) -> str:
-    """Escapes what Markdown and the HTML in it would read as markup."""
-    for character in "\\`*_{}[]()<>#|&":
-        text = text.replace(character, f"\\{character}" if character not in "<>&" else f"&#{ord(character)};")
-    return " ".join(text.split())
+    return " ".join(text.translate(str.maketrans(_MARKUP)).split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfrecord_tools.html import charts, page
@@ -31,8 +31,8 @@ NAMES = {
     "flagged": "images flagged",
 }
 _RULES = {
-    "sensitivity": "at least {value:.0%} sensitivity",
-    "specificity": "at least {value:.0%} specificity",
+    "sensitivity": "at least {value:.4g} sensitivity",
+    "specificity": "at least {value:.4g} specificity",
     "cost": "least cost where a missed melanoma costs {value:g} false alarms",
 }
 _LEVEL = "95% interval"
@@ -50,14 +50,13 @@ def interval(found: Figures | None, digits: int = 3) -> str:
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def make(title: str, results: Figures, gallery: Content = None, origin: Sequence[str] = ()) -> str:
+def make(title: str, results: Figures, gallery: Content = None) -> str:
     """Makes the page.
 
     Args:
       title: name of what was evaluated.
       results: the contents of metrics.json.
       gallery: section of the most confident errors, if images are at hand.
-      origin: lines about files and settings, for the end of the page.
     """
     sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
     if "floor" in results:
@@ -68,7 +67,7 @@ def make(title: str, results: Figures, gallery: Content = None, origin: Sequence
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
     if gallery:
         sections["Most confident errors"] = gallery
-    sections["How it was made"] = [tag("p", line) for line in (*_METHOD, *origin)]
+    sections["How it was made"] = [tag("p", line) for line in method(results)]
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body: list[Content] = [
         tag("h1", title),
@@ -89,7 +88,7 @@ def _anchor(name: str) -> str:
 def first_screen(results: Figures) -> Html:
     """Tiles with what a reader must see first."""
     auc, point, base = results["auc"], results["operating_point"], results.get("floor", {})
-    boxes = [("ROC AUC", number(auc["value"]), f"{_LEVEL} {interval(auc)}, patients resampled")]
+    boxes = [("ROC AUC", number(auc["value"]), f"{_LEVEL} {interval(auc)}, {resampled(results)}")]
     if base.get("auc"):
         adds = base["model_adds"]
         boxes += [
@@ -102,7 +101,7 @@ def first_screen(results: Figures) -> Html:
         (
             "images",
             f"{results['images']:,}",
-            f"{results['patients']:,} patients, {results['positives']:,} melanomas "
+            f"{results['patients']:,} patients, " * results["patients_known"] + f"{results['positives']:,} melanomas "
             f"({page.percent(results['positives'], results['images'])})",
         ),
     ]
@@ -110,6 +109,21 @@ def first_screen(results: Figures) -> Html:
         tag("div", tag("dt", name), tag("dd", value, tag("small", more)), class_="tile") for name, value, more in boxes
     )
     return tag("dl", drawn, class_="tiles")
+
+
+def resampled(results: Figures) -> str:
+    """Returns what the intervals resample."""
+    return "patients resampled" if results["patients_known"] else "images resampled"
+
+
+def method(results: Figures) -> list[str]:
+    """Returns how the figures were made."""
+    what = "whole patients, because images of one patient are not independent"
+    what = what if results["patients_known"] else "images, as if they were independent"
+    lines = ["Every figure is out of fold: of images that the model which predicts them was not trained on."]
+    if not results["out_of_fold"]:
+        lines = ["Whether the model was trained on these images, or on others of these patients, is not known here."]
+    return [*lines, f"Intervals of metrics resample {what} ({results['replicates']:,} times, percentile bootstrap)."]
 
 
 def rule(point: Figures) -> str:
@@ -201,12 +215,10 @@ def calibration(found: Figures) -> Iterator[Html]:
         ["intercept (0 is ideal)", *(number(stage["intercept"]) for _, stage in stages)],
         ["expected calibration error", *(number(stage["error"], 4) for _, stage in stages)],
     ]
-    method = (
-        f"Calibration: {found['calibrator']['method']}, each fold by the others." if "calibrator" in found else None
-    )
+    how = f"Calibration: {found['calibrator']['method']}, each fold by the others." if "calibrator" in found else None
     cards = [
         card("Reliability", chart),
-        card("Figures", page.table(["figure", *(name for name, _ in stages)], rows), note(method)),
+        card("Figures", page.table(["figure", *(name for name, _ in stages)], rows), note(how)),
     ]
     yield tag("div", cards, class_="cards")
 
@@ -216,15 +228,21 @@ def decisions(point: Figures) -> Iterator[Html]:
     names = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged")
     rows = [[NAMES[name], number(point[name]["value"]), interval(point[name])] for name in names]
     there = point["at_prevalence"]
-    text = (
-        f"Chosen on these out-of-fold predictions for {rule(point)}: flagged from a probability of "
-        f"{point['probability']:.4f}. Where {page.percent(there['prevalence'], 1)} of the images are melanomas, "
-        f"{page.percent(there['positive_predictive_value'] or 0, 1)} of the flagged ones are, and "
-        f"{page.percent(1 - (there['negative_predictive_value'] or 0), 1)} of the others."
-    )
-    curve = point["decision_curve"]
+    text = f"Chosen on these predictions for {rule(point)}"
+    text += "." if point["probability"] is None else f": flagged from a probability of {point['probability']:.4f}."
+    text += f" Where {page.percent(there['prevalence'], 1)} of the images are melanomas: "
+    flagged, passed = there["positive_predictive_value"], there["negative_predictive_value"]
+    text += "no image is flagged" if flagged is None else f"{page.percent(flagged, 1)} of the flagged ones are"
+    text += ", all are flagged." if passed is None else f", and {page.percent(1 - passed, 1)} of the others."
+    cards = [card("Operating point", page.table(["figure", "value", _LEVEL], rows), note(text))]
+    if point["decision_curve"]:
+        cards.append(card("Decision curve", _decision_chart(point["decision_curve"])))
+    yield tag("div", [*cards, card("Refer", tag("p", _referred(point["refer"])))], class_="cards")
+
+
+def _decision_chart(curve: Figures) -> Html:
     highest = max([*curve["model"], 1e-4]) * 1.15
-    chart = charts.lines(
+    return charts.lines(
         "Net benefit per image",
         [
             Series("biopsy none", [curve["thresholds"][0], curve["thresholds"][-1]], [0, 0], "reference"),
@@ -235,18 +253,14 @@ def decisions(point: Figures) -> Iterator[Html]:
         Axis("net benefit", -highest / 10, highest),
         "the model against treating all and none",
     )
-    refer = point["refer"]
-    referred = refer.get("none") or (
+
+
+def _referred(refer: Figures) -> str:
+    return refer.get("none") or (
         f"Images between two thresholds go to a person: {refer['referred']:.1%} of these. Of new images drawn as "
         f"these were, at least {refer['sensitivity']:.0%} of the melanomas are expected not to be called benign, and "
         f"at least {refer['specificity']:.0%} of the others not to be called melanoma (conformal risk control)."
     )
-    cards = [
-        card("Operating point", page.table(["figure", "value", _LEVEL], rows), note(text)),
-        card("Decision curve", chart),
-        card("Refer", tag("p", referred)),
-    ]
-    yield tag("div", cards, class_="cards")
 
 
 def subgroups(found: Figures) -> Iterator[Html]:
@@ -273,12 +287,8 @@ _FLOOR = (
     "an image came from reaches this too, and would fail elsewhere."
 )
 _OUT_OF_FOLD = "Gradient boosting, out of fold, on the same folds."
-_FEW = "Within one size a camera tells nothing. No AUC where melanomas or others are fewer than 10."
+_FEW = "Within one group, the group itself says nothing. No AUC where melanomas or others are fewer than 10."
 _SUBGROUPS = (
-    f"With {_LEVEL}s; no figure where melanomas or others are fewer than 10. ISIC 2020 records no skin type: nothing "
-    "here says how the model does on dark skin."
-)
-_METHOD = (
-    "Every figure is of images that the model was not trained on. Intervals resample whole patients 2,000 times "
-    "(percentile bootstrap), because images of one patient are not independent.",
+    f"With {_LEVEL}s; no figure where melanomas or others are of fewer than 10 patients. ISIC 2020 records no skin "
+    "type: nothing here says how the model does on dark skin."
 )

@@ -71,3 +71,20 @@ def test_a_nominal_95_percent_covers_93_to_97_on_clustered_data_and_images_alone
             covered[name] += found.low <= truth <= found.high
     assert 930 <= covered["patients"] <= 970
     assert covered["images"] < 800
+
+
+def test_rates_are_wilsons_where_images_are_independent():
+    found, among = np.arange(400) < 100, np.ones(400, bool)
+    one = intervals.rates({"a": (found, among), "all": (among, among)}, np.arange(400))
+    # Wilson (1927) of 100 and of 400 among 400.
+    assert (one["a"].low, one["a"].high) == (pytest.approx(0.2100, abs=2e-3), pytest.approx(0.2947, abs=2e-3))
+    assert (one["all"].low, one["all"].high) == (pytest.approx(0.99049, abs=1e-5), pytest.approx(1))
+
+
+def test_rates_count_patients_where_their_images_are_alike():
+    """Ten patients, all found: not better known for having nine images each."""
+    found = np.ones(90, bool)
+    assert intervals.rates({"a": (found, found)}, np.arange(90) // 9)["a"].low == pytest.approx(0.7225, abs=1e-3)
+    half = np.arange(90) // 9 < 5
+    assert intervals.rates({"a": (half, found)}, np.arange(90) // 9)["a"].low == pytest.approx(0.2366, abs=0.02)
+    assert np.isnan(intervals.rates({"a": (half, ~found)}, np.arange(90))["a"].low)

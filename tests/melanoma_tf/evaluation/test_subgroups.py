@@ -13,7 +13,7 @@ def test_figures_are_those_of_the_subset():
     rng = np.random.default_rng(0)
     labels, sex = rng.integers(0, 2, 200), np.where(np.arange(200) < 120, "female", "male")
     scores, patients = rng.normal(labels, 1.0), np.arange(200) // 2
-    found = subgroups.within(labels, scores, patients, {"sex": sex}, 0.5, replicates=100)["sex"]
+    found = subgroups.within(labels, scores, scores >= 0.5, patients, {"sex": sex}, replicates=100)["sex"]
     assert list(found) == ["female", "male"]  # the larger first
     own = sex == "female"
     women = found["female"]
@@ -29,9 +29,13 @@ def test_figures_are_those_of_the_subset():
 
 def test_few_positives_or_negatives_have_counts_only():
     labels = np.r_[np.ones(9), np.zeros(50)]
-    found = subgroups.within(labels, np.arange(59.0), np.arange(59), {"site": np.full(59, None)}, 0.5, replicates=10)
+    scores, flagged, patients = np.arange(59.0), np.ones(59, bool), np.arange(59)
+    found = subgroups.within(labels, scores, flagged, patients, {"site": np.full(59, None)}, replicates=10)
     assert found == {"site": {"unknown": subgroups.Subgroup(59, 59, 9)}}
-    found = subgroups.within(1 - labels, np.arange(59.0), np.arange(59), {"site": ["a"] * 59}, 0.5, replicates=10)
+    found = subgroups.within(1 - labels, scores, flagged, patients, {"site": ["a"] * 59}, replicates=10)
+    assert found["site"]["a"].auc is None
+    # Many images, of few patients.
+    found = subgroups.within(np.arange(59) % 2, scores, flagged, patients // 8, {"site": ["a"] * 59}, replicates=10)
     assert found["site"]["a"].auc is None
 
 
@@ -44,5 +48,5 @@ def test_age_bands():
 
 def test_bands_keep_their_order():
     ages = subgroups.age_band(pd.Series([75, 20, 20, None, 45]))
-    found = subgroups.within([0] * 5, range(5), range(5), {"age": ages}, 0.5)["age"]
+    found = subgroups.within([0] * 5, range(5), [True] * 5, range(5), {"age": ages})["age"]
     assert list(found) == ["under 30", "40 to 49", "70 and over", "unknown"]
