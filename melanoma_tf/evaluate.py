@@ -67,18 +67,15 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
-        table, title = _of_run(folder), f"Evaluation of {folder.name}"
+        path, table = folder / OOF, _of_run(folder)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
-        table, title, out = (
-            _of_file(Path(FLAGS.predictions)),
-            f"Evaluation of {FLAGS.predictions}",
-            cli.local_folder("out", FLAGS.out),
-        )
+        path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
+        table = _of_file(path)
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
-        cli.say(write(table, title, out, _options(), FLAGS.data))
+        cli.say(write(table, path, out, _options(), FLAGS.data))
 
 
 def _options() -> analysis.Options:
@@ -127,13 +124,20 @@ def report(folder: Path) -> str:
       RunDirError: no fold is finished.
       ValueError: the predictions cannot be evaluated, e.g. they have only one class.
     """
-    return write(_of_run(folder), f"Evaluation of {folder.resolve().name}", folder)
+    return write(_of_run(folder), folder / OOF, folder)
 
 
 def write(
-    table: pd.DataFrame, title: str, out: Path, options: analysis.Options | None = None, data: str | None = None
+    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: str | None = None
 ) -> str:
     """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
+
+    Args:
+      table: a checked table of predictions.
+      path: where it was read.
+      out: the folder.
+      options: what is asked for.
+      data: a build that has the images.
 
     Returns:
       The main figures as text.
@@ -149,12 +153,15 @@ def write(
         images = build_images.read(data, [name for names in errors.values() for name in names])
         results.setdefault("floor", {})["pixels"] = build_images.pixel_floor(data, table)
     results = analysis.to_json(results)
+    name = path.parent.resolve().name if path.name == OOF else path.name
+    title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
     shown = gallery.section(table, errors, images) if data else None
     files.write_text(out / REPORT, page.make(title, results, shown))
     files.write_text(out / CARD, model_card.make(title, results))
-    return "\n".join([*summary(results), f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
+    written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
+    return "\n".join([*summary(results), *written])
 
 
 def _say_part(text: str) -> None:
@@ -164,9 +171,9 @@ def _say_part(text: str) -> None:
 def summary(results: dict[str, Any]) -> list[str]:
     """Returns the main figures of metrics.json as lines."""
     lines = [f"warning: {text}" for text in results["warnings"]]
-    lines.append(
-        f"held out: {results['images']} images of {results['patients']} patients, {results['positives']} malignant"
-    )
+    what = "held out" if results["out_of_fold"] else "predicted"
+    patients = f" of {results['patients']} patients" * results["patients_known"]
+    lines.append(f"{what}: {results['images']} images{patients}, {results['positives']} malignant")
     for what in ("fold", "source"):
         if len(results[f"auc_per_{what}"]) > 1:
             lines += [f"{what} {name}: AUC {value:.4f}" for name, value in results[f"auc_per_{what}"].items()]
@@ -174,7 +181,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     if "no_interval" in results:
         lines.append(f"AUC {auc['value']:.4f}, without an interval: {results['no_interval']}")
     else:
-        lines.append(f"AUC {_interval(auc)}, patients resampled")
+        lines.append(f"AUC {_interval(auc)}, {'patients' if results['patients_known'] else 'images'} resampled")
     if base_line.get("auc"):
         lines.append(f"floor, without pixels: AUC {base_line['auc']['value']:.4f}")
         lines.append(f"the model adds {_interval(base_line['model_adds'])} to it")

@@ -74,7 +74,7 @@ def analyze(
         "patients": int(table["patient"].nunique()),
         "positives": int(table["target"].sum()),
         "patients_known": bool(table["patient_id"].notna().any()),
-        "out_of_fold": table["fold"].nunique() > 1 and not shared,
+        "out_of_fold": bool((table["fold"] != predictions.NO_FOLD).all()) and not shared,
         "replicates": asked.replicates,
         "warnings": _warnings(table, shared),
     }
@@ -82,9 +82,9 @@ def analyze(
     results |= discrimination(table, asked)
     if results.get("scales_differ"):
         results["warnings"].append("the models of different folds have scales of their own: trust the AUC of each fold")
-    if table["fold"].nunique() < 2:
+    if (table["fold"] == predictions.NO_FOLD).all():
         results["warnings"].append("no folds are known: no floor, and nothing is calibrated")
-    else:
+    elif table["fold"].nunique() > 1:
         progress("floor")
         try:
             results["floor"] = pixel_free_floor(table, asked)
