@@ -83,7 +83,7 @@ def test_a_shared_image_excludes_its_whole_patient(other, shards, main_csv, tmp_
     old = table["image_name"][first[by_name]]
     (tmp_path / "jpeg").mkdir()
     for path in (other / "jpeg/train").iterdir():
-        (tmp_path / "jpeg" / (f"{there}.jpg" if path.stem == old else path.name)).symlink_to(path)
+        (tmp_path / "jpeg" / (f"{there}.jpg" if path.stem == old else path.name)).hardlink_to(path)
     (tmp_path / "pairs.csv").write_text(pairs.to_csv([pairs.Pair(there, table["image_name"][first[by_pair]])]))
 
     def change(frame):
@@ -118,7 +118,7 @@ def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
     """The same images under other names and patients."""
     (tmp_path / "jpeg").mkdir()
     for path in (other / "jpeg/train").iterdir():
-        (tmp_path / "jpeg" / f"NEW_{path.name}").symlink_to(path)
+        (tmp_path / "jpeg" / f"NEW_{path.name}").hardlink_to(path)
 
     def change(frame):
         frame["image_name"] = "NEW_" + frame["image_name"]
