@@ -270,7 +270,9 @@ def test_a_task_stops_when_its_build_ends(tmp_path):
 
 
 def test_a_receipt_survives_json(tmp_path):
-    result = shards.ShardResult("train00-1.tfrec", "train", 0, 1, 0, 1, 9, "ab", (shards.Quarantined("a", "b", "ü"),))
+    result = shards.ShardResult(
+        "train00-1.tfrec", "train", 0, 1, 0, 1, 9, "ab" * 32, (shards.Quarantined("a", "b", "ü"),)
+    )
     assert shards.ShardResult.from_json(json.loads(json.dumps(dataclasses.asdict(result)))) == result
 
 
