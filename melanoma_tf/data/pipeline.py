@@ -222,7 +222,8 @@ def read_metadata(shards: Sequence[Shard]) -> pd.DataFrame:
     )
     for key, vocabulary in codes.items():
         table[key] = [schema.word(vocabulary, code) for code in table[key]]
-    table["age_approx"] = table["age_approx"].astype("Int64").replace(schema.MISSING, pd.NA)
+    ages = table["age_approx"].astype("Int64")
+    table["age_approx"] = ages.where(ages != schema.MISSING)
     return table.rename(columns={"patient": "patient_id"})
 
 

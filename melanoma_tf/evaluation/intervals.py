@@ -115,7 +115,7 @@ def rates(
     cluster, found = np.asarray(clusters), {}
     for name, (_, among) in parts.items():
         mask = np.asarray(among, bool)
-        value, spread = float(drawn[name][0]), np.nanvar(drawn[name][1:]) if mask.any() else np.nan
+        value, spread = float(drawn[name][0]), float(np.nanvar(drawn[name][1:])) if mask.any() else np.nan
         independent = float(len(np.unique(cluster[mask])))
         if spread > 0:
             independent = min(float(mask.sum()), value * (1 - value) / spread)

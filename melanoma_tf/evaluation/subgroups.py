@@ -71,16 +71,18 @@ def within(
     Returns:
       For each grouping its subgroups: categories in their order, other values by falling number of images.
     """
-    columns = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(flagged, bool), np.asarray(clusters)
+    y, s = np.asarray(labels), np.asarray(scores, np.float64)
+    raised, cluster = np.asarray(flagged, bool), np.asarray(clusters)
     found: dict[str, dict[str, Subgroup]] = {}
     for name, values in groups.items():
         value = np.asarray(pd.Series(np.asarray(values, object)).fillna(UNKNOWN), str)
         members = list(pd.Series(value).value_counts().index)
         if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
             members = [member for member in values.cat.categories if member in members]
-        found[name] = {
-            member: _subgroup(*(column[value == member] for column in columns), replicates, seed) for member in members
-        }
+        found[name] = {}
+        for member in members:
+            own = value == member
+            found[name][member] = _subgroup(y[own], s[own], raised[own], cluster[own], replicates, seed)
     return found
 
 
@@ -102,4 +104,9 @@ def _subgroup(
     )
     parts = {"sensitivity": (positive & flagged, positive), "specificity": (~positive & ~flagged, ~positive)}
     rates = intervals.rates(parts, cluster, replicates=replicates, seed=seed)
-    return dataclasses.replace(counts, auc=intervals.percentile(drawn["auc"]), **rates)
+    return dataclasses.replace(
+        counts,
+        auc=intervals.percentile(drawn["auc"]),
+        sensitivity=rates["sensitivity"],
+        specificity=rates["specificity"],
+    )

@@ -80,7 +80,12 @@ def make(title: str, results: Mapping[str, Any]) -> str:
 
 
 # What Markdown, and the HTML in it, would read as markup.
-_MARKUP = {**{character: f"\\{character}" for character in "\\`*_{}[]()#|~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_MARKUP: dict[str, str | int | None] = {
+    **{character: f"\\{character}" for character in "\\`*_{}[]()#|~"},
+    "<": "&lt;",
+    ">": "&gt;",
+    "&": "&amp;",
+}
 
 
 def _text(text: str) -> str:
