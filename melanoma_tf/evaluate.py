@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from melanoma_tf.core import cli, files
-from melanoma_tf.training.run_dir import METRICS, OOF, RunDirError, read_predictions
+from melanoma_tf.training.run_dir import METRICS, OOF, REPORTS, RunDirError, read_predictions
 from tfrecord_tools.core.cli import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from melanoma_tf.evaluation import analysis
 
 FLAGS = flags.FLAGS
-REPORT, CARD, COMPARISON = "report.html", "model_card.md", "comparison.json"
+REPORT, CARD = REPORTS
+COMPARISON = "comparison.json"
 
 
 def define_flags() -> None:

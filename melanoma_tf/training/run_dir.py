@@ -3,7 +3,7 @@
 RUN/run.json        config, hashes of the data, and when and with what each session trained
 RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished
 RUN/oof.csv         out-of-fold predictions of all finished folds
-RUN/metrics.json    written by melanoma_tf.train and melanoma_tf.evaluate
+RUN/metrics.json, report.html, model_card.md    written by melanoma_tf.train and melanoma_tf.evaluate
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
+REPORTS = ("report.html", "model_card.md")
 _FOLD = re.compile("fold[0-9]+")
 
 
@@ -112,7 +113,7 @@ def lock_until_exit(path: Path) -> None:
             f"--workdir {path}: another run is writing there ({error}); wait for it, or pass another --workdir"
         ) from None
     atexit.register(held.close)
-    files.remove_temporary(path, f"{re.escape(RUN)}|{re.escape(OOF)}")
+    files.remove_temporary(path, "|".join(map(re.escape, (RUN, OOF, METRICS, *REPORTS))))
     for fold in _fold_folders(path):
         files.remove_temporary(fold, ".+")
         checkpoint.remove_temporary(fold / "checkpoints")
@@ -250,7 +251,7 @@ def _remove(path: Path) -> None:
         if folder.is_symlink():
             raise RunDirError(f"{folder} is a link; remove it yourself, or pass another --workdir")
         shutil.rmtree(folder)
-    for name in (OOF, METRICS, RUN):  # RUN last, so that an interrupted removal can be repeated
+    for name in (OOF, METRICS, *REPORTS, RUN):  # RUN last, so that an interrupted removal can be repeated
         (path / name).unlink(missing_ok=True)
 
 

@@ -6,13 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
-from tfrecord_tools.imaging import index
+from tfrecord_tools.imaging import index, signatures
 from tfrecord_tools.imaging.index import Located
 
 _THREADS = 16  # the waits for network storage overlap
-# First bytes of JPEG, PNG, BMP, TIFF, GIF, WebP and JPEG 2000. Copies of an error page, as failed downloads leave them,
-# do not show that their patients are one.
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"\0\0\0\x0cjP")
 
 
 def sets(images: Iterable[tuple[str, Located | None]]) -> list[tuple[str, ...]]:
@@ -37,7 +34,8 @@ def sets(images: Iterable[tuple[str, Located | None]]) -> list[tuple[str, ...]]:
 
 
 def _is_image(place: Located) -> bool:
-    return index.start(place).startswith(_IMAGES)
+    # Copies of an error page, as failed downloads leave them, do not show that their patients are one.
+    return signatures.name_of(index.start(place)) in signatures.CONVERTED
 
 
 def pairs(found: Iterable[Sequence[str]], tables: Sequence[Set[str]]) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
 
 # In order of preference. The content decides the format: a PNG named .jpg is a PNG.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
@@ -22,11 +21,6 @@ DECODE_ERRORS = (
 
 class ImageRejectedError(ValueError):
     """Unusable image; the message is the reason that quarantine.csv shows, without anything that the file holds."""
-
-
-def file_of(name: str, files: Container[str]) -> str | None:
-    """Returns the file name of an image among `files`, or None."""
-    return next((name + extension for extension in EXTENSIONS if name + extension in files), None)
 
 
 def expected(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tfrecord_tools.core import names, paths
+from tfrecord_tools.core import input_file, names, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.imaging import hdf5
 from tfrecord_tools.records import shards
@@ -165,14 +165,14 @@ def digest(place: Located) -> bytes:
 
 
 def size(place: Located) -> int:
-    """Number of an image's bytes; 0 if it is no regular file on a disk."""
+    """Number of an image's bytes; 0 if it is no regular file on a disk, or too large to be built."""
     if place.part is not None:
         return place.part.length
     try:
         found = os.stat(place.path)
     except OSError:
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size <= input_file.MAX_BYTES else 0
 
 
 def start(place: Located) -> bytes:

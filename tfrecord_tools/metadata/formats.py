@@ -34,7 +34,8 @@ def implied_header(cells: Sequence[str]) -> tuple[str, ...]:
     """Returns the columns of the form that has no header and such rows; () if there is none."""
     for form in FORMS:
         label = cells[-1].lower() in (*form.target_words, *TARGETS)
-        if label and len(cells) == len(form.header) and IMAGE_NAME.fullmatch(cells[0]):
+        named = IMAGE_NAME.fullmatch(cells[0]) and any(map(str.isdigit, cells[0]))  # as no name of a column is
+        if label and named and len(cells) == len(form.header):
             return form.header
     return ()
 

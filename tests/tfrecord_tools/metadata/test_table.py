@@ -515,3 +515,11 @@ def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path):
         table.TableError, match=r"column\(s\) 'c0', 'c1', .* and 199990 more occur twice; expected once$"
     ):
         table.read_table(tmp_path / "t.csv", labelled=True)
+
+
+@pytest.mark.parametrize("header", ["isic_id,malignant", "image,benign", "filename,Malignant"])
+def test_a_header_of_two_words_is_no_row_of_a_table_without_one(header, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f"{header}\nISIC_0000001,1\nISIC_0000002,0\n")
+    with pytest.raises(table.TableError, match="line 1"):
+        assert table.Table(path).split
