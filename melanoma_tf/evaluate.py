@@ -5,9 +5,11 @@
     python -m melanoma_tf.evaluate --predictions oof.csv --metadata train.csv --folds_from tfrecord --out REPORT
     python -m melanoma_tf.evaluate --predictions a.csv --against b.csv --out REPORT
 
-Writes metrics.json, report.html and model_card.md: AUC and other metrics with intervals that resample patients, what
-can be predicted without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others
-are a CSV with image_name, patient_id, target, prediction, and fold if they are out of fold.
+Writes metrics.json, report.html, model_card.md and tripod_ai.md: AUC and other metrics with intervals that resample
+patients, what can be predicted without looking at the lesion, calibration, an operating point, and subgroups; and
+calibration.json, by which predict calibrates. Predictions of others are a CSV with image_name, patient_id, target,
+prediction, and fold if they are out of fold; those of several diagnoses one with image_name, patient_id, diagnosis, and
+prediction_X for each diagnosis X.
 """
 
 from __future__ import annotations
@@ -15,22 +17,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from melanoma_tf.core import cli, files
-from melanoma_tf.training.run_dir import METRICS, OOF, REPORTS, RunDirError, read_predictions
+from melanoma_tf.training.run_dir import CALIBRATION, METRICS, OOF, REPORTS, RUN, RunDirError, read_predictions
+from tfrecord_tools.core import text
 from tfrecord_tools.core.cli import UsageError
+from tfrecord_tools.core.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from melanoma_tf.evaluation import analysis
+    from melanoma_tf.evaluation.build_images import Build
 
 FLAGS = flags.FLAGS
-REPORT, CARD = REPORTS
+REPORT, CARD, CHECKLIST = REPORTS
+_SHOWN = 10  # folds and sources
 COMPARISON = "comparison.json"
 
 
@@ -49,7 +56,7 @@ def define_flags() -> None:
     flags.DEFINE_float("value", None, "Of --rule: least rate (0.9), or false alarms that a missed melanoma costs (20).")
     flags.DEFINE_enum("calibration", "platt", ["temperature", "platt", "isotonic"], "How probabilities are calibrated.")
     flags.DEFINE_float(
-        "prevalence", None, "Share of melanoma where the model is to be used, for predictive values.", 0, 1
+        "prevalence", None, "Share of melanoma where the model is to be used, for decisions and predictive values."
     )
     flags.DEFINE_integer("replicates", 2000, "Resamples of each interval.", 100)
     flags.DEFINE_bool("allow_leakage", False, "Report although folds share patients; the page says so.")
@@ -65,18 +72,25 @@ def main(argv: list[str]) -> None:
         raise UsageError("--metadata and --folds_from go with --predictions; a run has its own folds; see --help")
     if FLAGS.value is not None and not (FLAGS.value > 0 if FLAGS.rule == "cost" else 0 <= FLAGS.value <= 1):
         raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
+    if FLAGS.prevalence is not None and not 0 < FLAGS.prevalence < 1:
+        raise UsageError(f"--prevalence {FLAGS.prevalence:g}: expected a share between 0 and 1")
+    data = None
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
         path, table = folder / OOF, _of_run(folder)
+        data = _build(table)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
         path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
-        table = _of_file(path)
+        if _has_classes(path):
+            cli.say(write_classes(path, out))
+            return
+        table, data = _of_file(path)
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
-        cli.say(write(table, path, out, _options(), FLAGS.data))
+        cli.say(write(table, path, out, _options(), data))
 
 
 def _options() -> analysis.Options:
@@ -102,24 +116,45 @@ def _of_run(folder: Path) -> pd.DataFrame:
     return predictions.check(read_predictions(folder / OOF), str(folder / OOF))
 
 
-def _of_file(path: Path) -> pd.DataFrame:
+def _has_classes(path: Path) -> bool:
+    from melanoma_tf.evaluation import multiclass
+
+    found = multiclass.has_classes(path)
+    if found and (FLAGS.against or FLAGS.data or FLAGS.folds_from):
+        raise UsageError(f"{path} has several classes; --against, --data and --folds_from are for one prediction")
+    return found
+
+
+def _build(table: pd.DataFrame) -> Build | None:
+    """Reads --data, with the images that the gallery will show."""
+    from melanoma_tf.evaluation import build_images
+    from melanoma_tf.evaluation.report import gallery
+
+    if not FLAGS.data:
+        return None
+    _say_part("images")
+    shown = gallery.most_confident(table).values()
+    return build_images.Build(FLAGS.data, table, [name for names in shown for name in names])
+
+
+def _of_file(path: Path) -> tuple[pd.DataFrame, Build | None]:
     """Reads --predictions, with --metadata or --data beside it."""
-    from melanoma_tf.evaluation import build_images, predictions
+    from melanoma_tf.evaluation import predictions
 
     in_metadata = FLAGS.folds_from if FLAGS.metadata else None
     table = predictions.read(path, None if in_metadata else FLAGS.folds_from)
     if FLAGS.metadata:
         known = predictions.read_metadata(Path(FLAGS.metadata))
         table = predictions.with_metadata(table, known, FLAGS.metadata, in_metadata)
-    if FLAGS.data:
-        known = build_images.metadata(FLAGS.data)
+    data = _build(table)
+    if data:
         has_folds = (table["fold"] != predictions.NO_FOLD).any()
-        table = predictions.with_metadata(table, known, FLAGS.data, None if has_folds else "fold")
-    return table
+        table = predictions.with_metadata(table, data.metadata, FLAGS.data, None if has_folds else "fold")
+    return table, data
 
 
 def report(folder: Path) -> str:
-    """Writes metrics.json, report.html and model_card.md of a run and returns the main figures as text.
+    """Evaluates a run, see `write`, and returns the main figures as text.
 
     Raises:
       RunDirError: no fold is finished.
@@ -129,9 +164,9 @@ def report(folder: Path) -> str:
 
 
 def write(
-    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: str | None = None
+    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: Build | None = None
 ) -> str:
-    """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
+    """Writes metrics.json, REPORTS and calibration.json of a checked table of predictions to a folder.
 
     Args:
       table: a checked table of predictions.
@@ -143,41 +178,111 @@ def write(
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, build_images
-    from melanoma_tf.evaluation.report import gallery, model_card, page
+    from melanoma_tf.evaluation import analysis, intervals, stored
+    from melanoma_tf.evaluation.report import checklist, gallery, model_card, page
 
-    results = analysis.analyze(table, options, _say_part)
+    shown = _Shown()
+    with intervals.watched(shown.resampled):
+        results = analysis.analyze(table, options, shown.part)
     images = {}
     if data:
-        _say_part("images")
         errors = gallery.most_confident(table)
-        images = build_images.read(data, [name for names in errors.values() for name in names])
-        results.setdefault("floor", {})["pixels"] = build_images.pixel_floor(data, table)
+        images = data.images([name for names in errors.values() for name in names])
+        results.setdefault("floor", {})["pixels"] = data.pixel_floor(table)
     results = analysis.to_json(results)
     name = path.parent.resolve().name if path.name == OOF else path.name
     title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
-    shown = gallery.section(table, errors, images) if data else None
-    files.write_text(out / REPORT, page.make(title, results, shown))
+    sheets = gallery.section(table, errors, images) if data else None
+    files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images)))
     files.write_text(out / CARD, model_card.make(title, results))
+    files.write_text(out / CHECKLIST, checklist.make(title, results, _of_training(path)))
+    stored.write(out / CALIBRATION, stored.of_results(results, path))
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
     return "\n".join([*summary(results), *written])
 
 
-def _say_part(text: str) -> None:
-    print(f"evaluating: {text}", file=sys.stderr)
+def _choices(table: pd.DataFrame, images: Collection[str]) -> dict[str, list[str]]:
+    """Returns the sites and sources of some images, by which the gallery is filtered."""
+    shown = table[table["image_name"].isin(images)]
+    columns = {"site": "anatom_site_general_challenge", "source": "source"}
+    return {name: shown[column].dropna().tolist() for name, column in columns.items() if column in shown}
+
+
+def _of_training(predictions: Path) -> dict[str, Any] | None:
+    """Returns the contents of the run.json beside a run's predictions."""
+    run = predictions.parent / RUN
+    return json.loads(run.read_text(encoding="utf-8")) if predictions.name == OOF and run.is_file() else None
+
+
+def write_classes(path: Path, out: Path) -> str:
+    """Writes metrics.json and report.html of predictions of several diagnoses.
+
+    Args:
+      path: the CSV.
+      out: folder to write to.
+
+    Returns:
+      The main figures as text.
+    """
+    from melanoma_tf.evaluation import analysis, intervals, multiclass
+    from melanoma_tf.evaluation.report import classes
+
+    found = multiclass.read(path, Path(FLAGS.metadata) if FLAGS.metadata else None)
+    shown = _Shown()
+    shown.part("classes")
+    with intervals.watched(shown.resampled):
+        results = analysis.to_json(multiclass.analyze(found, FLAGS.replicates))
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
+    files.write_text(out / REPORT, classes.make(f"Evaluation of {path.name}", results))
+    lines = [f"warning: {warning}" for warning in results["warnings"]]
+    lines.append(f"balanced accuracy {_interval(results['balanced_accuracy'])}")
+    lines += [
+        f"{text.shown(name)}: {each['images']:,} images, recall {each['recall']['value']:.4f}, "
+        f"AUC {_interval(each['auc'])}"
+        for name, each in results["classes"].items()
+    ]
+    return "\n".join([*lines, f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
+
+
+def _say_part(name: str) -> None:
+    print(f"evaluating: {name}", file=sys.stderr)
+
+
+class _Shown:
+    """Shows which part is evaluated, and its resamples."""
+
+    def __init__(self) -> None:
+        self._part, self._bar = "", Progress(0)
+
+    def part(self, name: str) -> None:
+        """Shows the beginning of a part."""
+        self._part = name
+        _say_part(name)
+
+    def resampled(self, done: int, total: int, first: int = 64) -> None:
+        """Shows the count of resamples."""
+        if done <= first:
+            self._bar = Progress(total, unit="resamples", images=0, title=f"evaluating {self._part}: ")
+        self._bar.show(done)
+        if done == total:
+            self._bar.clear()
 
 
 def summary(results: dict[str, Any]) -> list[str]:
     """Returns the main figures of metrics.json as lines."""
-    lines = [f"warning: {text}" for text in results["warnings"]]
+    lines = [f"warning: {warning}" for warning in results["warnings"]]
     what = "held out" if results["out_of_fold"] else "predicted"
     patients = f" of {results['patients']} patients" * results["patients_known"]
     lines.append(f"{what}: {results['images']} images{patients}, {results['positives']} malignant")
     for what in ("fold", "source"):
-        if len(results[f"auc_per_{what}"]) > 1:
-            lines += [f"{what} {name}: AUC {value:.4f}" for name, value in results[f"auc_per_{what}"].items()]
+        found = list(results[f"auc_per_{what}"].items())
+        if len(found) > 1:
+            lines += [f"{what} {text.shown(name)}: AUC {value:.4f}" for name, value in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"and {len(found) - _SHOWN:,} more {what}s: see {METRICS}")
     auc, point, base_line = results["auc"], results["operating_point"], results.get("floor", {})
     if "no_interval" in results:
         lines.append(f"AUC {auc['value']:.4f}, without an interval: {results['no_interval']}")
@@ -188,9 +293,17 @@ def summary(results: dict[str, Any]) -> list[str]:
         lines.append(f"the model adds {_interval(base_line['model_adds'])} to it")
     lines.append(
         f"at {point['rule']} {point['value']:g}: sensitivity {point['sensitivity']['value']:.4f}, "
-        f"specificity {point['specificity']['value']:.4f}"
+        f"specificity {point['specificity']['value']:.4f}, {_chosen(point)}"
     )
     return lines
+
+
+def _chosen(point: dict[str, Any]) -> str:
+    """Says that the threshold was chosen on the same predictions, and what it does on folds that did not choose it."""
+    if not point["nested"]:
+        return "of a threshold that was chosen on these predictions"
+    sensitivity, specificity = (point["nested"][name]["value"] for name in ("sensitivity", "specificity"))
+    return f"and {sensitivity:.4f} and {specificity:.4f} where the other folds choose it"
 
 
 def _interval(found: dict[str, Any]) -> str:

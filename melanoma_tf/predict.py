@@ -6,12 +6,17 @@ Writes image_name,target (a probability) for the test records of --data, in the 
 records if it has none. Kaggle refuses a file without some of the images; --fill writes those that have no record.
 Averages the logits of the finished folds' models, each over flips and quarter turns if config.tta is set. A training
 record of the run is predicted only by the model that held it out, if that model is finished.
+
+If evaluate has stored RUN/calibration.json, the probabilities are calibrated by it, and the images flagged at its
+operating point are counted; --nocalibrated writes those of the models. --prevalence 0.01 states the share of melanoma
+among the images, if it is another than in training. The order of the images remains.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +27,13 @@ from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
 from melanoma_tf.training import run_dir
 from tfrecord_tools.core import paths
+from tfrecord_tools.core.cli import UsageError
 from tfrecord_tools.core.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from melanoma_tf.evaluation.stored import Stored
 
 FLAGS = flags.FLAGS
 MEAN = "mean"  # of --fill: the mean of the predictions
@@ -38,6 +46,8 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build.", required=True)
     flags.DEFINE_string("out", "submission.csv", "Output file.")
     flags.DEFINE_string("fill", None, "Value for images of the test table without a record: mean, or 0 to 1.")
+    flags.DEFINE_bool("calibrated", None, "Calibrate by RUN/calibration.json. Default: if it is there.")
+    flags.DEFINE_float("prevalence", None, "Share of melanoma among the images, for calibrated probabilities.")
     flags.DEFINE_integer(
         "batch_size", None, "Images at a time over all devices. Default: as much memory as training.", 1
     )
@@ -54,6 +64,7 @@ def main(argv: list[str]) -> None:
     select.check_flags()
     run = run_dir.open_workdir(workdir)
     check_finished(run)
+    stored = read_calibration(workdir, FLAGS.calibrated, FLAGS.prevalence)
     if not paths.is_remote(data):
         dataset.open_data(data)  # before TensorFlow starts, which takes long
     devices = select.start_as_asked()  # before Keras, which reads its backend when it is imported
@@ -71,7 +82,12 @@ def main(argv: list[str]) -> None:
     precision = devices.precision(run.config.precision)
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(batch_size, precision))
-    table, note = in_order(predictions(run, build, devices, batch_size), build, parse_fill(FLAGS.fill))
+    names, logits = predictions(run, build, devices, batch_size)
+    if stored:
+        logits, text = calibrate(logits, stored, FLAGS.prevalence)
+        cli.say(text)
+    predicted = names.assign(target=predictor.sigmoid(logits))
+    table, note = in_order(predicted, build, parse_fill(FLAGS.fill))
     files.write_csv(out, table, float_format="%.8g")
     if note:
         cli.say(note)
@@ -93,6 +109,56 @@ def parse_fill(value: str | None) -> float | str | None:
     if not 0 <= probability <= 1:
         raise ValueError(f"--fill {value}: expected {MEAN} or a number from 0 to 1")
     return probability
+
+
+def read_calibration(workdir: Path, calibrated: bool | None, prevalence: float | None) -> Stored | None:
+    """Reads what calibrates a run's predictions; None where nothing does.
+
+    Args:
+      workdir: folder of the run.
+      calibrated: --calibrated.
+      prevalence: --prevalence.
+
+    Raises:
+      run_dir.RunDirError: asked for, and there is none.
+      stored.StoredError: it is damaged, or of earlier predictions.
+      UsageError: --prevalence with --nocalibrated, or out of range.
+    """
+    if prevalence is not None and (calibrated is False or not 0 < prevalence < 1):
+        raise UsageError(f"--prevalence {prevalence:g}: expected a share between 0 and 1, without --nocalibrated")
+    if calibrated is False:
+        return None
+    from melanoma_tf.evaluation import stored
+
+    path = workdir / run_dir.CALIBRATION
+    try:
+        found = stored.read(path, workdir / run_dir.OOF)
+    except stored.StoredError as error:
+        raise stored.StoredError(f"{error}, or pass --nocalibrated") from error
+    if found is None and (calibrated or prevalence is not None):
+        raise run_dir.RunDirError(
+            f"{path} does not exist: python -m melanoma_tf.evaluate --workdir {workdir} writes it, once two folds are "
+            "finished; without --calibrated and --prevalence the models' own probabilities are written"
+        )
+    return found
+
+
+def calibrate(logits: np.ndarray, stored: Stored, prevalence: float | None) -> tuple[np.ndarray, str]:
+    """Returns calibrated logits [N], and a line on what was done.
+
+    Args:
+      logits: [N], of the models.
+      stored: what calibrates them.
+      prevalence: share of melanoma among the images, or None for that of the run's data.
+    """
+    found, flagged = stored(logits, prevalence)
+    where = "" if prevalence is None else f" and for a prevalence of {prevalence:g} instead of {stored.prevalence:.4g}"
+    rule = f"{stored.rule} {stored.value:g}"
+    return found, (
+        f"calibrated by {stored.calibrator.method} on {stored.images:,} out-of-fold predictions{where} "
+        f"(--nocalibrated for the models' own probabilities); at the operating point chosen there ({rule}), "
+        f"{flagged.sum():,} of {len(found):,} images are flagged"
+    )
 
 
 def check_finished(run: run_dir.RunDir) -> list[int]:
@@ -149,7 +215,9 @@ def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | No
     return result, f"note: {what}. They are written with --fill {fill}: {float(value):.8g}"
 
 
-def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Runtime, batch_size: int) -> pd.DataFrame:
+def predictions(
+    run: run_dir.RunDir, build: dataset.DataSet, devices: select.Runtime, batch_size: int
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Predicts the test records of a data set, or all records if it has none.
 
     Args:
@@ -159,7 +227,7 @@ def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Run
       batch_size: images at a time over all devices.
 
     Returns:
-      image_name and target, a probability.
+      image_name of each record, and [N], the means of its logits.
 
     Raises:
       run_dir.RunDirError: no fold is finished.
@@ -196,7 +264,7 @@ def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Run
     names = [pipeline.read_metadata([shard]) for shard in shards]
     import pandas as pd
 
-    return pd.concat(names, ignore_index=True)[["image_name"]].assign(target=predictor.sigmoid(np.concatenate(total)))
+    return pd.concat(names, ignore_index=True)[["image_name"]], np.concatenate(total)
 
 
 def _warn(

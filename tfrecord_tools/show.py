@@ -24,7 +24,7 @@ from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import verb
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.dedup.pairs import Pair
-from tfrecord_tools.html import origin, page, stats
+from tfrecord_tools.html import filters, origin, page, stats
 from tfrecord_tools.html.page import Content, Html, card, join, note, percent, tag
 from tfrecord_tools.html.stats import BuildStats, ClassCounts, FoldKey, Thumbnail
 from tfrecord_tools.metadata.vocabulary import CLASSES
@@ -135,17 +135,28 @@ def contact_sheets(build: BuildStats) -> Iterator[Html]:
     for target in build.classes:
         chosen = build.samples[target]
         yield tag("h3", f"{CLASSES[target].capitalize()}: {len(chosen):,} of {build.total[target]:,}")
-        yield tag("div", (_figure(shown) for shown in chosen), class_="sheet")
+        yield tag("div", (_figure(shown, **filters.marks(**_filtered(shown))) for shown in chosen), class_="sheet")
 
 
-def _figure(shown: Thumbnail, *more: str) -> Html:
+def _filtered(shown: Thumbnail) -> dict[str, str]:
+    """Values by which an image of a contact sheet is filtered."""
+    site = _word(schema.SITE, shown.record.anatom_site_general_challenge, "unknown")
+    return {"site": site, "source": shown.record.source}
+
+
+def _choices(build: BuildStats) -> dict[str, list[str]]:
+    each = [_filtered(shown) for samples in build.samples.values() for shown in samples]
+    return {name: [values[name] for values in each] for name in ("site", "source")}
+
+
+def _figure(shown: Thumbnail, *more: str, **marks: str) -> Html:
     record = shown.record
     sex, age = _word(schema.SEX, record.sex, "sex ?"), "age ?" if record.age_approx < 0 else f"{record.age_approx} y"
     site = _word(schema.SITE, record.anatom_site_general_challenge, "site ?")
     lines = [record.patient or "patient ?", f"{sex}, {age}", site, _word(schema.DIAGNOSIS, record.diagnosis, ""), *more]
     described = f"{record.image_name}, {CLASSES[record.target]}, {site}"
     caption = tag("figcaption", tag("b", record.image_name), (tag("span", line) for line in lines if line))
-    return tag("figure", page.image(shown.jpeg, stats.THUMBNAIL, described), caption)
+    return tag("figure", page.image(shown.jpeg, stats.THUMBNAIL, described), caption, **marks)
 
 
 def _word(vocabulary: Sequence[str], code: int, otherwise: str) -> str:
@@ -249,7 +260,7 @@ def make_page(
     build = stats.read(folder, manifest, samples, seed, names)
     sections = {"What it holds": _holds(build), "How often melanoma": _melanomas(build, manifest)}
     sections["Files"] = tag("div", _files(build), class_="cards")
-    sections["Images"] = join(contact_sheets(build))
+    sections["Images"] = join([filters.controls(_choices(build)), contact_sheets(build)])
     sections["Quarantine"] = join(quarantine(manifest))
     none = tag("p", "No list of pairs was given; --duplicates pairs.csv shows them side by side.")
     sections["Duplicates"] = none if listed is None else join(duplicates(build, listed, limit))
@@ -259,7 +270,7 @@ def make_page(
     body = [tag("h1", title), tag("nav", links, aria_label="Sections"), _warning(manifest), tiles(build, manifest)]
     for name, content in sections.items():
         body += [tag("h2", name, id=_anchor(name)), content]
-    return page.document(title, body)
+    return page.document(title, body, filters.style(_choices(build)))
 
 
 def _anchor(name: str) -> str:

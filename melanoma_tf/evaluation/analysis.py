@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from melanoma_tf.evaluation import (
     calibration,
@@ -34,7 +35,7 @@ class Options:
       rule: how the operating point is chosen, see `operating_point.choose`.
       value: of the rule.
       method: calibration method, see `calibration.fit`.
-      prevalence: share of melanoma at which predictive values are stated, or None for that of the data.
+      prevalence: share of melanoma for which decisions are evaluated, or None for that of the data.
       refer: guaranteed (sensitivity, specificity) of the refer set.
       replicates: resamples of each interval.
       allow_leakage: whether folds may share patients.
@@ -253,7 +254,7 @@ def _calibration_figures(y: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
 
 
 def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options, probable: bool) -> dict[str, Any]:
-    """Returns the operating point, predictive values at a prevalence, the decision curve and the refer set.
+    """Returns the operating point, what it does at a prevalence, the decision curve there and the refer set.
 
     Args:
       table: a checked table.
@@ -262,20 +263,26 @@ def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options, probable: bo
       probable: whether the logits are of probabilities; scores have no decision curve.
     """
     y, patient = table["target"].to_numpy(), table["patient"].to_numpy()
-    threshold = operating_point.choose(y, logits, asked.rule, asked.value)
+    threshold = operating_point.choose(y, logits, asked.rule, asked.value, asked.prevalence)
     found = operating_point.performance(y, logits, threshold, patient, replicates=asked.replicates)
-    prevalence = float(y.mean()) if asked.prevalence is None else asked.prevalence
-    positive, negative = calibration.predictive_values(
-        found["sensitivity"].value, found["specificity"].value, prevalence
-    )
+    data = float(y.mean())
+    prevalence = data if asked.prevalence is None else asked.prevalence
+    shift = float(calibration.at_prevalence(0.0, data, prevalence))
+    sensitivity, specificity = found["sensitivity"].value, found["specificity"].value
+    positive, negative = calibration.predictive_values(sensitivity, specificity, prevalence)
+    likely = probable and np.isfinite(threshold)
     results: dict[str, Any] = {
         "rule": asked.rule,
         "value": asked.value,
         "threshold": threshold,
-        "probability": operating_point.probability(threshold) if probable and np.isfinite(threshold) else None,
+        "probability": operating_point.probability(threshold) if likely else None,
         **{name: dataclasses.asdict(interval) for name, interval in found.items()},
+        "nested": _nested(table, asked),
         "at_prevalence": {
             "prevalence": prevalence,
+            "stated": asked.prevalence is not None,
+            "probability": operating_point.probability(threshold + shift) if likely else None,
+            "flagged": prevalence * sensitivity + (1 - prevalence) * (1 - specificity),
             "positive_predictive_value": positive,
             "negative_predictive_value": negative,
         },
@@ -283,13 +290,25 @@ def decide(table: pd.DataFrame, logits: np.ndarray, asked: Options, probable: bo
     results["decision_curve"] = None
     if probable:
         # One would biopsy at a risk of a few percent: from 1 in 500 to 1 in 2.
-        curve = operating_point.decision_curve(y, 1 / (1 + np.exp(-logits)), np.geomspace(0.002, 0.5, 60))
+        risks = np.geomspace(0.002, 0.5, 60)
+        curve = operating_point.decision_curve(y, special.expit(logits + shift), risks, prevalence)
         results["decision_curve"] = {name: values.tolist() for name, values in dataclasses.asdict(curve).items()}
     try:
         results["refer"] = dataclasses.asdict(operating_point.refer_set(y, logits, *asked.refer))
     except metrics.UndefinedMetricError as error:
         results["refer"] = {"none": str(error)}
     return results
+
+
+def _nested(table: pd.DataFrame, asked: Options) -> dict[str, Any] | None:
+    """Rates where each fold is flagged by the threshold that the others choose; None where they choose none."""
+    y, z, fold, patient = (table[name].to_numpy() for name in ("target", "logit", "fold", "patient"))
+    try:  # of raw logits: the calibration of the others would not change their order
+        flagged = operating_point.nested_flags(y, z, fold, asked.rule, asked.value, asked.prevalence)
+    except metrics.UndefinedMetricError:
+        return None
+    found = operating_point.performance(y, flagged, 1, patient, replicates=asked.replicates)
+    return {name: dataclasses.asdict(found[name]) for name in ("sensitivity", "specificity")}
 
 
 def by_subgroup(table: pd.DataFrame, flagged: np.ndarray, asked: Options) -> dict[str, Any]:

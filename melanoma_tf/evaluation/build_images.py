@@ -38,66 +38,96 @@ def records(folder: str) -> Iterator[schema.Record]:
                 yield record
 
 
-def metadata(folder: str) -> pd.DataFrame:
-    """Returns image_name, patient_id, source, fold, target and the metadata of each labelled record, in words."""
-    rows = [
-        {
-            "image_name": record.image_name,
-            "patient_id": record.patient or None,
-            "source": record.source,
-            "fold": record.fold,
-            "target": record.target,
-            "sex": schema.word(schema.SEX, record.sex),
-            "age_approx": None if record.age_approx == schema.MISSING else record.age_approx,
-            "anatom_site_general_challenge": schema.word(schema.SITE, record.anatom_site_general_challenge),
-            "diagnosis": schema.word(schema.DIAGNOSIS, record.diagnosis),
-            "width": record.width,
-            "height": record.height,
-        }
-        for record in records(folder)
-    ]
-    return pd.DataFrame(rows)
-
-
 def read(folder: str, names: Collection[str]) -> dict[str, bytes]:
     """Returns the JPEG bytes of some images."""
-    wanted = set(names)
+    wanted = frozenset(names)
     return {record.image_name: record.image for record in records(folder) if record.image_name in wanted}
 
 
-def pixel_floor(folder: str, table: pd.DataFrame) -> dict[str, float]:
-    """AUC of a thumbnail of 16 x 16 pixels, in which no structure of a lesion is seen, and of its border alone.
+class Build:
+    """What one reading of a build finds of predicted images.
 
-    Args:
+    Attributes:
       folder: the build.
-      table: a checked table of predictions with folds.
-
-    Returns:
-      AUC by what was seen; empty where there are no two folds.
+      metadata: image_name, patient_id, source, fold, target and the metadata of each labelled record, in words.
     """
-    if table["fold"].nunique() < 2:
-        return {}
-    row_of = {name: index for index, name in enumerate(table["image_name"])}
-    absent = set(row_of)
-    pixels = np.zeros((len(table), _SIDE, _SIDE, 3), np.float32)
-    for record in records(folder):
-        if record.image_name in row_of:
-            pixels[row_of[record.image_name]] = thumbnail(record.image)
-            absent.discard(record.image_name)
-    if absent:
-        raise PredictionsError(f"--data {folder}: no image of {min(absent)} and {len(absent) - 1:,} others")
-    y, folds = table["target"].to_numpy(), np.unique(table["fold"], return_inverse=True)[1] % 5
-    inside = np.zeros((_SIDE, _SIDE), bool)
-    inside[1:-1, 1:-1] = True
-    kept = _some_negatives(y)
-    found = {}
-    for name, seen in (("thumbnail of 16 x 16 pixels", slice(None)), ("its border, one pixel wide", ~inside)):
-        columns = pixels[:, seen].reshape(len(table), -1)
-        try:
-            found[name] = metrics.auc(y[kept], floor.out_of_fold(columns[kept], y[kept], folds[kept]))
-        except metrics.UndefinedMetricError:  # a fold beside which there is one class
+
+    def __init__(self, folder: str, table: pd.DataFrame, wanted: Collection[str] = ()) -> None:
+        """Reads the build.
+
+        Args:
+          folder: the build.
+          table: a checked table of predictions.
+          wanted: names of images whose JPEG bytes are kept.
+
+        Raises:
+          PredictionsError: there is no such build.
+        """
+        self.folder = folder
+        self._row_of = {name: row for row, name in enumerate(table["image_name"])}
+        self._pixels = np.full((len(table), _SIDE, _SIDE, 3), np.nan, np.float32)
+        self._jpegs: dict[str, bytes] = {}
+        rows, kept = [], frozenset(wanted)
+        for record in records(folder):
+            rows.append(_row(record))
+            if (row := self._row_of.get(record.image_name)) is not None:
+                self._pixels[row] = thumbnail(record.image)
+            if record.image_name in kept:
+                self._jpegs[record.image_name] = record.image
+        self.metadata = pd.DataFrame(rows)
+
+    def images(self, names: Collection[str]) -> dict[str, bytes]:
+        """Returns the JPEG bytes of some images; reads the build again for those that were not `wanted`."""
+        if absent := set(names) - set(self._jpegs):
+            self._jpegs |= read(self.folder, absent)
+        return {name: self._jpegs[name] for name in names if name in self._jpegs}
+
+    def pixel_floor(self, table: pd.DataFrame) -> dict[str, float]:
+        """AUC of a thumbnail of 16 x 16 pixels, in which no structure of a lesion is seen, and of its border alone.
+
+        Args:
+          table: a checked table with folds, of the same images as at first, or some of them.
+
+        Returns:
+          AUC by what was seen; empty where there are no two folds.
+
+        Raises:
+          PredictionsError: the build lacks an image.
+        """
+        if table["fold"].nunique() < 2:
             return {}
-    return found
+        pixels = self._pixels[[self._row_of[name] for name in table["image_name"]]]
+        absent = table["image_name"][np.isnan(pixels[:, 0, 0, 0])]
+        if len(absent):
+            raise PredictionsError(f"--data {self.folder}: no image of {absent.min()} and {len(absent) - 1:,} others")
+        y, folds = table["target"].to_numpy(), np.unique(table["fold"], return_inverse=True)[1] % 5
+        inside = np.zeros((_SIDE, _SIDE), bool)
+        inside[1:-1, 1:-1] = True
+        kept = _some_negatives(y)
+        found = {}
+        for name, seen in (("thumbnail of 16 x 16 pixels", slice(None)), ("its border, one pixel wide", ~inside)):
+            columns = pixels[:, seen].reshape(len(table), -1)
+            try:
+                found[name] = metrics.auc(y[kept], floor.out_of_fold(columns[kept], y[kept], folds[kept]))
+            except metrics.UndefinedMetricError:  # a fold beside which there is one class
+                return {}
+        return found
+
+
+def _row(record: schema.Record) -> dict[str, str | int | None]:
+    return {
+        "image_name": record.image_name,
+        "patient_id": record.patient or None,
+        "source": record.source,
+        "fold": record.fold,
+        "target": record.target,
+        "sex": schema.word(schema.SEX, record.sex),
+        "age_approx": None if record.age_approx == schema.MISSING else record.age_approx,
+        "anatom_site_general_challenge": schema.word(schema.SITE, record.anatom_site_general_challenge),
+        "diagnosis": schema.word(schema.DIAGNOSIS, record.diagnosis),
+        "width": record.width,
+        "height": record.height,
+    }
 
 
 def thumbnail(jpeg: bytes) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +15,10 @@ from melanoma_tf.evaluation import metrics
 
 # From weights [R,N] of the images to [R] values of each of several statistics.
 Statistics = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
+
+# Called with the number of resamples that are done, and that of all.
+Watcher = Callable[[int, int], object]
+_WATCHER: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("watcher", default=None)
 
 _ROWS = 64  # resamples at a time, each of N weights, to bound memory
 _MIN_DEFINED = 0.9  # of the resamples, or there is no interval
@@ -31,6 +37,16 @@ class Interval:
         if np.isnan(self.low):
             return f"{self.value:.4f} (no interval)"
         return f"{self.value:.4f} ({self.level:.0%} interval {self.low:.4f} to {self.high:.4f})"
+
+
+@contextlib.contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Shows the progress of every `bootstrap` in the block."""
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
 
 
 def resamples(clusters: ArrayLike, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -73,11 +89,14 @@ def bootstrap(
     Returns:
       [1 + replicates] for each statistic: its value, then that of each resample, NaN where it is undefined.
     """
-    n = len(np.asarray(clusters))
+    n, watcher, done = len(np.asarray(clusters)), _WATCHER.get(), 0
     found = {name: [values] for name, values in statistics(np.ones((1, n))).items()}
     for weights in resamples(clusters, replicates, seed):
         for name, values in statistics(weights).items():
             found[name].append(values)
+        done += len(weights)
+        if watcher:
+            watcher(done, replicates)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 

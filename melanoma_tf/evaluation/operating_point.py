@@ -16,7 +16,7 @@ Rule = Literal["sensitivity", "specificity", "cost"]
 RULES: tuple[Rule, ...] = ("sensitivity", "specificity", "cost")
 
 
-def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, value: float) -> float:
+def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, value: float, prevalence: float | None = None) -> float:
     """Chooses the threshold at or above which an image is flagged.
 
     Args:
@@ -25,6 +25,7 @@ def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, value: float) -> fl
       rule: `sensitivity`, the highest threshold with at least this sensitivity; `specificity`, the lowest with at
         least this specificity; `cost`, the cheapest where a missed positive costs `value` false alarms.
       value: in [0, 1] for a rate, positive for a cost.
+      prevalence: share of positives where the threshold is used, for `cost`; None for that of the data.
 
     Returns:
       A score of the data, or infinity where nothing may be flagged.
@@ -46,7 +47,44 @@ def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, value: float) -> fl
         return float(thresholds[missed <= (1 - value) * len(positive) + 1e-9].max())
     if rule == "specificity":
         return float(thresholds[alarms <= (1 - value) * len(negative) + 1e-9].min())
-    return float(thresholds[np.argmin(value * missed + alarms)])
+    share = len(positive) / len(y) if prevalence is None else prevalence
+    cost = value * share * missed / len(positive) + (1 - share) * alarms / len(negative)
+    return float(thresholds[np.argmin(cost)])
+
+
+def nested_flags(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    folds: ArrayLike,
+    rule: Rule,
+    value: float,
+    prevalence: float | None = None,
+) -> NDArray[np.bool_]:
+    """Flags the images of each fold by the threshold that the other folds choose.
+
+    Args:
+      labels: [N] in {0, 1}.
+      scores: [N], larger means more likely positive.
+      folds: [N].
+      rule: see `choose`.
+      value: see `choose`.
+      prevalence: see `choose`.
+
+    Returns:
+      [N]; the rates of these flags are not flattered by choosing the threshold on the images that are judged.
+
+    Raises:
+      metrics.UndefinedMetricError: a single fold, or only one class beside one.
+    """
+    y, s, fold = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(folds)
+    names = np.unique(fold)
+    if len(names) < 2:
+        raise metrics.UndefinedMetricError("a nested threshold needs two folds; got one")
+    flagged = np.zeros(len(y), bool)
+    for name in names:
+        own = fold == name
+        flagged[own] = s[own] >= choose(y[~own], s[~own], rule, value, prevalence)
+    return flagged
 
 
 def performance(
@@ -98,21 +136,25 @@ class DecisionCurve:
     treat_all: Floats
 
 
-def decision_curve(labels: ArrayLike, probabilities: ArrayLike, thresholds: ArrayLike) -> DecisionCurve:
+def decision_curve(
+    labels: ArrayLike, probabilities: ArrayLike, thresholds: ArrayLike, prevalence: float | None = None
+) -> DecisionCurve:
     """Returns the net benefit, true positives less false ones weighted by the odds of the threshold, per image.
 
     Args:
       labels: [N] in {0, 1}.
-      probabilities: [N], calibrated.
+      probabilities: [N], calibrated, at `prevalence`.
       thresholds: [T] in (0, 1).
+      prevalence: share of positives for which images are weighted; None for that of the data.
     """
     y, p = metrics.check_inputs(labels, probabilities)
     t = np.asarray(thresholds, np.float64)
     positive, negative = np.sort(p[y == 1]), np.sort(p[y == 0])
     found = len(positive) - np.searchsorted(positive, t)
     alarms = len(negative) - np.searchsorted(negative, t)
-    odds = t / (1 - t)
-    return DecisionCurve(t, (found - odds * alarms) / len(y), (len(positive) - odds * len(negative)) / len(y))
+    share = len(positive) / len(y) if prevalence is None else prevalence
+    odds = (1 - share) * t / (1 - t)
+    return DecisionCurve(t, share * found / len(positive) - odds * alarms / len(negative), share - odds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 RUN/run.json        config, hashes of the data, and when and with what each session trained
 RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished
 RUN/oof.csv         out-of-fold predictions of all finished folds
-RUN/metrics.json, report.html, model_card.md    written by melanoma_tf.train and melanoma_tf.evaluate
+RUN/metrics.json, report.html, ...    written by melanoma_tf.train and melanoma_tf.evaluate
+RUN/calibration.json    calibrator and operating point of these predictions, for melanoma_tf.predict
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
-REPORTS = ("report.html", "model_card.md")
+CALIBRATION = "calibration.json"
+REPORTS = ("report.html", "model_card.md", "tripod_ai.md")
 _FOLD = re.compile("fold[0-9]+")
 
 
@@ -113,7 +115,7 @@ def lock_until_exit(path: Path) -> None:
             f"--workdir {path}: another run is writing there ({error}); wait for it, or pass another --workdir"
         ) from None
     atexit.register(held.close)
-    files.remove_temporary(path, "|".join(map(re.escape, (RUN, OOF, METRICS, *REPORTS))))
+    files.remove_temporary(path, "|".join(map(re.escape, (RUN, OOF, METRICS, CALIBRATION, *REPORTS))))
     for fold in _fold_folders(path):
         files.remove_temporary(fold, ".+")
         checkpoint.remove_temporary(fold / "checkpoints")
@@ -251,7 +253,7 @@ def _remove(path: Path) -> None:
         if folder.is_symlink():
             raise RunDirError(f"{folder} is a link; remove it yourself, or pass another --workdir")
         shutil.rmtree(folder)
-    for name in (OOF, METRICS, *REPORTS, RUN):  # RUN last, so that an interrupted removal can be repeated
+    for name in (OOF, METRICS, CALIBRATION, *REPORTS, RUN):  # RUN last, so that an interrupted removal can be repeated
         (path / name).unlink(missing_ok=True)
 
 

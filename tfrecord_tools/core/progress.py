@@ -16,7 +16,7 @@ class Progress:
       total: number of pieces.
       stream: standard error by default.
       unit: name of the pieces.
-      images: number of images in a piece.
+      images: number of images in a piece; 0 where they have none, and no rate in images is shown.
       title: text before the count.
       before: pieces that were done earlier, which the rate leaves out.
       interval: seconds between lines if the stream is no terminal.
@@ -71,5 +71,5 @@ class Progress:
         made = done - self._before
         rate = made / max(now - self._start, 1e-9)
         left = f"{(self._total - done) / rate:.0f} s left" if made > 0 else "starting"
-        speed = f"{rate * self._images:.1f} images/s"
+        speed = f"{rate * self._images:.1f} images/s" if self._images else ""
         return self._title + ", ".join(filter(None, (f"{done}/{self._total} {self._unit}", note, speed, left)))

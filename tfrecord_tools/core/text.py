@@ -20,6 +20,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
+def shown(text: str, limit: int = 80) -> str:
+    """Text of a stranger's file for a terminal: on one line, without control characters, not longer than `limit`."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
 def cell(value: Any) -> Any:
     """Value to write into a CSV: a text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):

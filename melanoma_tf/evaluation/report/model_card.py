@@ -30,10 +30,10 @@ def make(title: str, results: Mapping[str, Any]) -> str:
       results: the contents of metrics.json.
     """
     point = results["operating_point"]
-    lines = [f"# {_text(title)}", "", USE, ""]
+    lines = [f"# {plain(title)}", "", USE, ""]
     counts = f"{results['images']:,} images" + f" of {results['patients']:,} patients" * results["patients_known"]
     lines.append(f"- {counts}, {results['positives']:,} melanomas")
-    lines += [f"- **warning**: {_text(warning)}" for warning in results["warnings"]]
+    lines += [f"- **warning**: {plain(warning)}" for warning in results["warnings"]]
     lines += ["", "## Performance", "", f"| figure | value | 95% interval, {resampled(results)} |", "|---|---|---|"]
     lines += [f"| {NAMES[k]} | {number(v['value'])} | {interval(v)} |" for k, v in results["metrics"].items()]
     base = results.get("floor", {})
@@ -54,6 +54,7 @@ def make(title: str, results: Mapping[str, Any]) -> str:
     lines += ["| figure | value | 95% interval |", "|---|---|---|"]
     for name in ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged"):
         lines.append(f"| {NAMES[name]} | {number(point[name]['value'])} | {interval(point[name])} |")
+    lines += _decided(point)
     for what, members in results["subgroups"].items():
         lines += [
             "",
@@ -67,16 +68,30 @@ def make(title: str, results: Mapping[str, Any]) -> str:
                 "too few" if each[key] is None else f"{number(each[key]['value'])} ({interval(each[key])})"
                 for key in ("auc", "sensitivity")
             ]
-            lines.append(f"| {_text(name)} | {each['images']:,} | {each['positives']:,} | {' | '.join(figures)} |")
+            lines.append(f"| {plain(name)} | {each['images']:,} | {each['positives']:,} | {' | '.join(figures)} |")
     lines += [
         "",
         "## What the reporting guidelines ask for",
         "",
-        "TRIPOD+AI and CLEAR Derm; items that no run can answer.",
+        "TRIPOD+AI and CLEAR Derm; items that no run can answer. tripod_ai.md has the others.",
         "",
     ]
     lines += ["| item | answer |", "|---|---|", *(f"| {item} | {answer} |" for item, answer in _ASKED.items())]
     return "\n".join(lines) + "\n"
+
+
+def _decided(point: Mapping[str, Any]) -> list[str]:
+    """Paragraphs on the choice of the threshold and on another prevalence."""
+    lines: list[str] = []
+    nested, there = point["nested"], point["at_prevalence"]
+    if nested:
+        values = ", ".join(f"{name} {number(found['value'])}" for name, found in nested.items())
+        lines += ["", f"The threshold was chosen on these predictions; where the other folds choose it: {values}."]
+    if there["stated"]:
+        names = ("positive_predictive_value", "negative_predictive_value")
+        values = ", ".join(f"{NAMES[name]} {number(there[name])}" for name in names)
+        lines += ["", f"At a prevalence of {there['prevalence']:.2%}: {values}."]
+    return lines
 
 
 # What Markdown, and the HTML in it, would read as markup.
@@ -88,5 +103,6 @@ _MARKUP: dict[str, str | int | None] = {
 }
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
+    """Returns text that Markdown reads as text, on one line."""
     return " ".join(text.translate(str.maketrans(_MARKUP)).split())

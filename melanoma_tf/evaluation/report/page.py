@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tfrecord_tools.html import charts, page
+from tfrecord_tools.html import charts, filters, page
 from tfrecord_tools.html.charts import Axis, Series
 from tfrecord_tools.html.page import Content, Html, card, note, tag
 
@@ -36,6 +36,7 @@ _RULES = {
     "cost": "least cost where a missed melanoma costs {value:g} false alarms",
 }
 _LEVEL = "95% interval"
+_MOST = 20  # rows of a table of folds, sources or the members of a subgroup
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -50,14 +51,16 @@ def interval(found: Figures | None, digits: int = 3) -> str:
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def make(title: str, results: Figures, gallery: Content = None) -> str:
+def make(title: str, results: Figures, gallery: Html | None = None, choices: filters.Choices | None = None) -> str:
     """Makes the page.
 
     Args:
       title: name of what was evaluated.
       results: the contents of metrics.json.
       gallery: section of the most confident errors, if images are at hand.
+      choices: values of the gallery's images for each filter; only filters that mark its figures are offered.
     """
+    marked = {name: values for name, values in (choices or {}).items() if gallery and f" data-{name}=" in gallery}
     sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
     if "floor" in results:
         sections["The floor"] = list(floor(results["floor"]))
@@ -66,7 +69,7 @@ def make(title: str, results: Figures, gallery: Content = None) -> str:
     if results["subgroups"]:
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
     if gallery:
-        sections["Most confident errors"] = gallery
+        sections["Most confident errors"] = [filters.controls(marked), gallery]
     sections["How it was made"] = [tag("p", line) for line in method(results)]
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body: list[Content] = [
@@ -78,7 +81,7 @@ def make(title: str, results: Figures, gallery: Content = None) -> str:
     ]
     for name, content in sections.items():
         body += [tag("h2", name, id=_anchor(name)), content]
-    return page.document(title, body, charts.STYLE)
+    return page.document(title, body, charts.STYLE + filters.style(marked))
 
 
 def _anchor(name: str) -> str:
@@ -96,8 +99,16 @@ def first_screen(results: Figures) -> Html:
             ("the model adds", f"{adds['value']:+.3f}", f"{_LEVEL} {interval(adds)}"),
         ]
     boxes += [
-        ("sensitivity", number(point["sensitivity"]["value"]), f"{_LEVEL} {interval(point['sensitivity'])}"),
-        ("specificity", number(point["specificity"]["value"]), "at the same operating point: " + rule(point)),
+        (
+            "sensitivity",
+            number(point["sensitivity"]["value"]),
+            f"{_LEVEL} {interval(point['sensitivity'])}; {_chosen(point, 'sensitivity')}",
+        ),
+        (
+            "specificity",
+            number(point["specificity"]["value"]),
+            f"at the same operating point: {rule(point)}; {_chosen(point, 'specificity')}",
+        ),
         (
             "images",
             f"{results['images']:,}",
@@ -109,6 +120,13 @@ def first_screen(results: Figures) -> Html:
         tag("div", tag("dt", name), tag("dd", value, tag("small", more)), class_="tile") for name, value, more in boxes
     )
     return tag("dl", drawn, class_="tiles")
+
+
+def _chosen(point: Figures, name: str) -> str:
+    """Returns what qualifies a rate: its threshold was chosen on the same images."""
+    if not point["nested"]:
+        return "the threshold was chosen on these images"
+    return f"{number(point['nested'][name]['value'])} where other folds choose the threshold"
 
 
 def resampled(results: Figures) -> str:
@@ -153,10 +171,15 @@ def discrimination(results: Figures) -> Iterator[Html]:
         values = results[f"auc_per_{what}"]
         if len(values) > 1:
             text = note(_SCALES) if what == "fold" and results.get("scales_differ") else None
-            cards.append(
-                card(f"AUC by {what}", page.table([what, "AUC"], ([k, number(v)] for k, v in values.items())), text)
-            )
+            rows = [[k, number(v)] for k, v in values.items()]
+            cards.append(card(f"AUC by {what}", *_table([what, "AUC"], rows), text))
     yield tag("div", cards, class_="cards")
+
+
+def _table(header: Sequence[Content], rows: Sequence[Sequence[Content]]) -> list[Html]:
+    """A table of at most 20 rows, and a note on the others."""
+    found = [page.table(header, rows[:_MOST])]
+    return [*found, note(f"and {len(rows) - _MOST:,} more: see metrics.json")] if len(rows) > _MOST else found
 
 
 def floor(found: Figures) -> Iterator[Html]:
@@ -230,13 +253,22 @@ def decisions(point: Figures) -> Iterator[Html]:
     there = point["at_prevalence"]
     text = f"Chosen on these predictions for {rule(point)}"
     text += "." if point["probability"] is None else f": flagged from a probability of {point['probability']:.4f}."
+    if point["nested"]:
+        nested = (f"{name} {number(point['nested'][name]['value'])}" for name in ("sensitivity", "specificity"))
+        text += f" Where the other folds choose the threshold: {', '.join(nested)}."
     text += f" Where {page.percent(there['prevalence'], 1)} of the images are melanomas: "
+    if there["stated"] and there["probability"] is not None:
+        text += f"flagged from a probability of {there['probability']:.4f}; "
+    if there["stated"]:
+        text += f"{page.percent(there['flagged'], 1)} are flagged; "
     flagged, passed = there["positive_predictive_value"], there["negative_predictive_value"]
     text += "no image is flagged" if flagged is None else f"{page.percent(flagged, 1)} of the flagged ones are"
     text += ", all are flagged." if passed is None else f", and {page.percent(1 - passed, 1)} of the others."
     cards = [card("Operating point", page.table(["figure", "value", _LEVEL], rows), note(text))]
     if point["decision_curve"]:
-        cards.append(card("Decision curve", _decision_chart(point["decision_curve"])))
+        weighted = f"Images weighted for a prevalence of {page.percent(there['prevalence'], 1)}, as stated."
+        how = note(weighted) if there["stated"] else None
+        cards.append(card("Decision curve", _decision_chart(point["decision_curve"]), how))
     yield tag("div", [*cards, card("Refer", tag("p", _referred(point["refer"])))], class_="cards")
 
 
@@ -275,7 +307,7 @@ def subgroups(found: Figures) -> Iterator[Html]:
                 row.append("too few" if each is None else f"{number(each['value'])} ({interval(each)})")
             rows.append(row)
         header = [what, "images", "melanomas", "AUC", "sensitivity", "specificity"]
-        yield card(what.capitalize(), page.table(header, rows), class_="card apart")
+        yield card(what.capitalize(), *_table(header, rows), class_="card apart")
 
 
 _SCALES = (

@@ -1,0 +1,47 @@
+"""report.html of a model of several diagnoses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from melanoma_tf.evaluation.report.page import USE, interval, number, resampled
+from tfrecord_tools.html import charts, page
+from tfrecord_tools.html.page import Content, card, note, tag
+
+
+def make(title: str, results: Mapping[str, Any]) -> str:
+    """Makes the page.
+
+    Args:
+      title: name of what was evaluated.
+      results: see `multiclass.analyze`.
+    """
+    found = results["balanced_accuracy"]
+    how = f"95% interval {interval(found)}, {resampled(results)}"
+    value = tag("dd", number(found["value"]), tag("small", how))
+    tile = tag("div", tag("dt", "balanced accuracy"), value, class_="tile")
+    rows = [
+        [
+            name,
+            f"{each['images']:,}",
+            *(f"{number(each[key]['value'])} ({interval(each[key])})" for key in ("recall", "auc")),
+        ]
+        for name, each in results["classes"].items()
+    ]
+    counts = ([name, *(f"{n:,}" for n in row)] for name, row in results["confusion"].items())
+    body: list[Content] = [
+        tag("h1", title),
+        [tag("p", text, class_="warning") for text in results["warnings"]],
+        tag("p", USE, class_="lead"),
+        tag("dl", tile, class_="tiles"),
+        tag("h2", "Classes"),
+        card("Each against the rest", page.table(["class", "images", "recall", "AUC"], rows), class_="card apart"),
+        card(
+            "True by predicted class",
+            page.table(["true", *results["confusion"]], counts),
+            note("Predicted is the class with the highest score."),
+            class_="card apart",
+        ),
+    ]
+    return page.document(title, body, charts.STYLE)
