@@ -133,6 +133,11 @@ class Calibrator:
             return logit(np.interp(z, self.x, self.y))
         return self.slope * z + self.intercept
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all logits become one, which those do that say nothing."""
+        return len(set(self.y)) < 2 if self.method == "isotonic" else self.slope == 0
+
     def to_json(self) -> dict[str, Any]:
         """Returns what `from_json` reads."""
         return dataclasses.asdict(self)

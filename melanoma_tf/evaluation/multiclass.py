@@ -43,7 +43,7 @@ def has_classes(path: Path) -> bool:
 
 
 def _columns(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name.startswith(PREFIX)]
+    return [name for name in map(str, table.columns) if name.startswith(PREFIX)]
 
 
 def read(path: Path, metadata: Path | None = None) -> Classified:

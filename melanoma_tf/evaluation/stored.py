@@ -65,7 +65,7 @@ class Stored:
 
 
 def of_results(results: Mapping[str, Any], predictions: Path) -> Stored | None:
-    """Takes from the contents of metrics.json what is to be stored; None where nothing was calibrated.
+    """Takes what is to be stored from metrics.json; None where nothing was calibrated, or to a constant.
 
     Args:
       results: the contents of metrics.json.
@@ -73,9 +73,11 @@ def of_results(results: Mapping[str, Any], predictions: Path) -> Stored | None:
     """
     if "calibrator" not in results["calibration"]:
         return None
-    point = results["operating_point"]
+    point, calibrator = results["operating_point"], Calibrator.from_json(results["calibration"]["calibrator"])
+    if calibrator.is_constant:  # it would take the order from the images
+        return None
     return Stored(
-        Calibrator.from_json(results["calibration"]["calibrator"]),
+        calibrator,
         point["rule"],
         point["value"],
         point["threshold"],

@@ -16,14 +16,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from melanoma_tf import evaluate, predict, train
-from melanoma_tf.core import config
+from melanoma_tf.core import config, files
 from melanoma_tf.data import dataset, pipeline
+from melanoma_tf.evaluation import stored
+from melanoma_tf.evaluation.calibration import Calibrator
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
 from tfrecord_tools import schema
+from tfrecord_tools.core.cli import UsageError
 from tfrecord_tools.records import tfrecord
 
 pytestmark = pytest.mark.integration
@@ -154,7 +157,7 @@ def test_predict_writes_a_submission_in_the_order_of_the_table(run, shards_of_te
     folder, _ = run
     out = tmp_path / "submission.csv"
     args = ["--workdir", str(folder), "--data", str(shards_of_test_set), "--out", str(out), "--strategy", "cpu"]
-    done = run_command("-c", PREDICT, *args, "--fill", "0.125")
+    done = run_command("-c", PREDICT, *args, "--fill", "0.125", "--nocalibrated")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "warning" not in done.stdout
     submission, names = pd.read_csv(out), pd.read_csv(synthetic / "test.csv")["image_name"].tolist()
@@ -166,17 +169,60 @@ def test_predict_writes_a_submission_in_the_order_of_the_table(run, shards_of_te
     assert submission["target"].nunique() == len(names)
 
 
-def test_predictions_of_training_data_come_from_models_that_have_not_seen_it(run, shards, tmp_path):
-    folder, _ = run
-    out = tmp_path / "submission.csv"
+def calibrate(folder, threshold, slope=0.5):
+    """Replaces the calibration.json of a run."""
+    made = stored.Stored(
+        Calibrator("platt", slope, -1.0), "sensitivity", 0.9, threshold, 0.25, 30, files.sha256(folder / "oof.csv")
+    )
+    stored.write(folder / "calibration.json", made)
+    return made
+
+
+def test_predictions_of_training_data_are_of_models_that_have_not_seen_it_and_calibrated(run, shards, tmp_path):
+    folder, out = tmp_path / "run", tmp_path / "submission.csv"
+    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
+    calibrate(folder, threshold=-1.0)
     args = ["--workdir", str(folder), "--data", str(shards), "--out", str(out), "--strategy", "cpu"]
-    done = run_command("-c", PREDICT, *args)
+    done = run_command("-c", PREDICT, *args, "--prevalence", "0.02")
     assert done.returncode == 0, done.stderr[-2000:]
     submission, oof = pd.read_csv(out), pd.read_csv(folder / "oof.csv")
     assert len(submission) == 90
     together = oof.merge(submission, on="image_name", suffixes=("", "_again"))
-    np.testing.assert_allclose(together["target_again"], together["probability"], rtol=1e-5)
+    expected = 0.5 * together["logit"] - 1 + np.log(0.02 / 0.98) - np.log(0.25 / 0.75)
+    np.testing.assert_allclose(together["target_again"], 1 / (1 + np.exp(-expected)), rtol=1e-5)
+    assert (
+        "calibrated by platt on 30 out-of-fold predictions and for a prevalence of 0.02 instead of 0.25" in done.stdout
+    )
+    assert "at the operating point chosen there (sensitivity 0.9), " in done.stdout
     assert f"warning: {90 - len(oof)} of 90 records were training data of every finished model" in done.stdout
+
+
+def test_what_calibrates_is_read_before_anything_is_predicted(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(run[0] / "oof.csv", folder)
+    assert predict.read_calibration(folder, None, None) is None
+    for asked in ((True, None), (None, 0.1)):
+        with pytest.raises(
+            run_dir.RunDirError, match="calibration.json does not exist: python -m melanoma_tf.evaluate"
+        ):
+            predict.read_calibration(folder, *asked)
+    made = calibrate(folder, threshold=0.0)
+    assert predict.read_calibration(folder, None, None) == made
+    assert predict.read_calibration(folder, False, None) is None
+    for calibrated, prevalence in ((False, 0.1), (None, 0.0), (None, 1.5)):
+        with pytest.raises(UsageError, match="expected a share between 0 and 1, without --nocalibrated"):
+            predict.read_calibration(folder, calibrated, prevalence)
+    (folder / "oof.csv").write_text("other predictions")
+    with pytest.raises(stored.StoredError, match="evaluate --workdir RUN again, or pass --nocalibrated"):
+        predict.read_calibration(folder, None, None)
+
+
+def test_flagged_images_are_counted(run, tmp_path):
+    shutil.copy(run[0] / "oof.csv", tmp_path)
+    logits, text = predict.calibrate(np.array([0.0, 1.0, 3.0]), calibrate(tmp_path, threshold=-0.5), None)
+    np.testing.assert_allclose(logits, [-1.0, -0.5, 0.5])
+    assert "2 of 3 images are flagged" in text
 
 
 def test_which_models_predict_a_shard():

@@ -11,35 +11,13 @@ import pytest
 import sklearn.metrics
 
 from melanoma_tf import evaluate
-from melanoma_tf.evaluation import analysis, predictions
+from melanoma_tf.evaluation import analysis, predictions, stored
 from melanoma_tf.evaluation.report import page
 from tests.support import browser
+from tests.support.evaluation import example
 from tests.support.process import run_forked
 
 QUICK = analysis.Options(replicates=100)
-HOSTILE = "<script>alert(1)</script>\"'&=cmd"
-
-
-def example(n=400, seed=0):
-    """Predictions of images of patients in four folds, with metadata."""
-    rng = np.random.default_rng(seed)
-    patients = rng.integers(0, n // 4, n)
-    target = (rng.random(n) < 0.25).astype(int)
-    return pd.DataFrame(
-        {
-            "image_name": [f"image_{i}" for i in range(n)],
-            "patient_id": [f"p{k}" for k in patients],
-            "fold": patients % 4,
-            "target": target,
-            "prediction": 1 / (1 + np.exp(-rng.normal(2 * target - 2, 1.0))),
-            "sex": np.where(patients % 2, "male", "female"),
-            "age_approx": 20 + 5 * (patients % 12),
-            "anatom_site_general": np.where(patients % 3, "torso", HOSTILE),
-            "source": np.where(patients % 2, "one", HOSTILE),
-            "width": np.where(target + (patients % 5) > 4, 640, 1024),
-            "height": 480,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +33,10 @@ def files(tmp_path_factory):
     other = table.assign(prediction=example(seed=1)["prediction"]).sample(frac=1, random_state=0)
     other[columns].to_csv(folder / "b.csv", index=False)
     table[columns].to_csv(folder / "plain.csv", index=False)
+    several = pd.DataFrame({f"prediction_{name}": table["prediction"] ** k for k, name in enumerate(["NV", "MEL"])})
+    several.assign(image_name=table["image_name"]).to_csv(folder / "classes.csv", index=False)
+    names = np.where(table["target"], "MEL", "NV")
+    table[["image_name", "patient_id"]].assign(diagnosis=names).to_csv(folder / "truth.csv", index=False)
     return folder
 
 
@@ -70,7 +52,12 @@ def done(files):
         ],
         "comparison": ["--predictions", files / "a.csv", "--against", files / "b.csv", "--out", files / "own"],
         "plain": ["--predictions", files / "plain.csv", "--out", files / "plain"],
+        "classes": [
+            "--predictions", files / "classes.csv", "--metadata", files / "truth.csv", "--out", files / "classes",
+        ],
         "nothing": [],
+        "certain": ["--predictions", files / "a.csv", "--out", files / "x", "--prevalence", "1"],
+        "classes against": ["--predictions", files / "classes.csv", "--against", files / "b.csv", "--out", files / "x"],
         "no out": ["--predictions", files / "a.csv"],
         "no column": ["--predictions", files / "a.csv", "--folds_from", "shard", "--out", files / "x"],
     }  # fmt: skip
@@ -127,6 +114,8 @@ def test_two_models_are_compared_on_the_same_images(files, done):
     [
         ("nothing", 2, "pass --workdir RUN or --predictions CSV"),
         ("no out", 2, "--predictions needs --out"),
+        ("certain", 2, "--prevalence 1: expected a share between 0 and 1"),
+        ("classes against", 2, "has several classes; --against, --data and --folds_from are for one prediction"),
         ("no column", 1, "has no column shard (--folds_from); got image_name"),
     ],
 )
@@ -201,6 +190,59 @@ def test_a_constant_prediction_is_worded_truly():
     assert ", all are flagged." in page.make("constant", found)
 
 
+def test_decisions_are_those_at_the_stated_prevalence():
+    table = predictions.check(example(), "a.csv")
+    plain, stated = (
+        analysis.analyze(table, analysis.Options(replicates=100, prevalence=share))["operating_point"]
+        for share in (None, 0.01)
+    )
+    there, rates = stated["at_prevalence"], [stated[name]["value"] for name in ("sensitivity", "specificity")]
+    assert rates == [plain[name]["value"] for name in ("sensitivity", "specificity")]
+    flagged = 0.01 * rates[0] + 0.99 * (1 - rates[1])
+    assert there["flagged"] == pytest.approx(flagged)
+    assert there["positive_predictive_value"] == pytest.approx(0.01 * rates[0] / flagged)
+    odds = [p / (1 - p) for p in (there["probability"], stated["probability"])]
+    share = table["target"].mean()
+    assert odds[0] / odds[1] == pytest.approx(0.01 / 0.99 / (share / (1 - share)))
+    # Treating all at a risk of 1 in 2 costs what the healthy are more than the ill.
+    assert stated["decision_curve"]["treat_all"][-1] == pytest.approx(0.01 - 0.99)
+    assert plain["decision_curve"]["treat_all"][-1] == pytest.approx(share - (1 - share))
+
+
+def test_a_run_stores_what_calibrates_its_predictions(tmp_path):
+    table = example().drop(columns="prediction").assign(logit=np.log(1 / (1 / example()["prediction"] - 1)))
+    table.to_csv(tmp_path / "oof.csv", index=False)
+    evaluate.report(tmp_path)
+    found = stored.read(tmp_path / "calibration.json", tmp_path / "oof.csv")
+    point = json.loads((tmp_path / "metrics.json").read_text())["operating_point"]
+    assert (found.threshold, found.images) == (point["threshold"], 400)
+    # Predictions of a single fold calibrate nothing, and what calibrated others is removed.
+    table[table["fold"] == 0].to_csv(tmp_path / "oof.csv", index=False)
+    evaluate.report(tmp_path)
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_lists_of_folds_and_sources_end_and_hold_no_control_characters():
+    table = example()
+    table["fold"] = table["patient_id"].str[1:].astype(int) % 30
+    table["source"] = table["fold"].map(lambda fold: f"clinic\x1b[31m {fold}")
+    found = analysis.to_json(analysis.analyze(predictions.check(table, "a.csv"), QUICK))
+    shown = evaluate.summary(found)
+    assert "\x1b" not in "".join(shown)
+    assert sum(line.startswith("fold ") for line in shown) == 10
+    more = len(found["auc_per_fold"]) - 10
+    assert f"and {more} more folds: see metrics.json" in shown
+    assert f"and {more - 10} more: see metrics.json" in page.make("many", found)
+
+
+def test_a_rate_says_where_its_threshold_was_chosen():
+    found = analysis.to_json(analysis.analyze(predictions.check(example(), "a.csv"), QUICK))
+    nested = found["operating_point"]["nested"]["sensitivity"]["value"]
+    assert f"{nested:.3f} where other folds choose the threshold" in page.make("four folds", found)
+    found["operating_point"]["nested"] = None
+    assert "the threshold was chosen on these images" in page.make("one fold", found)
+
+
 def test_models_on_different_scales_are_noticed():
     table = predictions.check(example(), "a.csv")
     options = analysis.Options(replicates=100)
@@ -258,6 +300,29 @@ def test_the_report_is_well_formed_and_texts_stay_texts(files, done):
     links = {attributes["href"][1:] for tag, attributes in parser.seen if tag == "a"}
     assert len(ids) == len(set(ids))
     assert links == set(ids)
+
+
+@pytest.mark.integration
+def test_several_classes_have_a_balanced_accuracy(files, done):
+    assert done["classes"]["code"] == 0, done["classes"]["stderr"]
+    found, table = json.loads((files / "classes/metrics.json").read_text()), example()
+    expected = sklearn.metrics.roc_auc_score(table["target"], table["prediction"])
+    assert found["classes"]["MEL"]["auc"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert found["patients_known"]
+    assert "balanced accuracy 0.5" in done["classes"]["stdout"]  # the power of zero is always the highest
+    assert "0.500" in (files / "classes/report.html").read_text()
+
+
+@pytest.mark.integration
+def test_the_reporting_sheet_has_the_figures_and_what_is_missing(files, done):
+    text, found = (files / "own/tripod_ai.md").read_text(), json.loads((files / "own/metrics.json").read_text())
+    rows = dict(line[2:-2].split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
+    assert f"ROC AUC {found['auc']['value']:.3f} (95% interval {found['auc']['low']:.3f}" in rows["23a"]
+    assert f"400 images of {found['patients']} patients, {found['positives']} melanomas" in rows["21"]
+    assert rows["18a"] == "Funding | **missing**: to be filled in by the author"
+    assert rows["12c"].endswith("**missing**: to be filled in by the author")  # anybody's predictions have no run.json
+    assert "<script" not in text
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {4}
 
 
 @pytest.mark.integration

@@ -99,7 +99,10 @@ def table(header: Sequence[Content], rows: Iterable[Sequence[Content]], class_: 
     """Makes a table; the first cell of a row is its heading."""
     head = tag("tr", (tag("th", cell, scope="col") if cell else tag("td") for cell in header))
     body = (tag("tr", tag("th", first, scope="row"), (tag("td", cell) for cell in rest)) for first, *rest in rows)
-    return tag("div", tag("table", tag("thead", head), tag("tbody", body), class_=class_), class_="scroll")
+    drawn = tag("table", tag("thead", head), tag("tbody", body), class_=class_)
+    # Reached by keyboard, so that a table that is wider than its card can be scrolled.
+    name = ", ".join(str(cell) for cell in header if cell and not isinstance(cell, Html))
+    return tag("div", drawn, class_="scroll", tabindex="0", role="group", aria_label=name)
 
 
 def bars(what: str, rows: Sequence[Bar], classes: Sequence[int], unit: str = "images") -> Html:
@@ -314,10 +317,13 @@ code span{display:inline-block;margin-right:1ch}
 @media (max-width:480px){main{padding:18px 14px 40px}h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
 .card{padding:12px}.cards .card{flex-basis:100%}
 .sheet{grid-template-columns:1fr 1fr 1fr;gap:14px 8px}.sheet figcaption{font-size:11px}}
-@media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--melanoma:#c4511f;--other:#3f7fae;
---unlabelled:#7d8794;--bad:#a5261b;--badpage:#fff}body,table,.note,.legend{font-size:11px}main{max-width:none;padding:0}h2{margin-top:24px}nav,details{display:none}
+@media print{:root{color-scheme:light;--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--melanoma:#c4511f;
+--other:#3f7fae;--unlabelled:#7d8794;--bad:#a5261b;--badpage:#fff}
+body,table,.note,.legend,p{font-size:11px}thead th,thead td,.tile dt,.tile dd small,figcaption{font-size:10.5px}
+main{max-width:none;padding:0}h2{margin-top:18px;padding-top:8px}nav,details{display:none}
+.tiles{grid-template-columns:repeat(auto-fit,minmax(88px,1fr));gap:8px}.tile{padding:6px 8px}.tile dd{font-size:18px}
 .key::before{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.card,.pair,.sheet figure,tr{break-inside:avoid}h2,h3,.lead,.legend{break-after:avoid}
+.card,.tile,.pair,figure,tr,p{break-inside:avoid}h2,h3,.lead,.legend{break-after:avoid}
 .pairs{grid-template-columns:1fr 1fr 1fr}.scroll{overflow:visible}
 .cards .card{flex-basis:40%}}
 """

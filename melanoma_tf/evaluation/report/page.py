@@ -41,7 +41,7 @@ _MOST = 20  # rows of a table of folds, sources or the members of a subgroup
 
 def number(value: float | None, digits: int = 3) -> str:
     """Formats a figure; "–" where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.000
 
 
 def interval(found: Figures | None, digits: int = 3) -> str:

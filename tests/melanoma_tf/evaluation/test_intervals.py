@@ -88,3 +88,12 @@ def test_rates_count_patients_where_their_images_are_alike():
     half = np.arange(90) // 9 < 5
     assert intervals.rates({"a": (half, found)}, np.arange(90) // 9)["a"].low == pytest.approx(0.2366, abs=0.02)
     assert np.isnan(intervals.rates({"a": (half, ~found)}, np.arange(90))["a"].low)
+
+
+def test_progress_is_reported_to_the_end_and_only_in_the_block():
+    seen = []
+    arguments = (lambda weights: {"mean": weights.mean(axis=1)}, np.arange(5))
+    with intervals.watched(lambda done, total: seen.append((done, total))):
+        intervals.bootstrap(*arguments, replicates=150)
+    intervals.bootstrap(*arguments, replicates=150)
+    assert seen == [(64, 150), (128, 150), (150, 150)]

@@ -70,6 +70,33 @@ def test_net_benefit_is_its_closed_form():
     np.testing.assert_allclose(found.treat_all, [(2 - 3 / 9) / 5, (2 - 3 / 3) / 5, (2 - 3 * 1.5) / 5])
 
 
+def test_a_prevalence_weights_decisions_like_the_images_themselves():
+    """Of 4 positives and 8 negatives; at a prevalence of 1 in 9, as if each negative were there four times."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [4, 8])
+    scores = rng.random(12)
+    many = np.r_[np.flatnonzero(labels == 1), np.tile(np.flatnonzero(labels == 0), 4)]
+    thresholds = [0.05, 0.2, 0.4]
+    found = operating_point.decision_curve(labels, scores, thresholds, 1 / 9)
+    expected = operating_point.decision_curve(labels[many], scores[many], thresholds)
+    np.testing.assert_allclose(found.model, expected.model)
+    np.testing.assert_allclose(found.treat_all, expected.treat_all)
+    for cost in (0.7, 3.3, 11.3):
+        expected_threshold = operating_point.choose(labels[many], scores[many], "cost", cost)
+        assert operating_point.choose(labels, scores, "cost", cost, 1 / 9) == expected_threshold
+    chosen = {operating_point.choose(labels, scores, "cost", 11.3, share) for share in (0.01, 0.1, 0.9)}
+    assert len(chosen) > 1
+
+
+def test_each_fold_is_flagged_by_the_threshold_of_the_others():
+    labels, folds = [1, 0, 1, 0], [0, 0, 1, 1]
+    # Fold 1 chooses 5, which flags nothing of fold 0, and fold 0 chooses 2, which flags both images of fold 1.
+    found = operating_point.nested_flags(labels, [2.0, 1.0, 5.0, 4.0], folds, "sensitivity", 1.0)
+    assert found.tolist() == [False, False, True, True]
+    with pytest.raises(metrics.UndefinedMetricError, match="needs two folds; got one"):
+        operating_point.nested_flags(labels, [2.0, 1.0, 5.0, 4.0], [0] * 4, "sensitivity", 1.0)
+
+
 def test_the_guarantee_of_the_refer_set_holds_on_new_images():
     """The expected risks, over 2,000 draws of calibration images, are below the limits but not far below."""
     rng = np.random.default_rng(0)

@@ -58,3 +58,11 @@ def test_a_terminal_has_a_bar_that_is_removed_for_the_line_after_it(clock):
     drawn = f"\r[{' ' * 30}] 0/60 images, 0.0 images/s, starting\x1b[K"
     drawn += f"\r[{'#' * 10}{' ' * 20}] 20/60 images, 20.0 images/s, 2 s left\x1b[K"
     assert stream.getvalue() == drawn + "\r\x1b[K"
+
+
+def test_pieces_without_images_have_no_rate_of_images(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(2000, stream, unit="resamples", images=0)
+    clock[0] += 5
+    bar.show(500)
+    assert stream.getvalue() == "500/2000 resamples, 15 s left\n"

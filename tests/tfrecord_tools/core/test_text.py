@@ -36,3 +36,18 @@ def test_each_text_reads_back_through_a_csv(value):
 def test_no_two_texts_become_one_cell():
     values = [*FORMULAS, *APOSTROPHES, *PLAIN]
     assert len({text.cell(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("isic2020", "isic2020"),
+        ("Köln, 3 µm", "Köln, 3 µm"),
+        ("a\nb\x1b[31mc", "a\\nb\\x1b[31mc"),
+        ("\u202egnp", "\\u202egnp"),
+        ("x" * 20, "x" * 20),
+        ("x" * 21, "x" * 17 + "..."),
+    ],
+)
+def test_texts_of_strangers_stay_on_their_line(given, expected):
+    assert text.shown(given, 20) == expected
