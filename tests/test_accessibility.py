@@ -53,7 +53,7 @@ def pages(finished, tmp_path_factory):
     images = {name: jpeg.getvalue() for name in table["image_name"]}
     sheets = gallery.section(table, gallery.most_confident(table), images)
     (folder / "report.html").write_text(page.make("Report", analysis.to_json(results), sheets), encoding="utf-8")
-    (folder / "show.html").write_text(show.make_page(finished), encoding="utf-8")
+    (folder / "show.html").write_text(show.make_page(finished, samples=4), encoding="utf-8")
     return folder
 
 

@@ -32,7 +32,12 @@ def test_a_build_is_read_once(finished, monkeypatch):
     table, records = table_of(finished)
     readings = []
     read = build_images.records
-    monkeypatch.setattr(build_images, "records", lambda folder: readings.append(folder) or read(folder))
+
+    def counted(folder):
+        readings.append(folder)
+        return read(folder)
+
+    monkeypatch.setattr(build_images, "records", counted)
     names = list(table["image_name"])
     build = build_images.Build(str(finished), table, names[:2])
     assert build.images(names[:2]) == {name: records[name].image for name in names[:2]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_other_files_are_reported(folder, text):
 
 def test_a_calibrator_that_makes_all_images_alike_is_not_stored(folder):
     path, _ = folder
-    results = {
+    results: dict[str, Any] = {
         "calibration": {"calibrator": Calibrator("platt", 0.0, -1.0).to_json()},
         "operating_point": {"rule": "cost", "value": 20, "threshold": 0.0},
         "positives": 1,
@@ -97,5 +98,7 @@ def test_a_calibrator_that_makes_all_images_alike_is_not_stored(folder):
     }
     assert stored.of_results(results, path / "oof.csv") is None
     results["calibration"]["calibrator"]["slope"] = 0.1
-    assert stored.of_results(results, path / "oof.csv").prevalence == 0.1
+    made = stored.of_results(results, path / "oof.csv")
+    assert made is not None
+    assert made.prevalence == 0.1
     assert stored.of_results(results | {"calibration": {}}, path / "oof.csv") is None
