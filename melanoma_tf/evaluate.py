@@ -255,17 +255,18 @@ class _Shown:
     """Shows which part is evaluated, and its resamples."""
 
     def __init__(self) -> None:
-        self._part, self._bar = "", Progress(0)
+        self._part, self._bar, self._done = "", Progress(0), sys.maxsize
 
     def part(self, name: str) -> None:
         """Shows the beginning of a part."""
         self._part = name
         _say_part(name)
 
-    def resampled(self, done: int, total: int, first: int = 64) -> None:
+    def resampled(self, done: int, total: int) -> None:
         """Shows the count of resamples."""
-        if done <= first:
+        if done <= self._done:  # the first of others
             self._bar = Progress(total, unit="resamples", images=0, title=f"evaluating {self._part}: ")
+        self._done = done
         self._bar.show(done)
         if done == total:
             self._bar.clear()

@@ -19,6 +19,7 @@ from melanoma_tf.evaluation import (
     predictions,
     subgroups,
 )
+from tfrecord_tools.core import text
 
 Progress = Callable[[str], None]
 _SCALES_DIFFER = 0.01  # of AUC, between pooling logits and pooling ranks within folds
@@ -106,9 +107,10 @@ def check_leakage(table: pd.DataFrame, allowed: bool) -> list[str]:
     """Returns the patients with images in two folds. Raises PredictionsError if there are any, unless allowed."""
     shared = predictions.shared_patients(table)
     if shared and not allowed:
+        named = ", ".join(text.shown(patient) for patient in shared[:3])
         raise predictions.PredictionsError(
-            f"{len(shared):,} patients have images in two folds, e.g. {', '.join(shared[:3])}: a model was trained on "
-            "patients that it is judged on; --allow_leakage reports anyway and says so"
+            f"{len(shared):,} patients have images in two folds, e.g. {named}: a model was trained on patients that it "
+            "is judged on; --allow_leakage reports anyway and says so"
         )
     return shared
 

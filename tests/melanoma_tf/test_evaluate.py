@@ -16,6 +16,8 @@ from melanoma_tf.evaluation.report import page
 from tests.support import browser
 from tests.support.evaluation import example
 from tests.support.process import run_forked
+from tfrecord_tools.html import filters
+from tfrecord_tools.html.page import tag
 
 QUICK = analysis.Options(replicates=100)
 
@@ -242,6 +244,14 @@ def test_a_rate_says_where_its_threshold_was_chosen(files, done):
     assert f"{nested:.3f} where other folds choose the threshold" in page.make("four folds", found)
     found["operating_point"]["nested"] = None
     assert "the threshold was chosen on these images" in page.make("one fold", found)
+
+
+@pytest.mark.integration
+def test_the_gallery_is_filtered_where_its_figures_are_marked(files, done):
+    found, choices = json.loads((files / "own/metrics.json").read_text()), {"site": ["torso", "head"]}
+    figures = {marked: tag("figure", **filters.marks(site="torso" if marked else None)) for marked in (True, False)}
+    offered = {marked: "<select" in page.make("own", found, figure, choices) for marked, figure in figures.items()}
+    assert offered == {True: True, False: False}
 
 
 def test_models_on_different_scales_are_noticed():

@@ -120,7 +120,7 @@ def _answers(results: Mapping[str, Any]) -> dict[str, str]:
         + (f", {number(nested[name]['value'])} where the other folds choose the threshold" if nested else "")
         for name in ("sensitivity", "specificity")
     ]
-    performance = f"ROC AUC {number(auc['value'])} (95% interval {interval(auc)}, {resampled(results)}); at "
+    performance = f"ROC AUC {number(auc['value'])} (95% interval {interval(auc)}, {resampled(results)}); threshold for "
     performance += f"{rule(point)}: {'; '.join(rates)}; metrics.json and report.html have the others"
     floor = ""
     if base.get("auc"):
@@ -128,16 +128,17 @@ def _answers(results: Mapping[str, Any]) -> dict[str, str]:
         floor += f"{number(base['model_adds']['value'])} ({interval(base['model_adds'])})"
     groups = ", ".join(results["subgroups"])
     drawn = "patients" if results["patients_known"] else "images"
-    division = "Every image was predicted by a model that was trained on other folds; no patient is in two of them"
+    division = "Every image was predicted by a model that was trained on other folds"
+    division += "; no patient is in two folds" * results["patients_known"]
     found = {
         "12e": "AUC, average precision, partial AUC, sensitivity and specificity, Brier score, calibration slope and "
         f"intercept, net benefit; percentile intervals of resampled {drawn}",
         "13": f"Melanoma is {share:.2%} of the images{_at(there)}",
-        "15": f"A probability of melanoma; flagged at {rule(point)}, probability {number(point['probability'], 4)}",
+        "15": f"A probability of melanoma; threshold {number(point['probability'], 4)}, for {rule(point)}",
         "21": size,
         "23a": performance + floor,
         "sample sizes and class balance": size,
-        "performance measures, comparison with others": performance + floor,
+        "performance measures, comparison with others": f"See 23a; comparison: {MISSING}",
         "patients: age, sex, site": f"Known and evaluated: {groups}" if groups else MISSING,
         "skin tone, and how it was assessed": "**missing**: not recorded in ISIC 2020",
     }

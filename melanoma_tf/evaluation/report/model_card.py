@@ -50,7 +50,8 @@ def make(title: str, results: Mapping[str, Any]) -> str:
             found = results["calibration"][stage]
             lines.append(f"| Brier score {stage} calibration | {number(found['brier']['score'], 4)} | |")
             lines.append(f"| calibration slope {stage} calibration | {number(found['slope'])} | |")
-    lines += ["", *method(results), "", f"At {rule(point)} (probability {number(point['probability'], 4)}):", ""]
+    threshold = f"With a threshold for {rule(point)} (probability {number(point['probability'], 4)}):"
+    lines += ["", *method(results), "", threshold, ""]
     lines += ["| figure | value | 95% interval |", "|---|---|---|"]
     for name in ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value", "flagged"):
         lines.append(f"| {NAMES[name]} | {number(point[name]['value'])} | {interval(point[name])} |")
