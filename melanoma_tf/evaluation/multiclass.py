@@ -125,13 +125,15 @@ def analyze(found: Classified, replicates: int = 2000) -> dict[str, Any]:
     rankings = {k: metrics.Ranking(own[k], found.scores[:, k]) for k in present}
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        values = {f"recall {k}": recall(weights) for k, recall in recalls.items()}
-        balanced = np.mean(list(values.values()), axis=0)
+        balanced = np.mean([recall(weights) for recall in recalls.values()], axis=0)
         aucs = {f"auc {k}": metrics.area(ranking.curve(weights)) for k, ranking in rankings.items()}
-        return {"balanced_accuracy": balanced, **values, **aucs}
+        return {"balanced_accuracy": balanced, **aucs}
 
     drawn = intervals.bootstrap(statistics, found.patients, replicates=replicates)
     figures = {name: dataclasses.asdict(intervals.percentile(values)) for name, values in drawn.items()}
+    parts = {f"recall {k}": (own[k] & (guess == k), own[k]) for k in present}
+    rates = intervals.rates(parts, found.patients, replicates=replicates)
+    figures |= {name: dataclasses.asdict(rate) for name, rate in rates.items()}
     absent = ", ".join(name for k, name in enumerate(found.names) if k not in present)
     return {
         "images": len(found.images),

@@ -20,7 +20,10 @@ def make(title: str, results: Mapping[str, Any]) -> str:
     found = results["balanced_accuracy"]
     how = f"95% interval {interval(found)}, {resampled(results)}"
     value = tag("dd", number(found["value"]), tag("small", how))
-    tile = tag("div", tag("dt", "balanced accuracy"), value, class_="tile")
+    patients = f"of {results['patients']:,} patients" if results["patients_known"] else "patients unknown"
+    images = tag("dd", f"{results['images']:,}", tag("small", patients))
+    boxes = {"balanced accuracy": value, "images": images}
+    tiles = [tag("div", tag("dt", name), content, class_="tile") for name, content in boxes.items()]
     rows = [
         [
             name,
@@ -34,7 +37,7 @@ def make(title: str, results: Mapping[str, Any]) -> str:
         tag("h1", title),
         [tag("p", text, class_="warning") for text in results["warnings"]],
         tag("p", USE, class_="lead"),
-        tag("dl", tile, class_="tiles"),
+        tag("dl", tiles, class_="tiles"),
         tag("h2", "Classes"),
         card("Each against the rest", page.table(["class", "images", "recall", "AUC"], rows), class_="card apart"),
         card(

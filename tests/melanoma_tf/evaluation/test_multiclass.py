@@ -51,6 +51,14 @@ def test_figures_are_those_of_scikit_learn(table, tmp_path):
     assert found["balanced_accuracy"]["low"] < found["balanced_accuracy"]["value"] < found["balanced_accuracy"]["high"]
 
 
+def test_a_class_that_is_always_found_is_not_certain_to_be(table, tmp_path):
+    right = np.eye(4)[[NAMES.index(name) for name in table["diagnosis"]]]
+    table[[f"prediction_{name}" for name in NAMES]] = right
+    recall = multiclass.analyze(read(table, tmp_path), 100)["classes"]["BCC"]["recall"]
+    assert recall["value"] == 1
+    assert recall["low"] < 0.95  # Wilson (1927) of about 40 patients: 0.91
+
+
 def test_intervals_resample_patients(table, tmp_path):
     """Every image five times, as images of one patient, are no more than one each."""
     once = multiclass.analyze(read(table.drop(columns="patient_id"), tmp_path), 500)["balanced_accuracy"]
