@@ -1,0 +1,60 @@
+"""Saliency maps drawn over images."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# Viridis (Smith & van der Walt, CC0) in ten stops: lightness rises in equal steps, for any color vision and in print.
+# Blue, green and yellow also stand out from skin, which inferno's red and orange do not.
+VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
+_STOPS = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in VIRIDIS], np.float32)
+OPACITY = 0.65  # where the map is highest; where it is 0, the image is as it was
+_ROWS, _COLUMNS = ("upper", "", "lower"), ("left", "", "right")  # thirds of an image
+
+
+class Overlay(NamedTuple):
+    """A map over an image.
+
+    Attributes:
+      png: bytes of the image with the map.
+      text: what the map shows, in words.
+    """
+
+    png: bytes
+    text: str
+
+
+def draw(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> Overlay:
+    """Draws a map over an image, on a scale from 0 to its own maximum.
+
+    Args:
+      image: u8[H,W,3].
+      saliency: f32[h,w], not negative; enlarged bilinearly to the image.
+    """
+    height, width, _ = image.shape
+    peak = float(saliency.max())
+    relative = saliency.astype(np.float32) / peak if peak > 0 else np.zeros_like(saliency, np.float32)
+    values = np.asarray(Image.fromarray(relative).resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
+    opacity = OPACITY * values[..., None]
+    blended = (1 - opacity) * image + opacity * colors(values)
+    out = io.BytesIO()
+    Image.fromarray(blended.round().astype(np.uint8)).save(out, "PNG")
+    return Overlay(out.getvalue(), f"highest at the {place(saliency)}" if peak > 0 else "nothing speaks for melanoma")
+
+
+def colors(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns colors f32[...,3] in 0..255 of values f32[...] in 0..1."""
+    stops = np.linspace(0, 1, len(_STOPS))
+    return np.stack([np.interp(values, stops, channel) for channel in _STOPS.T], axis=-1).astype(np.float32)
+
+
+def place(saliency: NDArray[np.float32]) -> str:
+    """Returns in which ninth of the image a map is highest: "upper left", "center", "right"."""
+    indices = np.unravel_index(int(saliency.argmax()), saliency.shape)
+    row, column = (int(3 * (index + 0.5) / side) for index, side in zip(indices, saliency.shape, strict=True))
+    return " ".join(filter(None, (_ROWS[row], _COLUMNS[column]))) or "center"
