@@ -182,8 +182,12 @@ def write(
     return "\n".join([*summary(results), *written])
 
 
-def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]) -> dict[str, Overlay]:
-    """Overlays of images by name; none, and a note, where the run's models cannot be had."""
+def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]) -> dict[str, list[Overlay]]:
+    """What made each image an error: what lowered the prediction of a melanoma, and raised that of another.
+
+    Returns:
+      Overlays by name; none, after a note, where the run's models cannot be had.
+    """
     if run is None or not images:
         return {}
     from melanoma_tf import explain
@@ -193,10 +197,12 @@ def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]
     try:
         opened = explain.open_run(run)
         select.start("auto")
-        return explain.overlays(opened, table, images)
+        drawn = explain.overlays(opened, table, images)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         cli.say(f"note: no Grad-CAM in the gallery: {error}")
         return {}
+    is_melanoma = dict(zip(table["image_name"], table["target"] == 1, strict=True))
+    return {name: [lowered if is_melanoma[name] else raised] for name, (raised, lowered) in drawn.items()}
 
 
 def _say_part(text: str) -> None:

@@ -1,11 +1,11 @@
-"""Show which parts of images a run's models take for melanoma.
+"""Show which parts of images raised and lowered a run's predictions.
 
     python -m melanoma_tf.explain --workdir RUN --data DIR --most_confident_errors 12
     python -m melanoma_tf.explain --workdir RUN --data DIR --names ISIC_0052212,ISIC_0068279
 
-Each image is explained by the model of the fold that held it out, by Grad-CAM (Selvaraju et al. 2017): what raised the
-logit in the last feature map. Writes OUT/explain.html, a page that needs no network, and an image with its map for each
-as OUT/*.png.
+Each image is explained by the model of the fold that held it out, by Grad-CAM (Selvaraju et al. 2017): where the last
+feature map speaks for melanoma, and where against it. Writes OUT/explain.html, a page that needs no network, and both
+maps over each image as OUT/*.png.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 FOLDER, PAGE = "explain", "explain.html"
 METHODS = ("smooth", "grad_cam")
-SIDE = 320  # pixels of an image on the page
+SIDE = 224  # pixels of an image on the page
 _SHOWN = 5  # names in an error
 _LONGEST = 100  # characters of an image's name in that of a file
 
@@ -128,7 +128,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def overlays(
     run: run_dir.RunDir, table: pd.DataFrame, images: Mapping[str, bytes], smooth: bool = True
-) -> dict[str, Overlay]:
+) -> dict[str, tuple[Overlay, Overlay]]:
     """Explains images, each by the model of the fold that held it out, in float32 on one device.
 
     Devices must have been chosen, see `select.start`.
@@ -138,6 +138,9 @@ def overlays(
       table: a checked table of the run's out-of-fold predictions.
       images: JPEG bytes by name, all in the table.
       smooth: see `saliency.GradCam`.
+
+    Returns:
+      By name, what raised the prediction and what lowered it.
 
     Raises:
       checkpoint.CheckpointError: weights are missing, damaged or of another model.
@@ -162,7 +165,9 @@ def overlays(
         for name in images:
             if fold_of[name] == fold:
                 pixels = decode(np.array([images[name]], object))
-                found[name] = overlay.draw(pixels[0], grad_cam(pixels.astype(np.float32) / 255.0)[0])
+                saliency_map = grad_cam(pixels.astype(np.float32) / 255.0)[0]
+                raised, lowered = (overlay.draw(pixels[0], saliency_map, against=each) for each in (False, True))
+                found[name] = (raised, lowered)
                 progress.show(len(found))
     progress.clear()
     return found
@@ -173,7 +178,7 @@ def write(
     table: pd.DataFrame,
     groups: Mapping[str, Sequence[str]],
     images: Mapping[str, bytes],
-    drawn: Mapping[str, Overlay],
+    drawn: Mapping[str, tuple[Overlay, Overlay]],
 ) -> str:
     """Writes the page and a PNG of each overlay, and returns where they are.
 
@@ -193,8 +198,9 @@ def write(
     for number, name in enumerate(names, start=1):
         # Names come from tables of others; the number tells apart those that become the same.
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:_LONGEST]
-        with files.replacing(out / f"{number:03d}_{safe}.png") as temporary:
-            temporary.write_bytes(drawn[name].png)
+        for kind, each in zip(("raised", "lowered"), drawn[name], strict=True):
+            with files.replacing(out / f"{number:03d}_{safe}_{kind}.png") as temporary:
+                temporary.write_bytes(each.png)
     title = f"Explanation of {len(names)} predictions"
     shown = gallery.section(table, groups, images, drawn, SIDE)
     body = [page.tag("h1", title), page.tag("p", USE, class_="lead"), shown]

@@ -1,9 +1,11 @@
-"""Grad-CAM: where the last feature map of a model speaks for melanoma.
+"""Grad-CAM: where the last feature map of a model speaks for melanoma, and where against it.
 
-Selvaraju et al. 2017 (https://arxiv.org/abs/1610.02391): with the feature map A[H,W,K] and a logit y, channel k has the
-weight a[k] = mean over positions of dy/dA[:,:,k], and the map is ReLU(sum over k of a[k] A[:,:,k]). For global average
-pooling and a linear head a[k] = w[k] / (H W), the class activation map of Zhou et al. 2016; the gradient is taken
-anyway, so that any differentiable head will do, and any input beside the image.
+Selvaraju et al. 2017 (https://arxiv.org/abs/1610.02391): with the feature map A[H,W,K] and a class score y, channel k
+has the weight a[k] = mean over positions of dy/dA[:,:,k], and the map is ReLU(S) with S = sum over k of a[k] A[:,:,k].
+The score of melanoma is the logit and that of the other class its negative, so their maps are ReLU(S) and ReLU(-S).
+
+For global average pooling and a linear head a[k] = w[k] / (H W), the class activation map of Zhou et al. 2016. The
+gradient is taken anyway, so that any differentiable head will do, and any input beside the image.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ SYMMETRIES = 8  # of a square: flips and quarter turns
 
 
 class GradCam:
-    """Grad-CAM of a model's logit.
+    """Grad-CAM of a model's logit, before the ReLU.
 
     The model computes with the weights that it has at each call.
     """
@@ -33,8 +35,8 @@ class GradCam:
         Args:
           model: functional model to logits [B,1]; its inputs are one tensor, or a list or dict of them. Inputs
             [B,S,S,C] are images, all others, such as metadata, are used as they are.
-          smooth: whether to average over the eight symmetries of an image before the ReLU, each map turned back. For
-            a linear head that is Grad-CAM of the mean logit of the eight views, which `predict` takes with config.tta.
+          smooth: whether to average over the eight symmetries of an image, each map turned back. With a linear head
+            the mean explains the mean logit of the eight views, which `predict` takes with config.tta.
 
         Raises:
           ValueError: the model pools no feature map, has more than one output or logit, or (smooth) images that are
@@ -51,18 +53,17 @@ class GradCam:
         self._head = keras.Model([features, model.input], model.output)  # the inputs too: they may reach the logit
 
     def __call__(self, inputs: Any) -> NDArray[np.float32]:
-        """Returns the maps f32[B,H,W], not negative, at the resolution of the feature map; inputs: as of the model."""
+        """Returns S, f32[B,H,W], at the resolution of the feature map; inputs: as of the model."""
         if self._smooth:
             inputs = keras.tree.map_structure(_views, inputs)
-        maps = self._signed(inputs)
+        maps = self._maps(inputs)
         if self._smooth:
             back = geometry.inverse(_each_symmetry(len(maps) // SYMMETRIES))
             maps = geometry.dihedral(maps[..., None], back)[..., 0]
             maps = ops.mean(ops.reshape(maps, (-1, SYMMETRIES, *maps.shape[1:])), axis=1)
-        return ops.convert_to_numpy(ops.relu(maps))
+        return ops.convert_to_numpy(maps)
 
-    def _signed(self, inputs: Any) -> Any:
-        """Maps before the ReLU."""
+    def _maps(self, inputs: Any) -> Any:
         inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
         # Compiled by Keras for this shape once; the head is small and runs as it is.
         features = ops.convert_to_tensor(self._encoder.predict_on_batch(inputs))

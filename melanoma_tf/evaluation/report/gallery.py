@@ -18,15 +18,15 @@ SHOWN = 12  # of each kind
 SIDE = 160  # pixels of a thumbnail
 MISSED, ALARMS = "Melanomas with the lowest predictions", "Others with the highest predictions"
 STYLE = f"""
-.sheet.explained{{grid-template-columns:repeat(auto-fill,minmax(min(100%,calc(1.7*var(--side))),1fr))}}
-.both{{display:grid;grid-template-columns:1fr 1fr;gap:4px}}
+.sheet.explained{{grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--width)),1fr))}}
+.both{{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:4px}}
 .scale::before{{content:"";display:inline-block;width:90px;height:11px;border-radius:2px;margin-right:6px;
 background:linear-gradient(90deg,{",".join(VIRIDIS)});print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 _EXPLAINED = (
-    "Each image, and beside it the Grad-CAM of the model that held it out: the parts that raised its prediction most, "
-    "each map on a scale of its own. It does not show what lowered the prediction, nor whether a part is the reason "
-    "that a person would give."
+    "Beside each image is a Grad-CAM of the model that held it out: the parts that raised its prediction or, where the "
+    "text says so, lowered it. Yellow parts had most effect, on a scale of each image's own; those without color had "
+    "none. It shows where the model looked, not why, and not whether a person would look there."
 )
 
 
@@ -47,7 +47,7 @@ def section(
     table: pd.DataFrame,
     groups: Mapping[str, Sequence[str]],
     images: Mapping[str, bytes],
-    overlays: Mapping[str, Overlay] | None = None,
+    overlays: Mapping[str, Sequence[Overlay]] | None = None,
     side: int = SIDE,
 ) -> Html:
     """Returns a sheet of images for each group.
@@ -56,26 +56,27 @@ def section(
       table: a checked table of predictions.
       groups: names of images by title, e.g. of `most_confident`.
       images: JPEG bytes by name; an image without is left out.
-      overlays: maps over the images by name; an image without is shown alone.
+      overlays: maps to show beside each image, by name; an image without is shown alone.
       side: pixels of a thumbnail.
     """
     overlays = overlays or {}
     rows = dict(zip(table["image_name"], table.to_dict("records"), strict=True))
     ranks = dict(zip(table["image_name"], table["logit"].rank(method="min", ascending=False), strict=True))
+    width = 0.85 * side * (1 + max(map(len, overlays.values()), default=0))  # the least of a figure
     found: list[Html | None] = [_legend() if overlays else None]
     for title, names in groups.items():
         figures = [
-            _figure(name, images[name], overlays.get(name), _lines(rows[name], int(ranks[name]), len(table)), side)
+            _figure(name, images[name], overlays.get(name, ()), _lines(rows[name], int(ranks[name]), len(table)), side)
             for name in names
             if name in images
         ]
-        class_, style = ("sheet explained", f"--side:{side}px") if overlays else ("sheet", None)
+        class_, style = ("sheet explained", f"--width:{width:.0f}px") if overlays else ("sheet", None)
         found += [tag("h3", title), tag("div", figures, class_=class_, style=style)]
     return join(found)
 
 
 def _legend() -> Html:
-    scale = tag("p", tag("span", "little to most, of the map's own maximum", class_="scale"), class_="legend")
+    scale = tag("p", tag("span", "little to most", class_="scale"), class_="legend")
     return join([note(_EXPLAINED), scale])
 
 
@@ -89,11 +90,11 @@ def _lines(row: Mapping[Any, Any], rank: int, images: int) -> list[str]:
     return [*lines, *(text for text in known if isinstance(text, str))]
 
 
-def _figure(name: str, jpeg: bytes, overlay: Overlay | None, lines: Sequence[str], side: int) -> Html:
+def _figure(name: str, jpeg: bytes, overlays: Sequence[Overlay], lines: Sequence[str], side: int) -> Html:
     shown = page.image(_thumbnail(jpeg, side), side, f"{name}, {', '.join(lines)}")
-    if overlay:
-        drawn = page.image(_thumbnail(overlay.png, side), side, f"Grad-CAM of {name}: {overlay.text}")
-        shown, lines = tag("div", shown, drawn, class_="both"), [*lines, f"Grad-CAM: {overlay.text}"]
+    if overlays:
+        drawn = (page.image(_thumbnail(each.png, side), side, f"Grad-CAM of {name}: {each.text}") for each in overlays)
+        shown, lines = tag("div", shown, drawn, class_="both"), [*lines, *(each.text for each in overlays)]
     return tag("figure", shown, tag("figcaption", tag("b", name), (tag("span", line) for line in lines)))
 
 

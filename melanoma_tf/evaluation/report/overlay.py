@@ -14,6 +14,7 @@ from PIL import Image
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 _STOPS = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in VIRIDIS], np.float32)
 OPACITY = 0.65  # where the map is highest; where it is 0, the image is as it was
+_TINY = float(np.finfo(np.float32).tiny)
 _ROWS, _COLUMNS = ("upper", "", "lower"), ("left", "", "right")  # thirds of an image
 
 
@@ -29,22 +30,25 @@ class Overlay(NamedTuple):
     text: str
 
 
-def draw(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> Overlay:
-    """Draws a map over an image, on a scale from 0 to its own maximum.
+def draw(image: NDArray[np.uint8], saliency: NDArray[np.float32], *, against: bool = False) -> Overlay:
+    """Draws over an image what raised its prediction, or what lowered it.
 
     Args:
       image: u8[H,W,3].
-      saliency: f32[h,w], not negative; enlarged bilinearly to the image.
+      saliency: f32[h,w], positive where it raised the prediction; enlarged bilinearly to the image. Its scale is its
+        largest absolute value, so that what raised and what lowered one prediction compare.
+      against: whether to draw what lowered it.
     """
     height, width, _ = image.shape
-    peak = float(saliency.max())
-    relative = saliency.astype(np.float32) / peak if peak > 0 else np.zeros_like(saliency, np.float32)
+    drawn, verb = np.maximum(-saliency if against else saliency, 0), "lowered" if against else "raised"
+    relative = (drawn / max(float(np.abs(saliency).max()), _TINY)).astype(np.float32)
     values = np.asarray(Image.fromarray(relative).resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
     opacity = OPACITY * values[..., None]
     blended = (1 - opacity) * image + opacity * colors(values)
     out = io.BytesIO()
     Image.fromarray(blended.round().astype(np.uint8)).save(out, "PNG")
-    return Overlay(out.getvalue(), f"highest at the {place(saliency)}" if peak > 0 else "nothing speaks for melanoma")
+    text = f"{verb} the prediction most at the {place(drawn)}" if drawn.any() else f"nothing {verb} the prediction"
+    return Overlay(out.getvalue(), text)
 
 
 def colors(values: NDArray[np.float32]) -> NDArray[np.float32]:
