@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     if run_dir.data_sha256(data) not in run.evaluation_data:
         cli.say(f"warning: --data {data} is another build than the run was trained on; images are found by their names")
     devices = select.start_as_asked()
-    cli.say(devices.describe(1, "float32"))
+    cli.say(f"runtime: {devices.backend} on one {devices.kind}, float32; {devices.why}")
     cli.say(write(out, table, groups, images, overlays(run, table, images, FLAGS.method == "smooth")))
 
 

@@ -164,10 +164,10 @@ def test_images_are_explained_by_the_model_that_held_them_out(run, shards, tmp_p
     # The map of each image by hand, with the weights of its fold.
     import keras
 
+    model = tiny.build_classifier("efficientnet-b0", 32, dropout=0.0)
+    features = keras.Model(model.input, model.get_layer(tiny.LAST_LAYER).output)
     for name, (raised, lowered) in drawn.items():
-        model = tiny.build_classifier("efficientnet-b0", 32, dropout=0.0)
         model.load_weights(folder / f"fold{folds[name]}" / "model.weights.h5")
-        features = keras.Model(model.input, model.get_layer(tiny.LAST_LAYER).output)
         pixels = np.asarray(Image.open(io.BytesIO(images[name])))
         maps = []
         for turns in range(4):
@@ -223,21 +223,19 @@ def test_the_gallery_of_a_run_has_overlays_or_says_why_not(run, shards, tmp_path
     table = evaluate.read_run(folder)
     options = analysis.Options(replicates=100)
 
-    def alts():
-        evaluate.write(table, folder / "oof.csv", tmp_path, options, str(shards), folder)
-        return re.findall('<img [^>]*alt="([^"]*)"', (tmp_path / "report.html").read_text())
-
-    found = alts()
-    shown = [name for members in gallery.most_confident(table).values() for name in members]
-    assert len(found) == 2 * len(shown)
+    evaluate.write(table, folder / "oof.csv", tmp_path, options, str(shards), folder)
+    alts = re.findall('<img [^>]*alt="([^"]*)"', (tmp_path / "report.html").read_text())
+    groups = gallery.most_confident(table)
+    shown = [name for members in groups.values() for name in members]
+    assert len(alts) == 2 * len(shown)
     is_melanoma = table.set_index("image_name")["target"] == 1
-    for name, alt in zip(shown, found[1::2], strict=True):
+    for name, alt in zip(shown, alts[1::2], strict=True):
         assert alt.startswith(f"Grad-CAM of {name}: ")
         assert ("lowered" if is_melanoma[name] else "raised") in alt
     assert "note" not in capsys.readouterr().out
 
     (folder / "fold1/model.weights.h5").unlink()
-    assert len(alts()) == len(shown)
+    assert evaluate._grad_cam(folder, table, explain.read_images(str(shards), groups)) == {}
     assert f"note: no Grad-CAM in the gallery: {folder}/fold1/model.weights.h5 is missing" in capsys.readouterr().out
 
 
