@@ -25,8 +25,8 @@ background:linear-gradient(90deg,{",".join(VIRIDIS)});print-color-adjust:exact;-
 """
 _EXPLAINED = (
     "Beside each image is a Grad-CAM of the model that held it out: the parts that raised its prediction or, where the "
-    "text says so, lowered it. Yellow parts had most effect, on a scale of each image's own; those without color had "
-    "none. It shows where the model looked, not why, and not whether a person would look there."
+    "text says so, lowered it. Each image has a scale of its own: yellow is its largest effect in either direction, no "
+    "color is no effect. It shows where the model looked, not why, and not whether a person would look there."
 )
 
 

@@ -15,7 +15,11 @@ VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#3
 _STOPS = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in VIRIDIS], np.float32)
 OPACITY = 0.65  # where the map is highest; where it is 0, the image is as it was
 _TINY = float(np.finfo(np.float32).tiny)
-_ROWS, _COLUMNS = ("upper", "", "lower"), ("left", "", "right")  # thirds of an image
+_NINTHS = (
+    ("upper left", "top", "upper right"),
+    ("left", "center", "right"),
+    ("lower left", "bottom", "lower right"),
+)
 
 
 class Overlay(NamedTuple):
@@ -58,7 +62,7 @@ def colors(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def place(saliency: NDArray[np.float32]) -> str:
-    """Returns in which ninth of the image a map is highest: "upper left", "center", "right"."""
+    """Returns in which ninth of the image a map is highest: "upper left", "center", "bottom"."""
     indices = np.unravel_index(int(saliency.argmax()), saliency.shape)
     row, column = (int(3 * (index + 0.5) / side) for index, side in zip(indices, saliency.shape, strict=True))
-    return " ".join(filter(None, (_ROWS[row], _COLUMNS[column]))) or "center"
+    return _NINTHS[row][column]

@@ -76,7 +76,7 @@ def test_a_map_of_nothing_leaves_the_image_and_says_so(value):
     [
         ((3, 3), (0, 0), "upper left"),
         ((3, 3), (1, 1), "center"),
-        ((12, 12), (11, 6), "lower"),
+        ((12, 12), (11, 6), "bottom"),
         ((4, 4), (1, 3), "right"),
         ((4, 4), (1, 2), "center"),
         ((1, 1), (0, 0), "center"),
