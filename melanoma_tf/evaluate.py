@@ -8,6 +8,9 @@
 Writes metrics.json, report.html and model_card.md: AUC and other metrics with intervals that resample patients, what
 can be predicted without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others
 are a CSV with image_name, patient_id, target, prediction, and fold if they are out of fold.
+
+With --data the report shows the most confident errors, of a run with Grad-CAM beside them: its models are loaded for
+that, which takes half a minute and more; --nograd_cam leaves it out.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from melanoma_tf.evaluation import analysis
+    from melanoma_tf.evaluation.report.overlay import Overlay
 
 FLAGS = flags.FLAGS
 REPORT, CARD = REPORTS
@@ -43,6 +48,7 @@ def define_flags() -> None:
         "metadata", None, "CSV with more columns by image_name: patient_id, sex, age_approx, width, ..."
     )
     flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: metadata, pixels, a gallery.")
+    flags.DEFINE_bool("grad_cam", True, "With --workdir and --data: Grad-CAM of the images in the gallery.")
     flags.DEFINE_string("folds_from", None, "Column with the fold of each image; default: fold.")
     flags.DEFINE_string("out", None, "Folder for the report; default: --workdir.")
     flags.DEFINE_enum("rule", "sensitivity", ["sensitivity", "specificity", "cost"], "How the threshold is chosen.")
@@ -68,7 +74,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
-        path, table = folder / OOF, _of_run(folder)
+        path, table = folder / OOF, read_run(folder)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
         path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
@@ -76,7 +82,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
-        cli.say(write(table, path, out, _options(), FLAGS.data))
+        run = Path(FLAGS.workdir) if FLAGS.workdir and FLAGS.grad_cam else None
+        cli.say(write(table, path, out, _options(), FLAGS.data, run))
 
 
 def _options() -> analysis.Options:
@@ -93,8 +100,12 @@ def _options() -> analysis.Options:
     )
 
 
-def _of_run(folder: Path) -> pd.DataFrame:
-    """Reads a run's out-of-fold predictions."""
+def read_run(folder: Path) -> pd.DataFrame:
+    """Reads a run's out-of-fold predictions as a checked table.
+
+    Raises:
+      RunDirError: no fold is finished.
+    """
     from melanoma_tf.evaluation import predictions
 
     if not (folder / OOF).is_file():
@@ -125,11 +136,16 @@ def report(folder: Path) -> str:
       RunDirError: no fold is finished.
       ValueError: the predictions cannot be evaluated, e.g. they have only one class.
     """
-    return write(_of_run(folder), folder / OOF, folder)
+    return write(read_run(folder), folder / OOF, folder)
 
 
 def write(
-    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: str | None = None
+    table: pd.DataFrame,
+    path: Path,
+    out: Path,
+    options: analysis.Options | None = None,
+    data: str | None = None,
+    run: Path | None = None,
 ) -> str:
     """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
 
@@ -139,6 +155,7 @@ def write(
       out: the folder.
       options: what is asked for.
       data: a build that has the images.
+      run: folder of the run whose models explain the images of the gallery; None explains none.
 
     Returns:
       The main figures as text.
@@ -158,11 +175,34 @@ def write(
     title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
-    shown = gallery.section(table, errors, images) if data else None
+    shown = gallery.section(table, errors, images, _grad_cam(run, table, images)) if data else None
     files.write_text(out / REPORT, page.make(title, results, shown))
     files.write_text(out / CARD, model_card.make(title, results))
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
     return "\n".join([*summary(results), *written])
+
+
+def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]) -> dict[str, list[Overlay]]:
+    """What made each image an error: what lowered the prediction of a melanoma, and raised that of another.
+
+    Returns:
+      Overlays by name; none, after a note, where the run's models cannot be had.
+    """
+    if run is None or not images:
+        return {}
+    from melanoma_tf import explain
+    from melanoma_tf.devices import select
+
+    _say_part("Grad-CAM, by the models of the run (--nograd_cam leaves it out)")
+    try:
+        opened = explain.open_run(run)
+        select.start("auto")
+        drawn = explain.overlays(opened, table, images)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        cli.say(f"note: no Grad-CAM in the gallery: {error}")
+        return {}
+    is_melanoma = dict(zip(table["image_name"], table["target"] == 1, strict=True))
+    return {name: [lowered if is_melanoma[name] else raised] for name, (raised, lowered) in drawn.items()}
 
 
 def _say_part(text: str) -> None:
