@@ -77,9 +77,10 @@ def main(argv: list[str]) -> None:
     select.start("cpu")
     import numpy as np
 
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity, pipeline
 
     shards = build.train or build.test
+    cli.say(integrity.check(shards))
     count = 2 if FLAGS.policy is None else min(FLAGS.images, dataset.count(shards))
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])

@@ -196,11 +196,11 @@ def save_final(path: Path, model: keras.Model) -> None:
       CheckpointError: a weight is not finite; nothing is written.
     """
     _check_finite(model.weights, f"{path} not written")
-    _checksum_file(path).unlink(missing_ok=True)  # first, so that a kill leaves none rather than that of other weights
+    files.checksum_file(path).unlink(missing_ok=True)  # first, so that a kill leaves none rather than that of other weights
     with files.replacing(path) as temporary:
         model.save_weights(temporary)
         digest = files.sha256(temporary)
-    files.write_text(_checksum_file(path), f"{digest}  {path.name}\n")
+    files.write_text(files.checksum_file(path), f"{digest}  {path.name}\n")
 
 
 def load_final(path: Path, model: keras.Model) -> None:
@@ -211,14 +211,11 @@ def load_final(path: Path, model: keras.Model) -> None:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; restore it, or train the fold again")
-    checksum = _checksum_file(path)
-    if checksum.is_file():
-        found, expected = files.sha256(path), checksum.read_text(encoding="utf-8", errors="replace").split(" ")[0]
-        if found != expected:
-            raise CheckpointError(
-                f"{path} was changed or damaged: its SHA-256 is {found}, {checksum.name} says {expected[:64]!r}; "
-                "restore both from a copy, or train the fold again"
-            )
+    if files.checksum_file(path).is_file():
+        try:
+            files.checked_sha256(path)
+        except ValueError as error:
+            raise CheckpointError(f"{error}, or train the fold again") from error
     else:
         _warn_unchecked(path.parent.parent)
     try:
@@ -271,10 +268,6 @@ def _folder_name(step: int) -> str:
 @functools.cache  # once for all folds
 def _warn_unchecked(run: Path) -> None:
     cli.say(f"warning: {run}: weights without a SHA-256 beside them, as earlier versions left them, are not checked")
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def _check_finite(variables: Iterable[Any], problem: str) -> None:
