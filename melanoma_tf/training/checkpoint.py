@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 from melanoma_tf.core import cli, files, hdf5, keras_compat
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import json_file, paths
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
@@ -145,7 +145,7 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
     """Returns the progress of a checkpoint, and the SHA-256 of its files by name."""
     file = path / STATE
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = json_file.read(file)
         sums = state.pop("sha256")
         progress = Progress(**state)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -220,6 +220,8 @@ def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     shard_files = reader.find(pattern)
     found = reader.read_shards(shard_files, spec.dialect, keys, stated, images_only=spec.csv is not None)
     warnings = Warnings()
+    if found.ignored and spec.source is None:
+        print(f"note: {pattern}: {found.ignored}")
     if found.repeated:
         print(f"note: {pattern}: {counted(found.repeated, 'record')} left out, as the same record occurs before")
     if channels := trust.swapped_channels(found.channels, spec.swap_rb):

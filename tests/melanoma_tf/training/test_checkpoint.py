@@ -224,7 +224,7 @@ def test_a_state_that_no_save_writes_is_not_believed(tmp_path, changes):
     assert same(model, before)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"\xff\xfe", b"{"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"\xff\xfe", b"{", b"[" * 200_000])
 def test_a_state_that_is_none_is_reported(tmp_path, content):
     model = small()
     checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(7))
