@@ -105,9 +105,10 @@ def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     read += [("checksums", listed)] if listed else []
     for folder in settings.folders.values():
         output_dir.check_apart(folder, read)
+    sums = checksums.read(listed) if listed else None  # before the plan, which may take minutes
     planned = plan.make(settings)
-    if listed:
-        planned = checksums.read(listed).apply(planned)
+    if sums:
+        planned = sums.apply(planned)
     outputs = [
         output_dir.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
