@@ -148,7 +148,10 @@ def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | No
     what += f"quarantined or left out, see {build.path}/quarantine.csv): {shown}"
     them = verb(len(missing), "it", "them")
     if value is None:
-        return result, f"warning: {what}. Kaggle refuses a file without {them}: write {them} with --fill mean, or a number"
+        return (
+            result,
+            f"warning: {what}. Kaggle refuses a file without {them}: write {them} with --fill mean, or a number",
+        )
     return result, f"note: {what}. {verb(len(missing), 'It is', 'They are')} written with --fill {fill}: {value:.8g}"
 
 

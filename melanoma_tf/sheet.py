@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from melanoma_tf.augment import policies
 from melanoma_tf.core import cli
 from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> None:
     """Draws the sheet and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    policies.parse(FLAGS.policy or "")
     build = dataset.open_data(data)
     select.start("cpu")
     import numpy as np

@@ -20,6 +20,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, provenance
 from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
 from melanoma_tf.data import dataset
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
     """Trains the folds of --fold and reports the AUC of all finished folds."""
     config = FLAGS.config
     check(config)
+    policies.parse(config.augment)
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
@@ -94,11 +96,9 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
 
     from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
-    from melanoma_tf.models import backbones
     from melanoma_tf.training import fold
 
     devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
-    backbones.backbone(config.model)
     policy.parse(config.augment)
     if config.batch_size % devices.replicas:
         raise ValueError(

@@ -112,7 +112,8 @@ def test_what_is_no_list_of_checksums_is_an_error_that_names_the_line(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"), [("checksums", "--checksums .*list: line 1: expected"), ("duplicates", "list: line 1: missing")]
+    ("flag", "message"),
+    [("checksums", "--checksums .*list: line 1: expected"), ("duplicates", "list: line 1: missing")],
 )
 def test_a_bad_list_is_reported_before_a_table_or_image_is_read(data, tmp_path, monkeypatch, flag, message):
     (tmp_path / "list").write_text("a,b\n1,2\n")

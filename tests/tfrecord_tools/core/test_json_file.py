@@ -17,7 +17,9 @@ def test_brackets_in_texts_and_closed_ones_do_not_count(tmp_path):
     content = '["[[[\\"[[[", ' + "[]," * 500 + "\n" + '{"a":' * 150_000
     (tmp_path / "x.json").write_text(content)
     first = content.index("\n") + 1  # the list around it is one of the 100 levels
-    with pytest.raises(ValueError, match=rf"^nested more than 100 levels deep: line 2 column 496 \(char {first + 99 * 5}\)$"):
+    with pytest.raises(
+        ValueError, match=rf"^nested more than 100 levels deep: line 2 column 496 \(char {first + 99 * 5}\)$"
+    ):
         json_file.read(tmp_path / "x.json")
 
 
