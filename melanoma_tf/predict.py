@@ -146,12 +146,9 @@ def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | No
     has = verb(len(missing), "has", "have")
     what = f"{len(missing)} of {counted(len(order), 'image')} of the test table {has} no prediction (no record: "
     what += f"quarantined or left out, see {build.path}/quarantine.csv): {shown}"
-    them = verb(len(missing), "it", "them")
     if value is None:
-        return (
-            result,
-            f"warning: {what}. Kaggle refuses a file without {them}: write {them} with --fill mean, or a number",
-        )
+        it = verb(len(missing), "it", "them")
+        return result, f"warning: {what}. Kaggle refuses a file without {it}: write {it} with --fill mean, or a number"
     return result, f"note: {what}. {verb(len(missing), 'It is', 'They are')} written with --fill {fill}: {value:.8g}"
 
 

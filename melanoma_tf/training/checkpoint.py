@@ -196,9 +196,8 @@ def save_final(path: Path, model: keras.Model) -> None:
       CheckpointError: a weight is not finite; nothing is written.
     """
     _check_finite(model.weights, f"{path} not written")
-    files.checksum_file(path).unlink(
-        missing_ok=True
-    )  # first, so that a kill leaves none rather than that of other weights
+    # First, so that a kill leaves none rather than that of other weights.
+    files.checksum_file(path).unlink(missing_ok=True)
     with files.replacing(path) as temporary:
         model.save_weights(temporary)
         digest = files.sha256(temporary)

@@ -160,10 +160,10 @@ def test_a_test_folder_needs_no_classes(tmp_path, test):
 
 def test_images_without_classes_are_built_as_test_data_on_request(tmp_path):
     images(tmp_path / "set", 5)
-    where = {"images": str(tmp_path / "set"), "out": str(tmp_path / "out"), "shards": 5}
+    folder, out = str(tmp_path / "set"), str(tmp_path / "out")
     with pytest.raises(build.BuildError, match="is in none; .*--split test"):
-        build.build(BuildSettings.of(32, **where))
-    build.build(BuildSettings.of(32, **where, split="test"))
+        build.build(BuildSettings.of(32, images=folder, out=out, shards=5))
+    build.build(BuildSettings.of(32, images=folder, out=out, shards=5, split="test"))
     assert {name: r.target for name, r in records_of(tmp_path / "out").items()} == {f"ISIC_{n}": -1 for n in range(5)}
 
 

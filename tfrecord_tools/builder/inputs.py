@@ -201,9 +201,8 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
             print(f"{index}: folders named by class; target: {each.target_rule}")
             _warn_of_patients(each.warnings, index, frame)
         elif spec.split == "auto":
-            print(
-                f"note: {index}: the images in test become test data without targets; build them alone if folders name theirs"
-            )
+            alone = "build them alone if folders name theirs"
+            print(f"note: {index}: the images in test become test data without targets; {alone}")
         given.append(each)
     if not given:
         raise BuildError(

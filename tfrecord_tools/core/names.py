@@ -22,7 +22,7 @@ def without_extension(name: str) -> str:
 
 
 def without_folders(name: str) -> str:
-    """Returns the last part of a path, with / or \\ between its parts."""
+    """Returns the last part of a path of any system."""
     return re.split(r"[/\\]", name)[-1]
 
 
