@@ -224,7 +224,7 @@ def test_a_second_sigterm_acts_at_once_and_none_is_held_where_saving_would_not_b
                 done.append(held)
 
     for held, times, survived in ((True, 1, 1), (True, 2, 1), (False, 1, 0)):
-        done = []
+        done: list[bool] = []
         with pytest.raises(KeyboardInterrupt):
             terminate(held, times)
         assert len(done) == survived
