@@ -27,6 +27,7 @@ import numpy as np
 
 from melanoma_tf.core import cli, files, hdf5, keras_compat
 from tfrecord_tools.core import json_file, paths
+from tfrecord_tools.core.text import counted, verb
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
@@ -274,7 +275,8 @@ def _warn_unchecked(run: Path) -> None:
 def _check_finite(variables: Iterable[Any], problem: str) -> None:
     bad = [v.path for v in variables if not np.all(np.isfinite(keras.ops.convert_to_numpy(v)))]
     if bad:
-        raise CheckpointError(f"{problem}: {len(bad)} variables are not finite, first {bad[0]}")
+        are = verb(len(bad), "is", "are")
+        raise CheckpointError(f"{problem}: {counted(len(bad), 'variable')} {are} not finite, first {bad[0]}")
 
 
 def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:

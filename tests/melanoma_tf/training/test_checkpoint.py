@@ -151,7 +151,7 @@ def test_an_optimizer_that_is_not_finite_is_not_saved(tmp_path, use_ema, value):
     victims = [v for v in model.optimizer.variables if len(v.shape) == 2]
     assert len(victims) == (6 if use_ema else 4)  # moments, and moving averages, of two kernels
     victims[-1].assign(np.full(victims[-1].shape, value, np.float32))
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint saved at step 2: 1 variables are not finite"):
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint saved at step 2: 1 variable is not finite"):
         checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(2))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["LAST", "step-00000001"]
     victims[-1].assign(np.zeros(victims[-1].shape, np.float32))
@@ -354,7 +354,7 @@ def test_final_weights_that_are_not_finite_keep_the_earlier_ones(final):
     path, model = final
     before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
     model.layers[0].kernel.assign(np.full((4, 3), np.inf))
-    with pytest.raises(checkpoint.CheckpointError, match="model.weights.h5 not written: 1 variables are not finite"):
+    with pytest.raises(checkpoint.CheckpointError, match="model.weights.h5 not written: 1 variable is not finite"):
         checkpoint.save_final(path, model)
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
 
