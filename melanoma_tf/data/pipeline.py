@@ -69,10 +69,11 @@ def _check_leaks(dataset: DataSet, external: Sequence[Shard]) -> None:
                     leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
                     break
     if leaks:
+        number = counted(len(leaks), "external image")
         raise DataError(
-            f"{counted(len(leaks), 'external image')} would be both training and evaluation data, the first: {leaks[0]}. "
-            "Build the external data with tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs "
-            "finds files under another name and build --duplicates leaves them out"
+            f"{number} would be both training and evaluation data, the first: {leaks[0]}. Build the external data with "
+            "tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs finds files under another "
+            "name and build --duplicates leaves them out"
         )
 
 
