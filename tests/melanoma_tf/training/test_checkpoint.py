@@ -91,9 +91,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = small()
     checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(1))
     model.layers[0].kernel.assign(np.full((4, 3), np.nan))
-    with pytest.raises(
-        checkpoint.CheckpointError, match=r"no checkpoint saved at step 2: 1 variable is not .*kernel"
-    ):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint saved at step 2: 1 variable is not .*kernel"):
         checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(2))
     assert (tmp_path / "LAST").read_text() == "step-00000001\n"
 
