@@ -308,6 +308,15 @@ def test_predictions_have_the_order_of_the_table_and_the_missing_are_named(fill,
     assert "see DIR/quarantine.csv): c, =d" in note
 
 
+def test_one_missing_image_is_one():
+    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c", "b"))
+    table = pd.DataFrame({"image_name": ["b"], "target": [0.5]})
+    warning, note = (predict.in_order(table, build, fill)[1] for fill in (None, "mean"))
+    assert warning.startswith("warning: 1 of 2 images of the test table has no prediction (no record: ")
+    assert warning.endswith("): c. Kaggle refuses a file without it: write it with --fill mean, or a number")
+    assert note.endswith("): c. It is written with --fill mean: 0.5")
+
+
 def test_of_earlier_builds_only_the_unusable_images_are_known():
     build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c",))
     table = pd.DataFrame({"image_name": ["b", "a"], "target": [0.5, 0.1]})
@@ -323,7 +332,6 @@ def test_of_earlier_builds_only_the_unusable_images_are_known():
     ("args", "message"),
     [
         (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
-        (["--config.model=resnet"], "unknown backbone 'resnet'"),
     ],
 )
 def test_train_reports_bad_input(shards, tmp_path, args, message):
