@@ -10,14 +10,16 @@ patients, what can be predicted without looking at the lesion, calibration, an o
 calibration.json, by which predict calibrates. Predictions of others are a CSV with image_name, patient_id, target,
 prediction, and fold if they are out of fold; those of several diagnoses one with image_name, patient_id, diagnosis, and
 prediction_X for each diagnosis X.
+
+With --data the report shows the most confident errors, of a run with Grad-CAM beside them: its models are loaded for
+that, which takes half a minute and more; --nograd_cam leaves it out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +29,13 @@ from melanoma_tf.core import cli, files
 from melanoma_tf.training.run_dir import CALIBRATION, METRICS, OOF, REPORTS, RUN, RunDirError, read_predictions
 from tfrecord_tools.core import text
 from tfrecord_tools.core.cli import UsageError
-from tfrecord_tools.core.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from melanoma_tf.evaluation import analysis
     from melanoma_tf.evaluation.build_images import Build
+    from melanoma_tf.evaluation.report.overlay import Overlay
 
 FLAGS = flags.FLAGS
 REPORT, CARD, CHECKLIST = REPORTS
@@ -50,6 +52,7 @@ def define_flags() -> None:
         "metadata", None, "CSV with more columns by image_name: patient_id, sex, age_approx, width, ..."
     )
     flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: metadata, pixels, a gallery.")
+    flags.DEFINE_bool("grad_cam", True, "With --workdir and --data: Grad-CAM of the images in the gallery.")
     flags.DEFINE_string("folds_from", None, "Column with the fold of each image; default: fold.")
     flags.DEFINE_string("out", None, "Folder for the report; default: --workdir.")
     flags.DEFINE_enum("rule", "sensitivity", ["sensitivity", "specificity", "cost"], "How the threshold is chosen.")
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
-        path, table = folder / OOF, _of_run(folder)
+        path, table = folder / OOF, read_run(folder)
         data = _build(table)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
@@ -90,7 +93,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
-        cli.say(write(table, path, out, _options(), data))
+        run = Path(FLAGS.workdir) if FLAGS.workdir and FLAGS.grad_cam else None
+        cli.say(write(table, path, out, _options(), data, run))
 
 
 def _options() -> analysis.Options:
@@ -107,8 +111,12 @@ def _options() -> analysis.Options:
     )
 
 
-def _of_run(folder: Path) -> pd.DataFrame:
-    """Reads a run's out-of-fold predictions."""
+def read_run(folder: Path) -> pd.DataFrame:
+    """Reads a run's out-of-fold predictions as a checked table.
+
+    Raises:
+      RunDirError: no fold is finished.
+    """
     from melanoma_tf.evaluation import predictions
 
     if not (folder / OOF).is_file():
@@ -127,12 +135,12 @@ def _has_classes(path: Path) -> bool:
 
 def _build(table: pd.DataFrame) -> Build | None:
     """Reads --data, with the images that the gallery will show."""
-    from melanoma_tf.evaluation import build_images
+    from melanoma_tf.evaluation import build_images, progress
     from melanoma_tf.evaluation.report import gallery
 
     if not FLAGS.data:
         return None
-    _say_part("images")
+    progress.say("images")
     shown = gallery.most_confident(table).values()
     return build_images.Build(FLAGS.data, table, [name for names in shown for name in names])
 
@@ -160,11 +168,16 @@ def report(folder: Path) -> str:
       RunDirError: no fold is finished.
       ValueError: the predictions cannot be evaluated, e.g. they have only one class.
     """
-    return write(_of_run(folder), folder / OOF, folder)
+    return write(read_run(folder), folder / OOF, folder)
 
 
 def write(
-    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: Build | None = None
+    table: pd.DataFrame,
+    path: Path,
+    out: Path,
+    options: analysis.Options | None = None,
+    data: Build | None = None,
+    run: Path | None = None,
 ) -> str:
     """Writes metrics.json, REPORTS and calibration.json of a checked table of predictions to a folder.
 
@@ -174,14 +187,15 @@ def write(
       out: the folder.
       options: what is asked for.
       data: a build that has the images.
+      run: folder of the run whose models explain the images of the gallery; None explains none.
 
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, stored
+    from melanoma_tf.evaluation import analysis, intervals, progress, stored
     from melanoma_tf.evaluation.report import checklist, gallery, model_card, page
 
-    shown = _Shown()
+    shown = progress.Shown()
     with intervals.watched(shown.resampled):
         results = analysis.analyze(table, options, shown.part)
     images = {}
@@ -194,7 +208,7 @@ def write(
     title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
-    sheets = gallery.section(table, errors, images) if data else None
+    sheets = gallery.section(table, errors, images, _grad_cam(run, table, images)) if data else None
     files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images)))
     files.write_text(out / CARD, model_card.make(title, results))
     files.write_text(out / CHECKLIST, checklist.make(title, results, _of_training(path)))
@@ -226,50 +240,42 @@ def write_classes(path: Path, out: Path) -> str:
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, multiclass
+    from melanoma_tf.evaluation import analysis, intervals, multiclass, progress
     from melanoma_tf.evaluation.report import classes
 
     found = multiclass.read(path, Path(FLAGS.metadata) if FLAGS.metadata else None)
-    shown = _Shown()
+    shown = progress.Shown()
     shown.part("classes")
     with intervals.watched(shown.resampled):
         results = analysis.to_json(multiclass.analyze(found, FLAGS.replicates))
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
     files.write_text(out / REPORT, classes.make(f"Evaluation of {path.name}", results))
-    lines = [f"warning: {warning}" for warning in results["warnings"]]
-    lines.append(f"balanced accuracy {_interval(results['balanced_accuracy'])}")
-    lines += [
-        f"{text.shown(name)}: {each['images']:,} images, recall {each['recall']['value']:.4f}, "
-        f"AUC {_interval(each['auc'])}"
-        for name, each in results["classes"].items()
-    ]
-    return "\n".join([*lines, f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
+    return "\n".join([*multiclass.summary(results), f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
 
 
-def _say_part(name: str) -> None:
-    print(f"evaluating: {name}", file=sys.stderr)
+def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]) -> dict[str, list[Overlay]]:
+    """What made each image an error: what lowered the prediction of a melanoma, and raised that of another.
 
+    Returns:
+      Overlays by name; none, after a note, where the run's models cannot be had.
+    """
+    if run is None or not images:
+        return {}
+    from melanoma_tf import explain
+    from melanoma_tf.devices import select
+    from melanoma_tf.evaluation import progress
 
-class _Shown:
-    """Shows which part is evaluated, and its resamples."""
-
-    def __init__(self) -> None:
-        self._part, self._bar, self._done = "", Progress(0), sys.maxsize
-
-    def part(self, name: str) -> None:
-        """Shows the beginning of a part."""
-        self._part = name
-        _say_part(name)
-
-    def resampled(self, done: int, total: int) -> None:
-        """Shows the count of resamples."""
-        if done <= self._done:  # the first of others
-            self._bar = Progress(total, unit="resamples", images=0, title=f"evaluating {self._part}: ")
-        self._done = done
-        self._bar.show(done)
-        if done == total:
-            self._bar.clear()
+    progress.say("Grad-CAM, by the models of the run (--nograd_cam leaves it out)")
+    try:
+        opened = explain.open_run(run)
+        select.start("auto")
+        drawn = explain.overlays(opened, table, images)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        cli.say(f"note: no Grad-CAM in the gallery: {error}")
+        return {}
+    is_melanoma = dict(zip(table["image_name"], table["target"] == 1, strict=True))
+    return {name: [lowered if is_melanoma[name] else raised] for name, (raised, lowered) in drawn.items()}
 
 
 def summary(results: dict[str, Any]) -> list[str]:

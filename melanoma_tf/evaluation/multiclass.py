@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from melanoma_tf.evaluation import intervals, metrics, predictions
 from melanoma_tf.evaluation.predictions import PredictionsError
+from tfrecord_tools.core import text
 
 PREFIX = "prediction_"
 
@@ -148,3 +150,18 @@ def analyze(found: Classified, replicates: int = 2000) -> dict[str, Any]:
         },
         "confusion": {name: confusion[k].tolist() for k, name in enumerate(found.names)},
     }
+
+
+def summary(results: Mapping[str, Any]) -> list[str]:
+    """Returns the main figures of `analyze` as lines."""
+
+    def shown(found: Mapping[str, Any]) -> str:
+        low, high = (np.nan if found[end] is None else found[end] for end in ("low", "high"))
+        return str(intervals.Interval(found["value"], low, high, found["level"]))
+
+    lines = [f"warning: {warning}" for warning in results["warnings"]]
+    lines.append(f"balanced accuracy {shown(results['balanced_accuracy'])}")
+    for name, each in results["classes"].items():
+        figures = f"recall {each['recall']['value']:.4f}, AUC {shown(each['auc'])}"
+        lines.append(f"{text.shown(name)}: {each['images']:,} images, {figures}")
+    return lines

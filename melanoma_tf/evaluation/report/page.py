@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from melanoma_tf.evaluation.report import gallery
 from tfrecord_tools.html import charts, filters, page
 from tfrecord_tools.html.charts import Axis, Series
 from tfrecord_tools.html.page import Content, Html, card, note, tag
@@ -51,16 +52,16 @@ def interval(found: Figures | None, digits: int = 3) -> str:
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def make(title: str, results: Figures, gallery: Html | None = None, choices: filters.Choices | None = None) -> str:
+def make(title: str, results: Figures, errors: Html | None = None, choices: filters.Choices | None = None) -> str:
     """Makes the page.
 
     Args:
       title: name of what was evaluated.
       results: the contents of metrics.json.
-      gallery: section of the most confident errors, if images are at hand.
+      errors: gallery of the most confident errors, if images are at hand.
       choices: values of the gallery's images for each filter; only filters that mark its figures are offered.
     """
-    marked = {name: values for name, values in (choices or {}).items() if gallery and f" data-{name}=" in gallery}
+    marked = {name: values for name, values in (choices or {}).items() if errors and f" data-{name}=" in errors}
     sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
     if "floor" in results:
         sections["The floor"] = list(floor(results["floor"]))
@@ -68,8 +69,8 @@ def make(title: str, results: Figures, gallery: Html | None = None, choices: fil
     sections["Decisions"] = list(decisions(results["operating_point"]))
     if results["subgroups"]:
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
-    if gallery:
-        sections["Most confident errors"] = [filters.controls(marked), gallery]
+    if errors:
+        sections["Most confident errors"] = [filters.controls(marked), errors]
     sections["How it was made"] = [tag("p", line) for line in method(results)]
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body: list[Content] = [
@@ -81,7 +82,7 @@ def make(title: str, results: Figures, gallery: Html | None = None, choices: fil
     ]
     for name, content in sections.items():
         body += [tag("h2", name, id=_anchor(name)), content]
-    return page.document(title, body, charts.STYLE + filters.style(marked))
+    return page.document(title, body, charts.STYLE + gallery.STYLE + filters.style(marked))
 
 
 def _anchor(name: str) -> str:
