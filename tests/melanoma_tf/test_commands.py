@@ -261,7 +261,7 @@ def test_predict_writes_a_submission_in_the_order_of_the_table(run, shards_of_te
     assert done.returncode == 0, done.stderr[-2000:]
     assert "warning" not in done.stdout
     submission, names = pd.read_csv(out), pd.read_csv(synthetic / "test.csv")["image_name"].tolist()
-    assert f"note: 1 of {len(names)} images of the test table have no prediction" in done.stdout
+    assert f"note: 1 of {len(names)} images of the test table has no prediction" in done.stdout
     assert list(submission.columns) == ["image_name", "target"]
     assert submission["image_name"].tolist() == names
     assert submission["target"][2] == 0.125
