@@ -8,19 +8,25 @@
 Writes metrics.json, report.html and model_card.md: AUC and other metrics with intervals that resample patients, what
 can be predicted without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others
 are a CSV with image_name, patient_id, target, prediction, and fold if they are out of fold.
+
+--stress scores the held-out images of a run again under blur, brightness, color cast, hair, ink, ruler marks, dark
+corners, JPEG compression and zoom, each by the model of its fold.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from melanoma_tf.core import cli, files
+from melanoma_tf.devices import select
 from melanoma_tf.training.run_dir import METRICS, OOF, REPORTS, RunDirError, read_predictions
 from tfrecord_tools.core.cli import UsageError
 
@@ -52,7 +58,10 @@ def define_flags() -> None:
         "prevalence", None, "Share of melanoma where the model is to be used, for predictive values.", 0, 1
     )
     flags.DEFINE_integer("replicates", 2000, "Resamples of each interval.", 100)
+    flags.DEFINE_bool("stress", False, "With --workdir and --data: score the images again under corruptions.")
+    flags.DEFINE_integer("stress_images", 2000, "Images of --stress at most, melanomas first; 0: all.", 0)
     flags.DEFINE_bool("allow_leakage", False, "Report although folds share patients; the page says so.")
+    select.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -63,6 +72,8 @@ def main(argv: list[str]) -> None:
         raise UsageError("--predictions needs --out, the folder for the report; see --help")
     if FLAGS.workdir and (FLAGS.metadata or FLAGS.folds_from):
         raise UsageError("--metadata and --folds_from go with --predictions; a run has its own folds; see --help")
+    if FLAGS.stress and (FLAGS.against or not (FLAGS.workdir and FLAGS.data)):
+        raise UsageError("--stress needs --workdir RUN and --data, the build that it was trained on; see --help")
     if FLAGS.value is not None and not (FLAGS.value > 0 if FLAGS.rule == "cost" else 0 <= FLAGS.value <= 1):
         raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
     if FLAGS.workdir:
@@ -76,7 +87,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
-        cli.say(write(table, path, out, _options(), FLAGS.data))
+        stressed = _stressed(folder) if FLAGS.stress else None
+        cli.say(write(table, path, out, _options(), FLAGS.data, stressed))
 
 
 def _options() -> analysis.Options:
@@ -91,6 +103,15 @@ def _options() -> analysis.Options:
         replicates=FLAGS.replicates,
         allow_leakage=FLAGS.allow_leakage,
     )
+
+
+def _stressed(folder: Path) -> Callable[..., dict[str, Any]]:
+    """Checks what --stress needs; returns what measures it, given a table, its figures and options."""
+    from melanoma_tf import stress
+
+    select.check_flags()
+    data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    return functools.partial(stress.measure, stress.open_run(folder, data), most=FLAGS.stress_images)
 
 
 def _of_run(folder: Path) -> pd.DataFrame:
@@ -129,7 +150,12 @@ def report(folder: Path) -> str:
 
 
 def write(
-    table: pd.DataFrame, path: Path, out: Path, options: analysis.Options | None = None, data: str | None = None
+    table: pd.DataFrame,
+    path: Path,
+    out: Path,
+    options: analysis.Options | None = None,
+    data: str | None = None,
+    stressed: Callable[..., dict[str, Any]] | None = None,
 ) -> str:
     """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
 
@@ -139,6 +165,7 @@ def write(
       out: the folder.
       options: what is asked for.
       data: a build that has the images.
+      stressed: `stress.measure` of an opened run; None for no stress test.
 
     Returns:
       The main figures as text.
@@ -146,7 +173,13 @@ def write(
     from melanoma_tf.evaluation import analysis, build_images
     from melanoma_tf.evaluation.report import gallery, model_card, page
 
+    if data:
+        _say_part("skin tone")
+        table = table.assign(skin_tone=build_images.skin_tones(data, table))
     results = analysis.analyze(table, options, _say_part)
+    if stressed:
+        _say_part("stress")
+        results["stress"] = stressed(table, results, options or analysis.Options())
     images = {}
     if data:
         _say_part("images")
@@ -190,6 +223,12 @@ def summary(results: dict[str, Any]) -> list[str]:
         f"at {point['rule']} {point['value']:g}: sensitivity {point['sensitivity']['value']:.4f}, "
         f"specificity {point['specificity']['value']:.4f}"
     )
+    if "stress" in results:
+        worst = min(results["stress"]["effects"], key=lambda each: each["auc"])
+        lines.append(
+            f"lowest AUC under stress: {worst['auc']:.4f}, {worst['corruption']} ({worst['severity']}), "
+            f"difference {_interval(worst['difference'])}"
+        )
     return lines
 
 

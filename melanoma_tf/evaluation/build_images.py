@@ -9,7 +9,7 @@ import pandas as pd
 import simplejpeg
 from numpy.typing import NDArray
 
-from melanoma_tf.evaluation import floor, metrics
+from melanoma_tf.evaluation import floor, metrics, skin_tone
 from melanoma_tf.evaluation.predictions import PredictionsError
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
@@ -98,6 +98,15 @@ def pixel_floor(folder: str, table: pd.DataFrame) -> dict[str, float]:
         except metrics.UndefinedMetricError:  # a fold beside which there is one class
             return {}
     return found
+
+
+def skin_tones(folder: str, table: pd.DataFrame) -> pd.Series:
+    """Returns the estimated skin tone of each image of a table, see `skin_tone`; unknown where the build lacks it."""
+    wanted = set(table["image_name"])
+    angles = {
+        record.image_name: skin_tone.of_jpeg(record.image) for record in records(folder) if record.image_name in wanted
+    }
+    return skin_tone.classify(table["image_name"].map(angles)).set_axis(table.index)
 
 
 def thumbnail(jpeg: bytes) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ _ASKED = {
     "Setting, dates and eligibility of the images": _MISSING,
     "Cameras and dermatoscopes, image acquisition": _MISSING,
     "How diagnoses were made (share confirmed by histology)": _MISSING,
-    "Skin types": "**missing**: not recorded in ISIC 2020; performance on dark skin is unknown",
+    "Skin types": "**missing**: not recorded in ISIC 2020; performance on dark skin is unknown. Classes of skin tone "
+    "above, if any, are estimated from colors of the image, with a large error",
     "Ethics approval, consent and data availability": _MISSING,
     "Comparison with clinicians": _MISSING,
     "External validation in another hospital": _MISSING,
@@ -68,6 +69,8 @@ def make(title: str, results: Mapping[str, Any]) -> str:
                 for key in ("auc", "sensitivity")
             ]
             lines.append(f"| {_text(name)} | {each['images']:,} | {each['positives']:,} | {' | '.join(figures)} |")
+    if "stress" in results:
+        lines += ["", "## Under corruptions of the images", "", *_stress(results["stress"])]
     lines += [
         "",
         "## What the reporting guidelines ask for",
@@ -77,6 +80,26 @@ def make(title: str, results: Mapping[str, Any]) -> str:
     ]
     lines += ["| item | answer |", "|---|---|", *(f"| {item} | {answer} |" for item, answer in _ASKED.items())]
     return "\n".join(lines) + "\n"
+
+
+def _stress(found: Mapping[str, Any]) -> list[str]:
+    """The level of each kind of corruption with the lowest AUC."""
+    worst: dict[str, Mapping[str, Any]] = {}
+    for each in found["effects"]:
+        if each["corruption"] not in worst or each["auc"] < worst[each["corruption"]]["auc"]:
+            worst[each["corruption"]] = each
+    lines = [
+        f"{found['images']:,} images, {found['positives']:,} melanomas; AUC {number(found['clean']['auc'])} as they are. "
+        "The worst severity of each kind:",
+        "",
+        "| corruption | severity | AUC | difference, 95% interval | melanomas whose decision flips |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in worst.items():
+        gap = f"{number(each['difference']['value'])} ({interval(each['difference'])})"
+        flips = number(each["flipped_positives"]["value"])
+        lines.append(f"| {name} | {each['severity']} | {number(each['auc'])} | {gap} | {flips} |")
+    return lines
 
 
 # What Markdown, and the HTML in it, would read as markup.

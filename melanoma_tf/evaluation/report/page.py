@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from melanoma_tf.evaluation.analysis import SKIN_TONE
 from tfrecord_tools.html import charts, page
 from tfrecord_tools.html.charts import Axis, Series
 from tfrecord_tools.html.page import Content, Html, card, note, tag
@@ -65,6 +66,8 @@ def make(title: str, results: Figures, gallery: Content = None) -> str:
     sections["Decisions"] = list(decisions(results["operating_point"]))
     if results["subgroups"]:
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
+    if "stress" in results:
+        sections["Stress"] = list(stress(results["stress"]))
     if gallery:
         sections["Most confident errors"] = gallery
     sections["How it was made"] = [tag("p", line) for line in method(results)]
@@ -266,6 +269,7 @@ def _referred(refer: Figures) -> str:
 def subgroups(found: Figures) -> Iterator[Html]:
     """A table for each grouping."""
     yield tag("p", _SUBGROUPS, class_="lead")
+    yield tag("p", _SKIN_TONE if SKIN_TONE in found else _NO_SKIN_TONE, class_="lead")
     for what, members in found.items():
         rows = []
         for name, values in members.items():
@@ -278,6 +282,34 @@ def subgroups(found: Figures) -> Iterator[Html]:
         yield card(what.capitalize(), page.table(header, rows), class_="card apart")
 
 
+def stress(found: Figures) -> Iterator[Html]:
+    """A table of what each corruption does."""
+    shown = f"{found['images']:,} images" + f" of {found['available']:,}" * (found["images"] < found["available"])
+    yield tag("p", _STRESS.format(images=f"{shown}, {found['positives']:,} of them melanomas"), class_="lead")
+    clean = found["clean"]
+    rows: list[list[Content]] = [
+        ["as they are", "", number(clean["auc"]), None, *_rates(clean, ("sensitivity", "specificity")), None, None]
+    ]
+    before = None
+    for each in found["effects"]:
+        name = each["corruption"] if each["corruption"] != before else ""
+        before = each["corruption"]
+        gap = each["difference"]
+        drawn = [f"{gap['value']:+.3f}", "" if gap["low"] is None else f" ({gap['low']:+.3f} to {gap['high']:+.3f})"]
+        rows.append([name, each["severity"], number(each["auc"]), drawn, *_rates(each, _STRESSED)])
+    header = ["corruption", "severity", "AUC", f"difference ({_LEVEL})", "sensitivity", "specificity"]
+    table = page.table([*header, "melanomas that flip", "others that flip"], rows, class_="wrap")
+    yield card("Under corruptions", table, note(_FLIPS), class_="card apart")
+
+
+def _rates(found: Figures, names: tuple[str, ...]) -> list[str]:
+    values = [found[name]["value"] for name in names]
+    return ["–" if value is None else page.percent(value, 1) for value in values]
+
+
+_STRESSED = ("sensitivity", "specificity", "flipped_positives", "flipped_negatives")
+
+
 _SCALES = (
     "Pooling all folds and pooling ranks within folds give different AUCs: the models of different folds have scales "
     "of their own. Trust the AUC of each fold."
@@ -288,7 +320,21 @@ _FLOOR = (
 )
 _OUT_OF_FOLD = "Gradient boosting, out of fold, on the same folds."
 _FEW = "Within one group, the group itself says nothing. No AUC where melanomas or others are fewer than 10."
-_SUBGROUPS = (
-    f"With {_LEVEL}s; no figure where melanomas or others are of fewer than 10 patients. ISIC 2020 records no skin "
-    "type: nothing here says how the model does on dark skin."
+_SUBGROUPS = f"With {_LEVEL}s; no figure where melanomas or others are of fewer than 10 patients."
+_NO_SKIN_TONE = "ISIC 2020 records no skin type: nothing here says how the model does on dark skin."
+_SKIN_TONE = (
+    "ISIC 2020 records no skin type. The skin tone here is estimated from the border of each image, by the individual "
+    "typology angle, and wrong for many: light and white balance of the cameras are not known, two images of one "
+    "lesion often fall into different classes, and published estimates for dermoscopy disagree with one another (Kalb "
+    "et al. 2023) and with experts (Groh et al. 2022). A class is a group of image colors. Differences between classes "
+    "may be those between cameras, and none of them shows how the model does on dark skin, of which there are few "
+    "images or none."
+)
+_STRESS = (
+    "The same images, corrupted in stated ways and scored again, each by the model of its fold: {images}. A model for "
+    "use elsewhere meets such images; one that changes its mind about them looks at more than the lesion."
+)
+_FLIPS = (
+    "Differences of the AUC are to the same images as they are, paired, with patients resampled. An image flips if its "
+    "decision at the operating point is another than on the image as it is. Intervals of the rates are in metrics.json."
 )
