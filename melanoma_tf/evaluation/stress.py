@@ -123,11 +123,18 @@ class Decider:
             found = {int(f): calibration.fit(method, part["target"], part["logit"]) for f, part in others.items()}
         except metrics.UndefinedMetricError:  # one fold, or one class beside a fold
             found = {}
-        return cls(found, threshold)
+        scores = cls(found, threshold).calibrated(table["logit"], table["fold"])
+        # Halfway to the next score, because another device does not repeat a score to the last bit.
+        below = scores[scores < threshold]
+        return cls(found, (threshold + below.max()) / 2 if len(below) else threshold)
 
     def __call__(self, logits: ArrayLike, folds: ArrayLike) -> NDArray[np.bool_]:
         """Returns whether images are flagged [N], from logits [N] by the models of folds [N]."""
-        calibrated, fold = np.array(logits, np.float64), np.asarray(folds)
+        return self.calibrated(logits, folds) >= self.threshold
+
+    def calibrated(self, logits: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
+        """Returns logits [N] by the models of folds [N], calibrated."""
+        found, fold = np.array(logits, np.float64), np.asarray(folds)
         for name, calibrator in self.calibrators.items():
-            calibrated[fold == name] = calibrator(calibrated[fold == name])
-        return calibrated >= self.threshold
+            found[fold == name] = calibrator(found[fold == name])
+        return found

@@ -72,6 +72,7 @@ def done(files):
         "plain": ["--predictions", files / "plain.csv", "--out", files / "plain"],
         "nothing": [],
         "no out": ["--predictions", files / "a.csv"],
+        "stress": ["--predictions", files / "a.csv", "--out", files / "x", "--stress"],
         "no column": ["--predictions", files / "a.csv", "--folds_from", "shard", "--out", files / "x"],
     }  # fmt: skip
     return dict(zip(cases, run_forked([[*command, *map(str, case)] for case in cases.values()]), strict=True))
@@ -90,7 +91,7 @@ def test_anybodys_predictions_are_evaluated_without_tensorflow(files, done):
     assert found["calibration"]["before"]["brier"]["score"] == pytest.approx(brier, abs=1e-9)
     assert found["calibration"]["after"]["brier"]["score"] < brier
     assert found["floor"]["features"][-2:] == ["width", "share_of_size"]
-    assert set(found["subgroups"]) == {"sex", "age", "site", "source"}
+    assert set(found["subgroups"]) == {"sex", "age", "site", "source", "image size"}
     assert found["operating_point"]["sensitivity"]["value"] >= 0.9
     assert "floor, without pixels: AUC " in done["own columns"]["stdout"]
 
@@ -127,6 +128,7 @@ def test_two_models_are_compared_on_the_same_images(files, done):
     [
         ("nothing", 2, "pass --workdir RUN or --predictions CSV"),
         ("no out", 2, "--predictions needs --out"),
+        ("stress", 2, "--stress needs --workdir RUN and --data"),
         ("no column", 1, "has no column shard (--folds_from); got image_name"),
     ],
 )

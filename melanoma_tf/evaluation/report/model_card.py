@@ -88,9 +88,9 @@ def _stress(found: Mapping[str, Any]) -> list[str]:
     for each in found["effects"]:
         if each["corruption"] not in worst or each["auc"] < worst[each["corruption"]]["auc"]:
             worst[each["corruption"]] = each
+    counts = f"{found['images']:,} images, {found['positives']:,} melanomas"
     lines = [
-        f"{found['images']:,} images, {found['positives']:,} melanomas; AUC {number(found['clean']['auc'])} as they are. "
-        "The worst severity of each kind:",
+        f"{counts}; AUC {number(found['clean']['auc'])} as they are. The worst severity of each kind:",
         "",
         "| corruption | severity | AUC | difference, 95% interval | melanomas whose decision flips |",
         "|---|---|---|---|---|",
