@@ -26,7 +26,7 @@ class Kind:
     Attributes:
       apply: images u8[B,S,S,3], seeds u32[B] of the images and a level to images u8[B,S,S,3].
       levels: severities.
-      label: format of a level for a reader.
+      label: format of a level, and of its negative, for a reader.
       identity: level that changes nothing, if there is one.
     """
 
@@ -46,7 +46,7 @@ class Corruption:
     @property
     def severity(self) -> str:
         """The level for a reader."""
-        return KINDS[self.kind].label.format(self.level)
+        return KINDS[self.kind].label.format(self.level, -self.level)
 
     def __call__(self, images: Images, seeds: Seeds) -> Images:
         """Corrupts images u8[B,S,S,3] by the seeds u32[B] of their names."""
@@ -132,11 +132,11 @@ def jpeg(images: Images, seeds: Seeds, level: float) -> Images:
 KINDS = {
     "blur": Kind(blur, (0.005, 0.01, 0.02), "sigma {:.1%} of the side", identity=0.0),
     "brightness": Kind(brightness, (-0.2, -0.1, 0.1, 0.2), "{:+.0%} of full scale", identity=0.0),
-    "color cast": Kind(color_cast, (-0.2, -0.1, 0.1, 0.2), "red {0:+.0%}, blue reversed", identity=0.0),
+    "color cast": Kind(color_cast, (-0.2, -0.1, 0.1, 0.2), "red {0:+.0%}, blue {1:+.0%}", identity=0.0),
     "hair": Kind(hair, (10, 36), "1 to {:.0f} hairs"),
     "ink": Kind(ink, (2, 8), "1 to {:.0f} strokes"),
     "ruler marks": Kind(ruler, (0.04, 0.1), "ticks of {:.0%} of the side", identity=0.0),
-    "dark corners": Kind(dark_corners, (0.65, 0.57, 0.5), "beyond {:.0%} of the side", identity=1.0),
+    "dark corners": Kind(dark_corners, (0.65, 0.57, 0.5), "beyond {:.0%} of the side from the center", identity=1.0),
     "JPEG": Kind(jpeg, (50, 20, 10), "quality {:.0f}"),
     "zoom": Kind(zoom, (0.8, 1.25, 1.5), "{:g} times", identity=1.0),
 }

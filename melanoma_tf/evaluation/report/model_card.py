@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from melanoma_tf.evaluation.report.page import NAMES, USE, interval, method, number, resampled, rule
+from melanoma_tf.evaluation.report.page import NAMES, USE, interval, method, number, resampled, rule, signed
 
 _MISSING = "**missing**: to be filled in by the author"
 # What TRIPOD+AI (Collins et al. 2024) and CLEAR Derm (Daneshjou et al. 2022) ask for and no figure of a run can answer.
@@ -96,7 +96,7 @@ def _stress(found: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for name, each in worst.items():
-        gap = f"{number(each['difference']['value'])} ({interval(each['difference'])})"
+        gap = f"{signed(each['difference']['value'])} ({interval(each['difference'])})"
         flips = number(each["flipped_positives"]["value"])
         lines.append(f"| {name} | {each['severity']} | {number(each['auc'])} | {gap} | {flips} |")
     return lines

@@ -268,8 +268,7 @@ def _referred(refer: Figures) -> str:
 
 def subgroups(found: Figures) -> Iterator[Html]:
     """A table for each grouping."""
-    yield tag("p", _SUBGROUPS, class_="lead")
-    yield tag("p", _SKIN_TONE if SKIN_TONE in found else _NO_SKIN_TONE, class_="lead")
+    yield tag("p", _SUBGROUPS if SKIN_TONE in found else _SUBGROUPS + _NO_SKIN_TONE, class_="lead")
     for what, members in found.items():
         rows = []
         for name, values in members.items():
@@ -279,7 +278,8 @@ def subgroups(found: Figures) -> Iterator[Html]:
                 row.append("too few" if each is None else f"{number(each['value'])} ({interval(each)})")
             rows.append(row)
         header = [what, "images", "melanomas", "AUC", "sensitivity", "specificity"]
-        yield card(what.capitalize(), page.table(header, rows), class_="card apart")
+        text = note(_SKIN_TONE) if what == SKIN_TONE else None
+        yield card(what.capitalize(), page.table(header, rows), text, class_="card apart")
 
 
 def stress(found: Figures) -> Iterator[Html]:
@@ -287,19 +287,22 @@ def stress(found: Figures) -> Iterator[Html]:
     shown = f"{found['images']:,} images" + f" of {found['available']:,}" * (found["images"] < found["available"])
     yield tag("p", _STRESS.format(images=f"{shown}, {found['positives']:,} of them melanomas"), class_="lead")
     clean = found["clean"]
-    rows: list[list[Content]] = [
-        ["as they are", "", number(clean["auc"]), None, *_rates(clean, ("sensitivity", "specificity")), None, None]
-    ]
-    before = None
+    first = [*_rates(clean, ("sensitivity", "specificity")), None, None]
+    rows: list[list[Content]] = [["as they are", number(clean["auc"]), None, *first]]
     for each in found["effects"]:
-        name = each["corruption"] if each["corruption"] != before else ""
-        before = each["corruption"]
         gap = each["difference"]
-        drawn = [f"{gap['value']:+.3f}", "" if gap["low"] is None else f" ({gap['low']:+.3f} to {gap['high']:+.3f})"]
-        rows.append([name, each["severity"], number(each["auc"]), drawn, *_rates(each, _STRESSED)])
-    header = ["corruption", "severity", "AUC", f"difference ({_LEVEL})", "sensitivity", "specificity"]
+        shown = signed(gap["value"])
+        shown += "" if gap["low"] is None else f" ({signed(gap['low'])} to {signed(gap['high'])})"
+        name = [f"{each['corruption']}: ", tag("span", each["severity"], class_="of")]
+        rows.append([name, number(each["auc"]), shown, *_rates(each, _STRESSED)])
+    header = ["images", "AUC", f"difference ({_LEVEL})", "sensitivity", "specificity"]
     table = page.table([*header, "melanomas that flip", "others that flip"], rows, class_="wrap")
     yield card("Under corruptions", table, note(_FLIPS), class_="card apart")
+
+
+def signed(value: float) -> str:
+    """Formats a difference with its sign."""
+    return f"{round(value, 3) + 0.0:+.3f}"  # without -0.000
 
 
 def _rates(found: Figures, names: tuple[str, ...]) -> list[str]:
@@ -321,7 +324,7 @@ _FLOOR = (
 _OUT_OF_FOLD = "Gradient boosting, out of fold, on the same folds."
 _FEW = "Within one group, the group itself says nothing. No AUC where melanomas or others are fewer than 10."
 _SUBGROUPS = f"With {_LEVEL}s; no figure where melanomas or others are of fewer than 10 patients."
-_NO_SKIN_TONE = "ISIC 2020 records no skin type: nothing here says how the model does on dark skin."
+_NO_SKIN_TONE = " ISIC 2020 records no skin type: nothing here says how the model does on dark skin."
 _SKIN_TONE = (
     "ISIC 2020 records no skin type. The skin tone here is the individual typology angle of the border of each image, "
     "an estimate with a large error: light and white balance are not known, and where the border is lesion or badly "

@@ -47,7 +47,7 @@ def test_levels_are_in_order_and_have_labels_of_their_own():
         assert list(kind.levels) in (sorted(kind.levels), sorted(kind.levels, reverse=True))
     labels = [(each.kind, each.severity) for each in CORRUPTIONS]
     assert len(set(labels)) == len(labels)
-    assert ("color cast", "red +10%, blue reversed") in labels
+    assert ("color cast", "red +10%, blue -10%") in labels
 
 
 def test_levels_are_what_they_say():

@@ -35,8 +35,8 @@ def test_images_as_they_are_have_the_scores_of_predict_and_corruptions_other_one
         "dark": Corruption("brightness", -0.2),
         "hair": Corruption("hair", 9),
     }
-    sizes: dict[str, Any] = {"batch_size": 4, "image_size": 32}
-    monkeypatch.setattr(stress, "_HELD", 9)  # several times per shard
+    sizes: dict[str, Any] = {"batch_size": 8, "image_size": 32}
+    monkeypatch.setattr(stress, "_HELD", 16)  # twice
     done: list[int] = []
     found = stress.logits(model, held_out, chosen, corruptions, **sizes, progress=done.append)
     assert found["image_name"].tolist() == [name for name in names if name in chosen]
