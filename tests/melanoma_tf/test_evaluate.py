@@ -11,7 +11,7 @@ import pytest
 import sklearn.metrics
 
 from melanoma_tf import evaluate
-from melanoma_tf.evaluation import analysis, predictions
+from melanoma_tf.evaluation import analysis, predictions, skin_tone
 from melanoma_tf.evaluation.report import page
 from tests.support import browser
 from tests.support.process import run_forked
@@ -196,6 +196,16 @@ def test_scores_that_are_no_probabilities_have_no_probability_of_the_threshold()
     table = predictions.check(example().assign(prediction=np.arange(400.0), fold=0), "a.csv")
     point = analysis.analyze(table, QUICK)["operating_point"]
     assert (point["probability"], point["decision_curve"]) == (None, None)
+
+
+def test_estimated_skin_tone_is_a_subgroup_that_states_its_error():
+    table = predictions.check(example(), "a.csv")
+    without = page.make("none", analysis.to_json(analysis.analyze(table, QUICK)))
+    assert "ISIC 2020 records no skin type: nothing here says how the model does on dark skin." in without
+    tones = skin_tone.classify(np.where(np.arange(len(table)) % 3, 60.0, np.nan))
+    found = analysis.to_json(analysis.analyze(table.assign(skin_tone=tones), QUICK))
+    assert list(found["subgroups"]["skin tone (estimated)"]) == ["very light", "unknown"]
+    assert "an estimate with a large error" in page.make("some", found)
 
 
 def test_a_constant_prediction_is_worded_truly():
