@@ -65,7 +65,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_enum("backends", [], select.BACKENDS[1:], "Backends to try; default: those installed.")
     flags.DEFINE_enum("probe", None, select.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
     flags.DEFINE_bool("measure", False, "Compare and time the plain and the rewritten training step instead.")
-    flags.DEFINE_string("model", "efficientnet-b0", "--measure: backbone.")
+    flags.DEFINE_enum("model", "efficientnet-b0", config.WORDS["model"], "--measure: backbone.")
     flags.DEFINE_integer("size", 224, "--measure: image size in pixels.", 32)
     flags.DEFINE_integer("batch", 32, "--measure: images per device.", 1)
 

@@ -9,6 +9,9 @@ Writes metrics.json, report.html and model_card.md: AUC and other metrics with i
 can be predicted without looking at the lesion, calibration, an operating point, and subgroups. Predictions of others
 are a CSV with image_name, patient_id, target, prediction, and fold if they are out of fold.
 
+With --data the report shows the most confident errors, of a run with Grad-CAM beside them: its models are loaded for
+that, which takes half a minute and more; --nograd_cam leaves it out.
+
 --stress scores the held-out images of a run again under blur, brightness, color cast, hair, ink, ruler marks, dark
 corners, JPEG compression and zoom, each by the model of its fold.
 """
@@ -19,7 +22,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from melanoma_tf.evaluation import analysis
+    from melanoma_tf.evaluation.report.overlay import Overlay
 
 FLAGS = flags.FLAGS
 REPORT, CARD = REPORTS
@@ -49,6 +53,7 @@ def define_flags() -> None:
         "metadata", None, "CSV with more columns by image_name: patient_id, sex, age_approx, width, ..."
     )
     flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: metadata, pixels, a gallery.")
+    flags.DEFINE_bool("grad_cam", True, "With --workdir and --data: Grad-CAM of the images in the gallery.")
     flags.DEFINE_string("folds_from", None, "Column with the fold of each image; default: fold.")
     flags.DEFINE_string("out", None, "Folder for the report; default: --workdir.")
     flags.DEFINE_enum("rule", "sensitivity", ["sensitivity", "specificity", "cost"], "How the threshold is chosen.")
@@ -79,7 +84,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
-        path, table = folder / OOF, _of_run(folder)
+        path, table = folder / OOF, read_run(folder)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
         path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
@@ -87,8 +92,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.against:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
+        run = Path(FLAGS.workdir) if FLAGS.workdir and FLAGS.grad_cam else None
         stressed = _stressed(folder) if FLAGS.stress else None
-        cli.say(write(table, path, out, _options(), FLAGS.data, stressed))
+        cli.say(write(table, path, out, _options(), FLAGS.data, run, stressed))
 
 
 def _options() -> analysis.Options:
@@ -114,8 +120,12 @@ def _stressed(folder: Path) -> Callable[..., dict[str, Any]]:
     return functools.partial(stress.measure, stress.open_run(folder, data), most=FLAGS.stress_images)
 
 
-def _of_run(folder: Path) -> pd.DataFrame:
-    """Reads a run's out-of-fold predictions."""
+def read_run(folder: Path) -> pd.DataFrame:
+    """Reads a run's out-of-fold predictions as a checked table.
+
+    Raises:
+      RunDirError: no fold is finished.
+    """
     from melanoma_tf.evaluation import predictions
 
     if not (folder / OOF).is_file():
@@ -146,7 +156,7 @@ def report(folder: Path) -> str:
       RunDirError: no fold is finished.
       ValueError: the predictions cannot be evaluated, e.g. they have only one class.
     """
-    return write(_of_run(folder), folder / OOF, folder)
+    return write(read_run(folder), folder / OOF, folder)
 
 
 def write(
@@ -155,6 +165,7 @@ def write(
     out: Path,
     options: analysis.Options | None = None,
     data: str | None = None,
+    run: Path | None = None,
     stressed: Callable[..., dict[str, Any]] | None = None,
 ) -> str:
     """Writes metrics.json, report.html and model_card.md of a checked table of predictions to a folder.
@@ -165,6 +176,7 @@ def write(
       out: the folder.
       options: what is asked for.
       data: a build that has the images.
+      run: folder of the run whose models explain the images of the gallery; None explains none.
       stressed: `stress.measure` of an opened run; None for no stress test.
 
     Returns:
@@ -191,11 +203,38 @@ def write(
     title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
-    shown = gallery.section(table, errors, images) if data else None
+    shown = (
+        gallery.section(table, errors, images, _grad_cam(run, table, images, stressed is not None)) if data else None
+    )
     files.write_text(out / REPORT, page.make(title, results, shown))
     files.write_text(out / CARD, model_card.make(title, results))
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
     return "\n".join([*summary(results), *written])
+
+
+def _grad_cam(
+    run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes], started: bool = False
+) -> dict[str, list[Overlay]]:
+    """What made each image an error: what lowered the prediction of a melanoma, and raised that of another.
+
+    Returns:
+      Overlays by name; none, after a note, where the run's models cannot be had.
+    """
+    if run is None or not images:
+        return {}
+    from melanoma_tf import explain
+
+    _say_part("Grad-CAM, by the models of the run (--nograd_cam leaves it out)")
+    try:
+        opened = explain.open_run(run)
+        if not started:
+            select.start("auto")
+        drawn = explain.overlays(opened, table, images)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        cli.say(f"note: no Grad-CAM in the gallery: {error}")
+        return {}
+    is_melanoma = dict(zip(table["image_name"], table["target"] == 1, strict=True))
+    return {name: [lowered if is_melanoma[name] else raised] for name, (raised, lowered) in drawn.items()}
 
 
 def _say_part(text: str) -> None:

@@ -23,6 +23,7 @@ from melanoma_tf.devices import select
 from melanoma_tf.training import run_dir
 from tfrecord_tools.core import paths
 from tfrecord_tools.core.progress import Progress
+from tfrecord_tools.core.text import counted, verb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
     files.write_csv(out, table, float_format="%.8g")
     if note:
         cli.say(note)
-    cli.say(f"{len(table)} predictions: {FLAGS.out}")
+    cli.say(f"{counted(len(table), 'prediction')}: {FLAGS.out}")
 
 
 def parse_fill(value: str | None) -> float | str | None:
@@ -142,11 +143,13 @@ def in_order(table: pd.DataFrame, build: dataset.DataSet, fill: float | str | No
     if not missing:
         return result, ""
     shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-    what = f"{len(missing)} of {len(order)} images of the test table have no prediction (no record: quarantined or "
-    what += f"left out, see {build.path}/quarantine.csv): {shown}"
+    has = verb(len(missing), "has", "have")
+    what = f"{len(missing)} of {counted(len(order), 'image')} of the test table {has} no prediction (no record: "
+    what += f"quarantined or left out, see {build.path}/quarantine.csv): {shown}"
     if value is None:
-        return result, f"warning: {what}. Kaggle refuses a file without them: write them with --fill mean, or a number"
-    return result, f"note: {what}. They are written with --fill {fill}: {float(value):.8g}"
+        it = verb(len(missing), "it", "them")
+        return result, f"warning: {what}. Kaggle refuses a file without {it}: write {it} with --fill mean, or a number"
+    return result, f"note: {what}. {verb(len(missing), 'It is', 'They are')} written with --fill {fill}: {value:.8g}"
 
 
 def predictions(run: run_dir.RunDir, build: dataset.DataSet, devices: select.Runtime, batch_size: int) -> pd.DataFrame:
@@ -209,7 +212,8 @@ def _warn(
     trained_on = dataset.count(shards if digest in run.training_data and not build.test else known)
     if trained_on:
         cli.say(
-            f"warning: {trained_on} of {dataset.count(shards)} records were training data of every finished model; "
+            f"warning: {trained_on} of {counted(dataset.count(shards), 'record')} {verb(trained_on, 'was', 'were')} "
+            "training data of every finished model; "
             "their predictions say nothing about new images. Train with --fold all to have a model for each."
         )
     if not (seen or trained_on or build.test):

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
+from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import profile, select
 from melanoma_tf.tpu.chips import CHIPS, GB, Chip
@@ -122,6 +123,7 @@ def main(argv: list[str]) -> None:
     del argv
     settings = FLAGS.config
     config.check(settings)
+    policies.parse(settings.augment)
     check_topology(FLAGS.topology)
     prepare(settings.precision)
     topology, devices = FLAGS.topology, topology_devices(FLAGS.topology)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from melanoma_tf.augment import policies
 from melanoma_tf.core import cli
 from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
@@ -75,13 +76,15 @@ def main(argv: list[str]) -> None:
     """Draws the sheet and writes --out."""
     out = cli.output_file("out", FLAGS.out)
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    policies.parse(FLAGS.policy or "")
     build = dataset.open_data(data)
     select.start("cpu")
     import numpy as np
 
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import integrity, pipeline
 
     shards = build.train or build.test
+    cli.say(integrity.check(shards))
     count = 2 if FLAGS.policy is None else min(FLAGS.images, dataset.count(shards))
     batch = next(iter(pipeline.eval_batches(shards, batch_size=count, image_size=FLAGS.size)))
     images = np.asarray(batch["image"])

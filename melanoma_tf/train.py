@@ -20,6 +20,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, provenance
 from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
 from melanoma_tf.data import dataset
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
     """Trains the folds of --fold and reports the AUC of all finished folds."""
     config = FLAGS.config
     check(config)
+    policies.parse(config.augment)
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
@@ -94,12 +96,9 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
 
     from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
-    from melanoma_tf.data import integrity
-    from melanoma_tf.models import backbones
     from melanoma_tf.training import fold
 
     devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
-    backbones.backbone(config.model)
     policy.parse(config.augment)
     if config.batch_size % devices.replicas:
         raise ValueError(
@@ -109,7 +108,6 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(config.batch_size, precision))
     builds, folds = open_builds(config, data)
-    cli.say(integrity.check(builds.train))
     run = open_run(config, folder, data, devices)
     finished = devices.hosts.broadcast([k for k in folds if run.is_trained(k)] if run else [])
     if run and len(finished) < len(folds):
@@ -136,11 +134,15 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
 
 
 def open_builds(config: ml_collections.ConfigDict, data: str) -> tuple[dataset.DataSet, list[int]]:
-    """Opens the builds to train on, and the folds to hold out of them."""
-    from melanoma_tf.data import pipeline
+    """Opens the builds to train on, and the folds to hold out of them; their shards are checked before any is read."""
+    from melanoma_tf.data import integrity, pipeline
 
     builds = dataset.open_data(data)
     folds = parse_folds(FLAGS.fold, builds.folds)
+    read = list(builds.train)
+    if FLAGS.external:  # whose records are compared with those of the test set too
+        read += [*builds.test, *(shard for path in FLAGS.external for shard in dataset.open_data(path).train)]
+    cli.say(integrity.check(read))
     if FLAGS.external:
         builds = pipeline.add_external(builds, FLAGS.external, held_out=FLAGS.validate_external)
     dataset.check_folds(builds, folds, config.batch_size)

@@ -20,6 +20,10 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = tempfile.TemporaryDirectory(prefix="cache-of-tests-")  # instead of the user's
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
+    # Processes that compile the same program with JAX do it once; workers of pytest-xdist inherit the folder.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{cache.name}/jax")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]

@@ -28,9 +28,10 @@ COMMANDS = [
     if "\ndef run() -> None:" in path.read_text(encoding="utf-8")
 ]
 REQUIRED = {"tfrecord_tools.build": "size", "tfrecord_tools.duplicates": "images", "melanoma_tf.sheet": "data"}
-REQUIRED["melanoma_tf.predict"] = "workdir"
+REQUIRED |= {"melanoma_tf.predict": "workdir", "melanoma_tf.explain": "workdir"}
 VALUES = {"tfrecord_tools.verify": "workers", "tfrecord_tools.show": "samples", "tfrecord_tools.synthetic": "images"}
 VALUES |= {"tfrecord_tools.build": "folds", "melanoma_tf.preflight": "batch", "melanoma_tf.predict": "batch_size"}
+VALUES |= {"melanoma_tf.explain": "most_confident_errors"}
 
 
 # Command lines that are refused before TensorFlow starts: exit code and first words. {0} is a folder with the builds
@@ -65,6 +66,9 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
         1,
         "--config.weights=none.h5: no such file; expected a file or one of: none, imagenet, noisy-student, autoaugment",
     ),
+    ("train", "--config.model=resnet"): (1, "unknown config.model='resnet'; expected one of: efficientnet-b0, "),
+    ("train", "--config.loss=mse"): (1, "unknown config.loss='mse'; expected one of: focal, bce"),
+    ("train", "--config.augment=flip|spin(3)"): (1, "augmentation policy 'flip|spin(3)': unknown op 'spin'; expected "),
     ("train", "--data={0}/build", "--workdir={0}/trained", "--config.lr=0.5"): (
         1,
         "--workdir {0}/trained holds a run that differs in lr: 0.0003 then, 0.5 now",
@@ -93,8 +97,19 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
     ("predict", "--data=tests", "--workdir={0}/range"): (1, "{0}/range/run.json: config: config.epochs=-3 must lie "),
     ("evaluate", "--workdir=nowhere"): (1, "--workdir nowhere: no such folder; expected the --workdir of melanoma_tf."),
     ("evaluate", "--workdir={0}/begun"): (1, "{0}/begun/oof.csv does not exist; melanoma_tf.train writes it when it"),
+    ("explain", "--data=nowhere", "--workdir=tests"): (1, "--data nowhere: no such folder"),
+    ("explain", "--data={0}/test", "--workdir=tests"): (1, "tests has no run.json; pass the --workdir of melanoma_tf."),
+    ("explain", "--data={0}/test", "--workdir={0}/trained"): (1, "{0}/trained/fold0/model.weights.h5 is missing; "),
+    ("explain", "--data=tests", "--workdir={0}/list", "--names=a", "--most_confident_errors=3"): (
+        2,
+        "pass either --names or --most_confident_errors; see --help",
+    ),
+    ("doctor", "--measure", "--model=resnet"): (2, "flag --model=resnet: value should be one of <efficientnet-b0|"),
+    ("preflight", "--config.model=resnet"): (1, "unknown config.model='resnet'; expected one of: efficientnet-b0, "),
+    ("preflight", "--config.augment=flip("): (1, "augmentation policy 'flip(': cannot parse 'flip('; expected the "),
     ("preflight", "--topology=v9-8"): (1, "--topology 'v9-8': unknown topology. Expected one of: v3-8, "),
     ("preflight", "--topology=v2:2x2"): (1, "--topology 'v2:2x2': no figures for 'v2'; expected one of: v3, v4, v5e"),
+    ("sheet", "--data=tests", "--policy=spin"): (1, "augmentation policy 'spin': unknown op 'spin'; expected one of"),
     ("sheet", "--data=tests"): (1, "tests/manifest.json: No such file or directory; expected the folder of a finished"),
 }
 

@@ -11,7 +11,7 @@ Several sizes decode each image once; each size is a build of its own in OUT/SIZ
 for the largest, so the smaller ones differ in a few bits from builds of their size alone.
 
 --images takes several folders, as A,B, searched at any depth, and HDF5 files as of ISIC 2024. Without --csv, its
-folders are named by class: benign, malignant, melanoma, nevus, ...
+folders are named by class: benign, malignant, melanoma, nevus, ...; a folder test beside them needs no classes.
 
 The form of a CSV is recognized by its header: ISIC 2016 to 2020 and 2024 (ground truth and metadata as
 --csv a.csv,b.csv), exports of the ISIC Archive, HAM10000, BCN20000, MILK10k, PAD-UFES-20, DDI, PH2; any other with
@@ -105,9 +105,10 @@ def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     read += [("checksums", listed)] if listed else []
     for folder in settings.folders.values():
         output_dir.check_apart(folder, read)
+    sums = checksums.read(listed) if listed else None  # before the plan, which may take minutes
     planned = plan.make(settings)
-    if listed:
-        planned = checksums.read(listed).apply(planned)
+    if sums:
+        planned = sums.apply(planned)
     outputs = [
         output_dir.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
         for size, folder in settings.folders.items()

@@ -22,7 +22,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import schema
-from tfrecord_tools.core import cli
+from tfrecord_tools.core import cli, json_file
 
 MARKER = "synthetic.json"  # written last: the folder is a complete synthetic data set
 TEST_SHARE = 0.15  # test images per training image
@@ -131,7 +131,10 @@ def _prepare_folder(folder: Path, described: dict[str, Any], overwrite: bool) ->
         raise SyntheticError(
             f"refusing to overwrite {folder}: not written by tfrecord_tools.synthetic; choose another --out"
         )
-    found = json.loads(marker.read_text(encoding="utf-8"))
+    try:
+        found = json_file.read(marker)
+    except ValueError as error:
+        raise SyntheticError(f"{marker} is damaged: {error}; remove {folder}, or choose another --out") from error
     if found == described:
         return False
     if found and not overwrite:

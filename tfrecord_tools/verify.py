@@ -27,7 +27,7 @@ from absl import flags
 from tfrecord_tools import schema
 from tfrecord_tools.builder import split
 from tfrecord_tools.builder.output_dir import QUARANTINE
-from tfrecord_tools.core import cli, paths
+from tfrecord_tools.core import cli, json_file, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.core.text import counted, verb
 from tfrecord_tools.dedup import pairs
@@ -288,7 +288,7 @@ def _check_manifest(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
 def _check_folds(folder: AnyPath, manifest: Manifest) -> Iterator[str]:
     """Compares the totals of the folds, which `Manifest.read` ignores, with those of the shards."""
     path = folder / MANIFEST
-    listed_folds = json.loads(path.read_text(encoding="utf-8")).get("folds")
+    listed_folds = json_file.read(path).get("folds")
     if not isinstance(listed_folds, list) or len(listed_folds) != len(manifest.folds):
         found = counted(len(listed_folds), "fold") if isinstance(listed_folds, list) else "no list"
         yield f"{path}: folds: {found}; its shards have {len(manifest.folds)}"

@@ -82,6 +82,11 @@ def compose(first: Any, second: Any) -> Any:
     return ops.take(ops.convert_to_tensor(_COMPOSED.reshape(-1)), first * 8 + second, axis=0)
 
 
+def inverse(symmetry: Any) -> Any:
+    """Symmetries i32[B] that undo `symmetry`."""
+    return ops.take(ops.convert_to_tensor(_COMPOSED.argmin(axis=1).astype(np.int32)), symmetry, axis=0)  # 0 is identity
+
+
 # ------------------------------------------------------------------------------------------------- affine maps
 
 

@@ -1,8 +1,7 @@
-"""Augmentation policies: strings such as "flip|quarter_turn|color(0.1, 0.1)", and the Keras layer that applies them."""
+"""The operations of an augmentation policy, and the Keras layer that applies them."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import math
@@ -12,94 +11,35 @@ from typing import Any
 import keras
 from keras import ops
 
-from melanoma_tf.augment import color, geometry, mixing, operations, random
+from melanoma_tf.augment import color, geometry, mixing, operations, policies, random
 from melanoma_tf.augment.operations import Affine, ColorMatrixOp, DihedralOp, GreyWorld, MixOp, Op, QuarterTurn
 from melanoma_tf.augment.warp import affine
 
 _ALIASING_ZOOM = 1.4  # images zoomed out by more than this show aliasing
-
-# Named policies. Those of the competition's solutions are approximations where an operation is missing.
-POLICIES = {
-    "none": "",
-    # Exact symmetries and mild color changes, which keep any lesion's appearance realistic.
-    "light": "flip|quarter_turn|color(0.1, 0.1, 0.1, 0.02)",
-    # C. Deotte, kaggle.com/cdeotte/triple-stratified-kfold-with-tfrecords (2020): rotation 180, shear 2, zoom 8 and
-    # shift 8 (of 384 px), each times a normal draw; left-right flip; hue 0.01, saturation 0.3, contrast 0.2,
-    # brightness 0.1.
-    "deotte": "affine(rotate=180, shear=2, zoom=0.125, shift=0.021, normal=True)|flip(vertical=False)"
-    "|color(0.1, 0.2, 0.3, 0.01)",
-    # Third place (github.com/Masdevallia/3rd-place-kaggle-siim-isic-melanoma-classification, 2020): the same with shear
-    # 1.5, zoom 6, shift 6, up to 20 hairs.
-    "third_place": "affine(rotate=180, shear=1.5, zoom=0.167, shift=0.016, normal=True)|flip"
-    "|color(0.1, 0.2, 0.3, 0.01)|hair(20, p=0.5)",
-    # First place (haqishen et al., 2020, github.com/haqishen/SIIM-ISIC-Melanoma-Classification-1st-Place-Solution,
-    # dataset.py): the eight symmetries, brightness and contrast 0.2, blur (three times as often) or noise, hue 10 of
-    # 180, saturation 20 of 255, shift-scale-rotate 0.1, 0.1, 15 degrees with black beyond the edges, cutout 37.5 %.
-    # Without its lens distortions, CLAHE and shift of value; blur and noise are drawn independently, as are the zooms
-    # of the axes.
-    "first_place": "flip|quarter_turn|color(brightness=0.2, p=0.75)|color(contrast=0.2, p=0.75)|blur(1.5, p=0.525)"
-    "|noise(0.02, p=0.175)|color(saturation=0.08, hue=0.056, p=0.5)"
-    "|affine(rotate=15, zoom=0.1, shift=0.1, fill='constant', p=0.85)|cutout(0.375, p=0.7)",
-}
 
 
 # ------------------------------------------------------------------------------------------------------ strings
 
 
 def parse(policy: str) -> tuple[Op, ...]:
-    """Parses a policy string, or the name of one of POLICIES.
-
-    Args:
-      policy: `op|op(1, key=2)|...`; the arguments are literals.
-
-    Returns:
-      The operations in order.
+    """Makes the operations of a policy string, or of the name of one of `policies.POLICIES`.
 
     Raises:
       ValueError: bad syntax, or an unknown operation or argument.
     """
-    text = POLICIES.get(policy.strip(), policy)
-    if not text.strip():
-        return ()
-    return tuple(_parse_op(part.strip(), policy) for part in text.split("|"))
+    return tuple(_op(call, policy) for call in policies.parse(policy))
 
 
-def _parse_op(text: str, policy: str) -> Op:
+def _op(call: policies.Call, policy: str) -> Op:
+    kind = operations.OPS[call.name]
     try:
-        name, args, kwargs = _parse_call(text)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"augmentation policy {policy!r}: cannot parse {text!r}; expected the form op or op(1, key=2)"
-        ) from error
-    if name not in operations.OPS:
-        raise ValueError(
-            f"augmentation policy {policy!r}: unknown op {name!r}; expected one of: "
-            f"{', '.join(sorted(operations.OPS))}; or, alone, a named policy: {', '.join(POLICIES)}"
-        )
-    kind = operations.OPS[name]
-    try:
-        op: Op = kind(*args, **kwargs)
+        op: Op = kind(*call.args, **call.kwargs)
     except TypeError as error:
         arguments = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(kind))
         raise ValueError(
-            f"augmentation policy {policy!r}: bad arguments in {text!r}; expected {name}({arguments})"
+            f"augmentation policy {policy!r}: bad arguments in {call.text!r}; expected {call.name}({arguments})"
         ) from error
     return op
-
-
-def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Name, positional and keyword arguments of a call with literal arguments, without evaluating it."""
-    node = ast.parse(text, mode="eval").body
-    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if not isinstance(call.func, ast.Name):
-        raise ValueError("not a name")
-    if any(keyword.arg is None for keyword in call.keywords):
-        raise ValueError("** is not supported")
-    args = [ast.literal_eval(arg) for arg in call.args]
-    kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-    if len(kwargs) < len(call.keywords):
-        raise ValueError("repeated argument")
-    return call.func.id, args, kwargs
 
 
 # -------------------------------------------------------------------------------------------------------- layer

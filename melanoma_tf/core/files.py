@@ -63,3 +63,25 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_file(path: Path) -> Path:
+    """Returns the path of the file beside `path` that holds its SHA-256, as `sha256sum` writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def checked_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, which is that of its checksum file if there is one.
+
+    Raises:
+      ValueError: the two differ.
+    """
+    found, checksum = sha256(path), checksum_file(path)
+    if checksum.is_file():
+        expected = checksum.read_text(encoding="utf-8", errors="replace").split(" ")[0]
+        if found != expected:
+            raise ValueError(
+                f"{path} was changed or damaged: its SHA-256 is {found}, {checksum.name} says {expected[:64]!r}; "
+                "restore both from a copy"
+            )
+    return found

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from tfrecord_tools.core import paths
+from tfrecord_tools.core.text import counted
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
 from tfrecord_tools.records.shards import ShardError
 
@@ -129,7 +130,7 @@ def _fold_problems(dataset: DataSet, fold: int, batch_size: int) -> Iterator[str
         return
     if count(training) < batch_size:
         yield (
-            f"fold {fold} has {count(training)} training images, fewer than one batch of {batch_size}; "
+            f"fold {fold} has {counted(count(training), 'training image')}, fewer than one batch of {batch_size}; "
             "lower --config.batch_size"
         )
     for name, shards in (("training", training), ("held-out", held_out)):

@@ -17,7 +17,7 @@ from typing import Any
 from melanoma_tf.core import files
 from melanoma_tf.data import pipeline
 from melanoma_tf.data.pipeline import READERS, DataError, Shard
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import json_file, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.records.shards import file_sha256
 
@@ -96,7 +96,7 @@ def _cache_file() -> Path | None:
 
 def _read_cache(file: Path | None) -> dict[str, Any]:
     try:
-        known = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        known = json_file.read(file) if file else {}
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -20,6 +20,7 @@ from melanoma_tf.data import decoder
 from melanoma_tf.data.dataset import DataError, DataSet, Shard, count, open_data
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
+from tfrecord_tools.core.text import counted
 from tfrecord_tools.records import tfrecord
 
 _BATCHERS = 2  # batches decoded in parallel, so that no core waits for the last image of one
@@ -69,10 +70,11 @@ def _check_leaks(dataset: DataSet, external: Sequence[Shard]) -> None:
                     leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
                     break
     if leaks:
+        number = counted(len(leaks), "external image")
         raise DataError(
-            f"{len(leaks)} external images would be both training and evaluation data, the first: {leaks[0]}. Build "
-            "the external data with tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs "
-            "finds files under another name and build --duplicates leaves them out"
+            f"{number} would be both training and evaluation data, the first: {leaks[0]}. Build the external data with "
+            "tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs finds files under another "
+            "name and build --duplicates leaves them out"
         )
 
 

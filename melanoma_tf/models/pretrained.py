@@ -22,7 +22,7 @@ import h5py
 import keras
 import numpy as np
 
-from melanoma_tf.core import hdf5, keras_compat
+from melanoma_tf.core import files, hdf5, keras_compat
 from melanoma_tf.core.config import PUBLISHED_WEIGHTS
 from melanoma_tf.models import catalogue
 from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
@@ -78,8 +78,8 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
     Raises:
       WeightsUnavailableError: a published file is not in the cache and could not be fetched.
       FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
-      ValueError: nothing is published under that name, a checksum is wrong, or the file holds another model or is not
-        safe to read, see `hdf5.opened`.
+      ValueError: nothing is published under that name, a checksum is wrong, also one in FILE.sha256 beside the file, or
+        the file holds another model or is not safe to read, see `hdf5.opened`.
     """
     backbone(name)
     if weights == "none":
@@ -92,7 +92,7 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
         path = Path(weights).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"weights {weights!r} is neither one of {', '.join(NAMES)} nor a file")
-        checksum = f"sha256 {_digest(path, 'sha256')}"
+        checksum = f"sha256 {files.checked_sha256(path)}"
     if weights == "imagenet":
         count, head = _assign(model, _read_keras_applications(name, path), path)
     else:

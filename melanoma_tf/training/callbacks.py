@@ -1,8 +1,11 @@
-"""Periodic checkpoints within an epoch, the end of runs that diverged, and the progress of an epoch."""
+"""Checkpoints within an epoch, the end of runs that diverged or are terminated, and the progress of an epoch."""
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import keras
@@ -19,8 +22,42 @@ class DivergedError(RuntimeError):
     """Too many consecutive steps had gradients that are not finite; the last good checkpoint is kept."""
 
 
+class Termination:
+    """Context that holds SIGTERM back until a checkpoint is saved, or the block ends; a second one acts at once.
+
+    Args:
+      held: whether it is; otherwise, or where no handler in Python would run, the context does nothing.
+    """
+
+    def __init__(self, held: bool) -> None:
+        self.held, self.pending = held, False
+
+    def __enter__(self) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        main = threading.current_thread() is threading.main_thread()
+        self._handler = handler if self.held and main and callable(handler) else None
+        if self._handler:
+            signal.signal(signal.SIGTERM, self._note)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._handler:
+            signal.signal(signal.SIGTERM, self._handler)
+        if kind is None and self.pending:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Does what the signal would have done."""
+        assert self._handler is not None
+        self.pending = False
+        self._handler(signal.SIGTERM, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.pending = True
+        signal.signal(signal.SIGTERM, self._handler)
+
+
 class TrainingGuard(keras.callbacks.Callback):
-    """Saves periodic checkpoints; aborts after `max_bad_steps` consecutive skipped steps.
+    """Saves periodic checkpoints and on SIGTERM; aborts after `max_bad_steps` consecutive skipped steps.
 
     Args:
       config: `checkpoint_every` and `max_bad_steps` are read, both in steps.
@@ -29,6 +66,7 @@ class TrainingGuard(keras.callbacks.Callback):
       classifier: model to save.
       progress: counted up by one each step.
       steps_before: steps of this epoch that an earlier process has made.
+      termination: context of the epoch.
     """
 
     def __init__(
@@ -39,15 +77,17 @@ class TrainingGuard(keras.callbacks.Callback):
         classifier: keras.Model,
         progress: checkpoint.Progress,
         steps_before: int,
+        termination: Termination,
     ) -> None:
         super().__init__()
+        self.termination = termination
         self.steps_before, self.steps = steps_before, 0
         self.loss_before = progress.loss if steps_before else 0.0  # that of another epoch may not even be finite
         self.config, self.last_step = config, last_step
         self.checkpoints, self.classifier, self.progress = checkpoints, classifier, progress
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts the step, checks for divergence and saves, each when it is due.
+        """Counts the step, checks for divergence and saves, each when it is due, and ends a run that is terminated.
 
         Raises:
           DivergedError: none of the last `max_bad_steps` steps changed the weights.
@@ -56,7 +96,9 @@ class TrainingGuard(keras.callbacks.Callback):
         progress.step += 1
         self.steps += 1
         check_due = progress.step % self.config.max_bad_steps == 0
-        save_due = progress.step % self.config.checkpoint_every == 0 and progress.step != self.last_step
+        within = progress.step != self.last_step
+        stopping = within and self.termination.pending
+        save_due = stopping or (within and progress.step % self.config.checkpoint_every == 0)
         # Reading a number from the device waits for it, so not at each step.
         if check_due or save_due:
             sync_variables(self.model)
@@ -67,6 +109,8 @@ class TrainingGuard(keras.callbacks.Callback):
             sync_batch_stats(self.classifier)
             if self.checkpoints:
                 checkpoint.save(self.checkpoints, self.classifier, self.model.optimizer, progress)
+        if stopping:
+            self.termination.deliver()
 
     def _check_steps_taken(self) -> None:
         taken = steps_taken(self.model.optimizer)

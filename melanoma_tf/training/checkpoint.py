@@ -26,7 +26,8 @@ import keras
 import numpy as np
 
 from melanoma_tf.core import cli, files, hdf5, keras_compat
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import json_file, paths
+from tfrecord_tools.core.text import counted, verb
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
@@ -145,7 +146,7 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
     """Returns the progress of a checkpoint, and the SHA-256 of its files by name."""
     file = path / STATE
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = json_file.read(file)
         sums = state.pop("sha256")
         progress = Progress(**state)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -196,11 +197,12 @@ def save_final(path: Path, model: keras.Model) -> None:
       CheckpointError: a weight is not finite; nothing is written.
     """
     _check_finite(model.weights, f"{path} not written")
-    _checksum_file(path).unlink(missing_ok=True)  # first, so that a kill leaves none rather than that of other weights
+    # First, so that a kill leaves none rather than that of other weights.
+    files.checksum_file(path).unlink(missing_ok=True)
     with files.replacing(path) as temporary:
         model.save_weights(temporary)
         digest = files.sha256(temporary)
-    files.write_text(_checksum_file(path), f"{digest}  {path.name}\n")
+    files.write_text(files.checksum_file(path), f"{digest}  {path.name}\n")
 
 
 def load_final(path: Path, model: keras.Model) -> None:
@@ -211,14 +213,11 @@ def load_final(path: Path, model: keras.Model) -> None:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; restore it, or train the fold again")
-    checksum = _checksum_file(path)
-    if checksum.is_file():
-        found, expected = files.sha256(path), checksum.read_text(encoding="utf-8", errors="replace").split(" ")[0]
-        if found != expected:
-            raise CheckpointError(
-                f"{path} was changed or damaged: its SHA-256 is {found}, {checksum.name} says {expected[:64]!r}; "
-                "restore both from a copy, or train the fold again"
-            )
+    if files.checksum_file(path).is_file():
+        try:
+            files.checked_sha256(path)
+        except ValueError as error:
+            raise CheckpointError(f"{error}, or train the fold again") from error
     else:
         _warn_unchecked(path.parent.parent)
     try:
@@ -273,14 +272,11 @@ def _warn_unchecked(run: Path) -> None:
     cli.say(f"warning: {run}: weights without a SHA-256 beside them, as earlier versions left them, are not checked")
 
 
-def _checksum_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
 def _check_finite(variables: Iterable[Any], problem: str) -> None:
     bad = [v.path for v in variables if not np.all(np.isfinite(keras.ops.convert_to_numpy(v)))]
     if bad:
-        raise CheckpointError(f"{problem}: {len(bad)} variables are not finite, first {bad[0]}")
+        are = verb(len(bad), "is", "are")
+        raise CheckpointError(f"{problem}: {counted(len(bad), 'variable')} {are} not finite, first {bad[0]}")
 
 
 def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:

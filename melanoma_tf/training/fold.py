@@ -58,7 +58,8 @@ def train(
     run.build_models()
     run.restore()
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
-        run.train_epoch(epoch)
+        with run.termination:
+            run.train_epoch(epoch)
     return run.finish()
 
 
@@ -76,6 +77,10 @@ class _FoldRun:
     ) -> None:
         self.config, self.fold, self.folder, self.runtime = config, fold, folder, runtime
         self.epochs_before = epochs_before
+        # Replicas of TensorFlow average their statistics when they are saved, which rounds: only at steps that all runs
+        # save do runs stay equal. Several hosts save together.
+        alone = runtime.hosts.count == 1 and (runtime.replicas == 1 or runtime.backend == "jax")
+        self.termination = callbacks.Termination(alone)
         self.checkpoints = folder / "checkpoints" if folder else None
         self.train_shards, self.held_out = dataset.others(fold), dataset.fold(fold)
         check_folds(dataset, [fold], config.batch_size)
@@ -133,7 +138,7 @@ class _FoldRun:
         )
         last_step = self.steps_per_epoch * (epoch + 1)
         guard = callbacks.TrainingGuard(
-            self.config, last_step, self.checkpoints, self.classifier, progress, steps_before
+            self.config, last_step, self.checkpoints, self.classifier, progress, steps_before, self.termination
         )
         shown = callbacks.EpochProgress(
             f"fold {self.fold}, epoch {epoch + 1} of {self.config.epochs}: ",

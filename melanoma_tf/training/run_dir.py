@@ -24,7 +24,7 @@ import ml_collections
 
 from melanoma_tf.core import files
 from melanoma_tf.core.config import restore
-from tfrecord_tools.core import lock, paths, text
+from tfrecord_tools.core import json_file, lock, paths, text
 from tfrecord_tools.records.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def open_workdir(path: Path) -> RunDir:
 def _read_run(file: Path) -> dict[str, Any]:
     """Reads a run.json. Raises RunDirError if it is not of the form that `claim` writes."""
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
+        run = json_file.read(file)
+    except ValueError as error:  # also text that is not UTF-8
         raise _damaged(file, f"not JSON: {error}") from error
     if not isinstance(run, dict):
         raise _damaged(file, f"got a {type(run).__name__}, expected an object")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -14,13 +16,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from melanoma_tf import evaluate, predict, stress, train
+from melanoma_tf import evaluate, explain, predict, stress, train
 from melanoma_tf.core import config
 from melanoma_tf.data import dataset, pipeline
 from melanoma_tf.devices import select
-from melanoma_tf.evaluation import analysis
+from melanoma_tf.evaluation import analysis, predictions
+from melanoma_tf.evaluation.report import gallery, overlay
 from melanoma_tf.inference import corruption
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
@@ -38,19 +42,18 @@ PREDICT = tiny.TRAIN.replace("import train; train.run()", "import predict; predi
 
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory):
-    """A finished run of two folds, one after the other, with the tiny model."""
+    """A finished run of two folds with the tiny model."""
     folder = tmp_path_factory.mktemp("run") / "work"
-    for fold in ("1", "0"):
-        args = ["--data", str(shards), "--workdir", str(folder), "--fold", fold]
-        done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
-        assert done.returncode == 0, done.stderr[-2000:]
+    args = ["--data", str(shards), "--workdir", str(folder), "--fold", "1,0"]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+    assert done.returncode == 0, done.stderr[-2000:]
     return folder, done
 
 
 def test_the_complete_backbone_trains_and_predicts(shards, tmp_path):
     """EfficientNet-B0 through both commands, without the tiny model in its place."""
     where = ["--data", str(shards), "--workdir", str(tmp_path / "run")]
-    done = run_command("-m", "melanoma_tf.train", *SMOKE, *where)
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, "--config.tta=False", *where)
     assert done.returncode == 0, done.stderr[-2000:]
     done = run_command("-m", "melanoma_tf.predict", *where, "--out", str(tmp_path / "out.csv"), "--strategy", "cpu")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -69,17 +72,19 @@ def test_training_ends_with_an_exact_auc_and_where_things_are(run, shards):
     assert f"AUC {expected:.4f} (95% interval " in done.stdout
     assert f"predictions: {folder / 'oof.csv'}" in done.stdout
     assert "runtime: tensorflow on 1 x cpu (CPU:0), global batch 8 = 1 x 8, float32" in done.stdout
-    first, second = json.loads((folder / "run.json").read_text())["sessions"]
-    assert ("--fold 1" in first["command"], "--fold 0" in second["command"]) == (True, True)
-    assert first["versions"].keys() >= {"melanoma-tf", "python", "tensorflow", "keras"}
-    assert second["devices"]["names"] == ["CPU:0"]
 
 
-def test_all_folds_together_predict_every_image(shards, tmp_path):
-    args = ["--data", str(shards), "--workdir", str(tmp_path / "run"), "--fold", "all"]
+def test_the_other_folds_are_trained_in_another_session_and_all_together_predict_every_image(run, shards, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    args = ["--data", str(shards), "--workdir", str(folder), "--fold", "all"]
     done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
     assert done.returncode == 0, done.stderr[-2000:]
-    oof = pd.read_csv(tmp_path / "run/oof.csv")
+    assert [f"fold {fold}: already finished" in done.stdout for fold in range(5)] == [True] * 2 + [False] * 3
+    first, second = json.loads((folder / "run.json").read_text())["sessions"]
+    assert ("--fold 1,0" in first["command"], "--fold all" in second["command"]) == (True, True)
+    assert first["versions"].keys() >= {"melanoma-tf", "python", "tensorflow", "keras"}
+    assert second["devices"]["names"] == ["CPU:0"]
+    oof = pd.read_csv(folder / "oof.csv")
     everything = pipeline.read_metadata(pipeline.open_data(str(shards)).train)
     assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
         zip(everything["image_name"], everything["fold"], everything["target"], strict=True)
@@ -88,12 +93,9 @@ def test_all_folds_together_predict_every_image(shards, tmp_path):
     assert f"AUC {roc_auc_score(oof['target'], oof['logit']):.4f} (95% interval" in done.stdout
 
 
-def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(run, shards):
-    folder, _ = run
-    args = ["-m", "melanoma_tf.train", *SMOKE, "--data", str(shards), "--workdir", str(folder)]
-    done = run_command(*args)
-    assert "fold 0: already finished" in done.stdout
-    done = run_command(*args, "--config.lr=0.5")
+def test_other_settings_are_refused(run, shards):
+    where = ["--data", str(shards), "--workdir", str(run[0])]
+    done = run_command("-m", "melanoma_tf.train", *SMOKE, *where, "--config.lr=0.5")
     assert done.returncode == 1
     assert "holds a run that differs in lr: 0.002 then, 0.5 now" in done.stderr
     assert "--overwrite" in done.stderr
@@ -141,6 +143,102 @@ def test_evaluate_repeats_the_metrics_of_training(run):
     assert trained.stdout.endswith(done.stdout)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The tiny model, and the devices that are there already, so that no other process has to start TensorFlow."""
+    monkeypatch.setattr(backbones, "build_classifier", tiny.build_classifier)
+    monkeypatch.setattr(select, "start", lambda strategy: None)
+
+
+def test_images_are_explained_by_the_model_that_held_them_out(run, shards, tmp_path, in_this_process):
+    folder, _ = run
+    opened, table = explain.open_run(folder), evaluate.read_run(folder)
+    groups = explain.choose(table, None, 2)
+    names = [name for members in groups.values() for name in members]
+    other = next(name for name in table["image_name"][::-1] if name not in names)
+    groups["Others"] = [other]
+    images = explain.read_images(str(shards), groups)
+    drawn = explain.overlays(opened, table, images)
+    folds = table.set_index("image_name")["fold"]
+    assert {int(folds[name]) for name in images} == {0, 1}
+    # The map of each image by hand, with the weights of its fold.
+    import keras
+
+    model = tiny.build_classifier("efficientnet-b0", 32, dropout=0.0)
+    features = keras.Model(model.input, model.get_layer(tiny.LAST_LAYER).output)
+    for name, (raised, lowered) in drawn.items():
+        model.load_weights(folder / f"fold{folds[name]}" / "model.weights.h5")
+        pixels = np.asarray(Image.open(io.BytesIO(images[name])))
+        maps = []
+        for turns in range(4):
+            for flipped in (False, True):
+                view = np.rot90(pixels[:, ::-1] if flipped else pixels, turns)[None] / np.float32(255)
+                found = np.asarray(features(view, training=False))[0] @ np.asarray(model.get_layer("logit").kernel)
+                back = np.rot90(found[..., 0], -turns)
+                maps.append(back[:, ::-1] if flipped else back)
+        for each, against in ((raised, False), (lowered, True)):
+            expected = overlay.draw(pixels, np.mean(maps, axis=0), against=against)
+            assert each.text == expected.text
+            ours, theirs = (np.asarray(Image.open(io.BytesIO(png)), float) for png in (each.png, expected.png))
+            np.testing.assert_allclose(ours, theirs, atol=4)
+
+    text = explain.write(tmp_path / "out", table, groups, images, drawn)
+    assert text.splitlines() == [f"5 images: {tmp_path}/out/*.png", f"page: {tmp_path}/out/explain.html"]
+    page = (tmp_path / "out/explain.html").read_text()
+    assert page.count("<img ") == 15
+    assert f"probability {table.set_index('image_name')['probability'][other]:.3g}" in page
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert files[:2] == [f"001_{names[0]}_lowered.png", f"001_{names[0]}_raised.png"]
+    assert (tmp_path / "out" / files[1]).read_bytes() == drawn[names[0]][0].png
+
+
+def test_what_cannot_be_explained_is_named(run, shards, shards_of_test_set):
+    table = evaluate.read_run(run[0])
+    known = table["image_name"][0]
+    with pytest.raises(
+        ValueError, match=r"--names: no out-of-fold prediction of '<b>', '\?'; expected images of finishe"
+    ):
+        explain.choose(table, ["<b>", known, "?"], None)
+    title = "Melanomas" if table["target"][0] else "Others"
+    assert explain.choose(table, [f" {known}", known], None) == {title: [known]}
+    with pytest.raises(ValueError, match=f"no image of '{known}'; pass the build that the run was trained on"):
+        explain.read_images(str(shards_of_test_set), {"": [known]})
+
+
+def test_names_of_others_are_no_paths(tmp_path):
+    names = ["../../a", "<b>", "x" * 300]
+    table = predictions.check(pd.DataFrame({"image_name": names, "target": 0, "logit": 0.0}), "a.csv")
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    png = overlay.Overlay(buffer.getvalue(), "")
+    explain.write(tmp_path / "o", table, {"": names}, dict.fromkeys(names, png.png), dict.fromkeys(names, (png, png)))
+    assert {path.name for path in tmp_path.iterdir()} == {"o"}
+    assert sorted(path.name[:10] for path in (tmp_path / "o").glob("*_raised.png")) == [
+        "001_______", "002__b__ra", "003_xxxxxx",
+    ]  # fmt: skip
+
+
+def test_the_gallery_of_a_run_has_overlays_or_says_why_not(run, shards, tmp_path, in_this_process, capsys):
+    folder = shutil.copytree(run[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    table = evaluate.read_run(folder)
+    options = analysis.Options(replicates=100)
+
+    evaluate.write(table, folder / "oof.csv", tmp_path, options, str(shards), folder)
+    alts = re.findall('<img [^>]*alt="([^"]*)"', (tmp_path / "report.html").read_text())
+    groups = gallery.most_confident(table)
+    shown = [name for members in groups.values() for name in members]
+    assert len(alts) == 2 * len(shown)
+    is_melanoma = table.set_index("image_name")["target"] == 1
+    for name, alt in zip(shown, alts[1::2], strict=True):
+        assert alt.startswith(f"Grad-CAM of {name}: ")
+        assert ("lowered" if is_melanoma[name] else "raised") in alt
+    assert "note" not in capsys.readouterr().out
+
+    (folder / "fold1/model.weights.h5").unlink()
+    assert evaluate._grad_cam(folder, table, explain.read_images(str(shards), groups)) == {}
+    assert f"note: no Grad-CAM in the gallery: {folder}/fold1/model.weights.h5 is missing" in capsys.readouterr().out
+
+
 ONE_CPU = select.Runtime("tensorflow", "cpu", ("CPU:0",), "test")
 
 
@@ -148,10 +246,10 @@ def test_a_stress_test_scores_each_image_by_the_model_that_held_it_out(run, shar
     monkeypatch.setattr(backbones, "build_classifier", tiny.build_classifier)
     few = (corruption.Corruption("brightness", -0.2), corruption.Corruption("JPEG", 10))
     monkeypatch.setattr(corruption, "CORRUPTIONS", few)
-    table = evaluate._of_run(run[0])
+    table = evaluate.read_run(run[0])
     measured = functools.partial(stress.measure, stress.open_run(run[0], str(shards)), start=lambda: ONE_CPU)
     options = analysis.Options(replicates=100)
-    text = evaluate.write(table, run[0] / "oof.csv", tmp_path, options, str(shards), measured)
+    text = evaluate.write(table, run[0] / "oof.csv", tmp_path, options, str(shards), stressed=measured)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     found = metrics["stress"]
     assert found["images"] == found["available"] == len(table)
@@ -243,6 +341,15 @@ def test_predictions_have_the_order_of_the_table_and_the_missing_are_named(fill,
     assert "see DIR/quarantine.csv): c, =d" in note
 
 
+def test_one_missing_image_is_one():
+    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c", "b"))
+    table = pd.DataFrame({"image_name": ["b"], "target": [0.5]})
+    warning, note = (predict.in_order(table, build, fill)[1] for fill in (None, "mean"))
+    assert warning.startswith("warning: 1 of 2 images of the test table has no prediction (no record: ")
+    assert warning.endswith("): c. Kaggle refuses a file without it: write it with --fill mean, or a number")
+    assert note.endswith("): c. It is written with --fill mean: 0.5")
+
+
 def test_of_earlier_builds_only_the_unusable_images_are_known():
     build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c",))
     table = pd.DataFrame({"image_name": ["b", "a"], "target": [0.5, 0.1]})
@@ -258,7 +365,6 @@ def test_of_earlier_builds_only_the_unusable_images_are_known():
     ("args", "message"),
     [
         (["--config.batch_size=0"], "config.batch_size=0 must lie between 1 and"),
-        (["--config.model=resnet"], "unknown backbone 'resnet'"),
     ],
 )
 def test_train_reports_bad_input(shards, tmp_path, args, message):
@@ -431,7 +537,7 @@ def test_the_fold_flag_is_a_fold_or_all():
             train.parse_folds(wrong, 3)
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "explain"])
 def test_help_names_the_flags(command):
     done = run_command("-m", f"melanoma_tf.{command}", "--help")
     assert "--workdir" in done.stdout

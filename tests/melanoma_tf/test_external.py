@@ -1,10 +1,14 @@
 """External builds: disjoint from the main build, trained on, evaluated only on request, refused where they leak."""
 
 import dataclasses
+import json
+import shutil
+import types
 
 import pandas as pd
 import pytest
 
+from melanoma_tf import train
 from melanoma_tf.data import pipeline
 from melanoma_tf.training import run_dir
 from tests.support import tiny
@@ -176,7 +180,7 @@ def test_a_leak_is_reported(other, shards, main_csv, tmp_path, held_out):
         pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
     apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
     assert build_sharing(apart) == fold
-    message = rf"external images would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
+    message = rf"external images? would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
     with pytest.raises(pipeline.DataError, match=message):
         pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
 
@@ -202,8 +206,29 @@ def test_each_identity_is_compared_with_training_and_test_set(shards, external, 
     monkeypatch.setattr(pipeline, "_identities", identities)
     shown = known[key].hex() if key == "sha256" else known[key].decode()
     home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
-    with pytest.raises(pipeline.DataError, match=f"external images would .*: {key} {shown} is in {home} of"):
+    with pytest.raises(pipeline.DataError, match=f"external images? would .*: {key} {shown} is in {home} of"):
         pipeline.add_external(alone, [str(external)], held_out=False)
+
+
+def test_a_changed_shard_is_reported_before_its_records_are_read(shards, external, tmp_path, monkeypatch):
+    """Otherwise the message would be that of a leak, which the record that was exchanged pretends."""
+    folder = shutil.copytree(external, tmp_path / "changed")
+    victim, stranger = next(folder.glob("train*.tfrec")), next(shards.glob("train*.tfrec"))
+    _, *others = tfrecord.read_records(victim)
+    with victim.open("wb") as file:
+        for record in (next(tfrecord.read_records(stranger)), *others):
+            tfrecord.write_record(file, record)
+    size = victim.stat().st_size
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        entry["bytes"] = size if entry["name"] == victim.name else entry["bytes"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    given = types.SimpleNamespace(fold="0", external=[str(folder)], validate_external=True)
+    monkeypatch.setattr(train, "FLAGS", given)
+    with pytest.raises(pipeline.DataError, match=f"{victim} was changed after it was built"):
+        train.open_builds(tiny.config(), str(shards))
+    given.external = [str(external)]
+    assert pipeline.count(train.open_builds(tiny.config(), str(shards))[0].train) == 90 + 24
 
 
 def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
@@ -232,8 +257,7 @@ def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path
     where = ["--workdir", str(folder), "--data", str(external), "--out", str(tmp_path / "out.csv"), "--strategy=cpu"]
     done = run_command("-c", predicting, *where)
     assert "warning: 24 of 24 records were training data of every finished model" in done.stdout, done.stderr[-2000:]
-    # The same folder without external data, or with its folds held out, is another run.
-    for other_args in (args[:2] + args[4:], [*args, "--validate_external"]):
-        done = run_command("-c", tiny.TRAIN, *SMOKE, *other_args)
-        assert done.returncode == 1
-        assert "holds a run that differs in the data set" in done.stderr
+    # The same folder without external data is another run.
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args[:2], *args[4:])
+    assert done.returncode == 1
+    assert "holds a run that differs in the data set" in done.stderr

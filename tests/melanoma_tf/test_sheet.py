@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from melanoma_tf import sheet
-from melanoma_tf.augment import operations, policy
+from melanoma_tf.augment import operations, policies
 from melanoma_tf.data import dataset, pipeline
 from tests.support.builds import records_of
 from tests.support.process import run_command
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 def test_every_operation_and_ready_policy_is_on_the_sheet():
     shown = {op for text in sheet.EVERY for op in text.replace("(", "|").split("|")}
-    assert set(operations.OPS) | set(policy.POLICIES) - {"none"} <= shown
+    assert set(operations.OPS) | set(policies.POLICIES) - {"none"} <= shown
 
 
 def test_the_command_draws_a_policy(shards, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
+from unittest import mock
 
 import keras
 import ml_collections
+from keras.src.applications import efficientnet  # its constructor with settings of the blocks is not public
 
 from melanoma_tf.core import config as configs
 from melanoma_tf.models import backbones, heads
@@ -23,8 +26,11 @@ SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={
 
 
 def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
-    """`backbones.build_classifier`, cut off after the first block."""
-    whole = build_real_classifier(name, image_size, dropout=dropout, **options)
+    """`backbones.build_classifier` of EfficientNet-B0, cut off after `LAST_LAYER`; later stages are not even built."""
+    stages = efficientnet.DEFAULT_BLOCKS_ARGS[: int(LAST_LAYER[len("block")])]
+    short = functools.partial(efficientnet.EfficientNet, 1.0, 1.0, 224, blocks_args=stages)
+    with mock.patch("keras.applications.EfficientNetB0", short):
+        whole = build_real_classifier(name, image_size, dropout=dropout, **options)
     split = "merge_rows" in [layer.name for layer in whole.layers]  # where splits are images again
     x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("merge_rows" if split else LAST_LAYER).output)
     x = keras.layers.Dropout(dropout)(x)

@@ -87,6 +87,19 @@ def test_a_name_of_two_images_writes_nothing(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_identical_files_of_two_patients_are_in_one_fold_in_every_format(tmp_path, capsys):
+    images(tmp_path / "images", 16)
+    for n in range(16, 20):
+        textured(100 + n // 2, 48).save(tmp_path / f"images/ISIC_{n}.ppm")
+    build.build(given(tmp_path, rows_of_export(20)))
+    found = records_of(tmp_path / "out")
+    assert len(found) == 20
+    assert found["ISIC_16"].fold == found["ISIC_17"].fold
+    assert found["ISIC_18"].fold == found["ISIC_19"].fold
+    assert len({record.fold for record in found.values()}) == 5
+    assert "4 images have the same bytes as another, in 2 sets of up to 2" in capsys.readouterr().out
+
+
 def test_a_link_to_a_folder_with_the_images_is_named(tmp_path, capsys):
     images(tmp_path / "images", 10)
     images(tmp_path / "more", 10, start=10)
@@ -133,6 +146,25 @@ def test_folders_by_class_are_built_without_a_rows_of_export(tmp_path, capsys):
     assert {n: r.target for n, r in records_of(tmp_path / "test").items()} == {
         f"melanoma_{n}": n % 2 for n in range(15, 20)
     }
+
+
+@pytest.mark.parametrize("test", ["test", "Test_set/part 1"])
+def test_a_test_folder_needs_no_classes(tmp_path, test):
+    for n in range(20):
+        folder = tmp_path / "set" / (test if n >= 15 else ("malignant" if n % 2 else "benign"))
+        images(folder, 1, start=n)
+    build.build(BuildSettings.of(32, images=str(tmp_path / "set"), out=str(tmp_path / "out"), shards=5))
+    found = {name: (r.target, r.fold < 0) for name, r in records_of(tmp_path / "out").items()}
+    assert found == {f"ISIC_{n}": (-1 if n >= 15 else n % 2, n >= 15) for n in range(20)}
+
+
+def test_images_without_classes_are_built_as_test_data_on_request(tmp_path):
+    images(tmp_path / "set", 5)
+    folder, out = str(tmp_path / "set"), str(tmp_path / "out")
+    with pytest.raises(build.BuildError, match="is in none; .*--split test"):
+        build.build(BuildSettings.of(32, images=folder, out=out, shards=5))
+    build.build(BuildSettings.of(32, images=folder, out=out, shards=5, split="test"))
+    assert {name: r.target for name, r in records_of(tmp_path / "out").items()} == {f"ISIC_{n}": -1 for n in range(5)}
 
 
 def test_file_names_that_are_no_text_are_built_and_quarantined(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 import tfrecord_tools
 from tests.support.builds import NO_IMAGE, command, copy_with_links, quarantined, records_of
 from tests.support.foreign import foreign_settings, patients, shard
-from tests.support.images import many_scans, pixels, psnr
+from tests.support.images import SKIN, many_scans, pixels, psnr
 from tests.support.process import REPOSITORY
 from tfrecord_tools import build
 from tfrecord_tools.imaging import convert, resample
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.integration
 
 def test_hostile_files_are_quarantined_and_all_others_built(data, finished, tmp_path):
     folder = copy_with_links(data, tmp_path / "data")
-    zero, pipe, scans, outside, bomb, device, *_ = sorted((folder / "jpeg" / "train").iterdir())
-    for path in (zero, pipe, scans, outside, bomb, device):
+    zero, pipe, scans, outside, bomb, device, huge, *_ = sorted((folder / "jpeg" / "train").iterdir())
+    for path in (zero, pipe, scans, outside, bomb, device, huge):
         path.unlink()
     (tmp_path / "secret").write_text("root:x:0:0 password")
     zero.symlink_to("/dev/zero")
@@ -36,6 +36,9 @@ def test_hostile_files_are_quarantined_and_all_others_built(data, finished, tmp_
     outside.symlink_to(tmp_path / "secret")
     bomb.write_bytes(many_scans(30_000, 20_000, 1))
     device.write_bytes(b"<html>")
+    with huge.open("wb") as file:
+        file.write(SKIN)
+        file.truncate(200 << 30)  # sparse: to read it would take longer than this test may
     done = subprocess.run(
         command(folder, tmp_path / "out", "--allow_quarantine"), capture_output=True, text=True, timeout=120
     )
@@ -48,11 +51,12 @@ def test_hostile_files_are_quarantined_and_all_others_built(data, finished, tmp_
         outside.stem: link,
         bomb.stem: "30000 x 20000 pixels are over the limit of 100000000",
         device.stem: NO_IMAGE,
+        huge.stem: "its size, 204800 MiB, is over the limit of 256 MiB",
     }
     assert "password" not in (tmp_path / "out" / "quarantine.csv").read_text()
     sound = records_of(finished)
     found = records_of(tmp_path / "out")
-    assert len(found) == 42
+    assert len(found) == 41
     assert all(record.image == sound[name].image for name, record in found.items())
 
 

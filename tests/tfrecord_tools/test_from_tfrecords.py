@@ -129,6 +129,15 @@ def test_two_workers_and_a_resumed_build_make_the_same_bytes(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_a_source_that_cannot_be_used_is_a_note_unless_another_is_given(tmp_path, capsys, given):
+    path = shard(tmp_path, *patients(10, source=0.5))
+    build.build(foreign_settings(path, tmp_path / "out", source=given))
+    assert {record.source for record in records_of(tmp_path / "out").values()} == {given or "deotte"}
+    note = f"note: {path}: the source of 10 of 10 records is taken as missing, as it cannot be used, first key 'source'"
+    assert (note in capsys.readouterr().out) == (given is None)
+
+
 def test_swapped_channels_are_warned_of_and_swapped_back(tmp_path, capsys):
     right = patients(10)
     wrong = [{**each, "image": flat_jpeg(40, 60, 180 + n, size=(96, 80))} for n, each in enumerate(right)]

@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import json_file, paths
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -182,11 +182,18 @@ class _Job:
         except FileNotFoundError as error:
             raise BeamError(f"{self.folder} was removed: another build was started in the same --out") from error
         indices = [index for index in sorted(waiting) if f"{index:05d}.result" in names]
-        return [(index, json.loads(self.path(index, "result").read_bytes())) for index in indices]
+        return [(index, self._read(self.path(index, "result"))) for index in indices]
+
+    @staticmethod
+    def _read(path: paths.AnyPath) -> dict[str, Any]:
+        try:
+            return json_file.read(path)
+        except ValueError as error:
+            raise BeamError(f"{path} is damaged: {error}; go on with --resume") from error
 
     def errors(self, waiting: set[int]) -> list[str]:
         found = [self.path(index, "error") for index in sorted(waiting)]
-        return [json.loads(path.read_bytes())["message"] for path in found if path.exists()]
+        return [self._read(path)["message"] for path in found if path.exists()]
 
 
 def _attempt(

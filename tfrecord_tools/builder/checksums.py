@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tfrecord_tools.builder.plan import Plan
 from tfrecord_tools.builder.settings import BuildError
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import names, paths
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.metadata import csv_rows
 from tfrecord_tools.records import shards
@@ -45,8 +45,8 @@ class Checksums:
         return Plan(tasks, inputs)
 
     def _checked(self, source: shards.Source) -> shards.Source:
-        names = (source.image_name,) if source.part else (_stem(source.file), source.image_name)
-        found = next((self.sums[name] for name in names if name in self.sums), ())
+        known = (source.image_name,) if source.part else (_stem(source.file), source.image_name)
+        found = next((self.sums[name] for name in known if name in self.sums), ())
         if source.path is None or found:
             return dataclasses.replace(source, checksums=found)
         return dataclasses.replace(source, unusable=f"not listed in {self.name}, which --checksums gives")
@@ -84,8 +84,8 @@ def _rows(path: paths.AnyPath, text: str) -> Iterator[tuple[int, str, str]]:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if lines and not (_LINE.fullmatch(lines[0][1]) or _TAGGED.fullmatch(lines[0][1])):
         (number, header), *rows = csv_rows.read(path)
-        names = [cell.lower() for cell in header]
-        at = [names.index(column) if column in names else -1 for column in _COLUMNS]
+        given = [cell.lower() for cell in header]
+        at = [given.index(column) if column in given else -1 for column in _COLUMNS]
         if min(at) < 0:
             raise BuildError(f"--checksums {path}: line {number}: {_expected()}")
         for number, cells in rows:
@@ -102,5 +102,5 @@ def _rows(path: paths.AnyPath, text: str) -> Iterator[tuple[int, str, str]]:
 
 def _stem(file: str) -> str:
     """Name of a file without its folders and extension."""
-    name = re.split(r"[/\\]", file)[-1]
+    name = names.without_folders(file)
     return name.rpartition(".")[0] or name

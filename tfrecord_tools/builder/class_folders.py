@@ -41,6 +41,9 @@ class _Class(NamedTuple):
     target: int
 
 
+_NO_CLASS = _Class("", MISSING, MISSING)
+
+
 class Found(NamedTuple):
     """The images of one split.
 
@@ -62,14 +65,16 @@ def read(index: ImageIndex, split: str) -> dict[str, Found]:
 
     Args:
       index: The images.
-      split: "train" or "test" for all of them; "auto" for test where a folder is named so, train elsewhere.
+      split: "train" or "test" for all of them; "auto" for test where a folder is named so, train elsewhere. Images of
+        test have no label, whatever their folders.
 
     Raises:
-      BuildError: a folder is no word for a class, or an image is in none.
+      BuildError: a folder of training images is no word for a class, or such an image is in none.
     """
     files = index.files
-    classes = [_class_of(index, file) for file in files]
-    named = {each.word for each in classes}
+    kinds = [_split_of(file) if split == "auto" else split for file in files]
+    classes = [_class_of(index, file) if kinds[at] == "train" else _NO_CLASS for at, file in enumerate(files)]
+    named = {each.word for each in classes if each is not _NO_CLASS}
     warnings = []
     if "malignant" in named:
         if named & {word for word in named if word not in _TARGETS}:
@@ -81,9 +86,9 @@ def read(index: ImageIndex, split: str) -> dict[str, Found]:
     image_names = _names(index, files)
     found = {}
     for kind in ("train", "test"):
-        chosen = [at for at, file in enumerate(files) if (_split_of(file) if split == "auto" else split) == kind]
+        chosen = [at for at, each in enumerate(kinds) if each == kind]
         if chosen:
-            rows = [_row(image_names[at], classes[at], kind) for at in chosen]
+            rows = [_row(image_names[at], classes[at]) for at in chosen]
             listing = "\n".join(f"{image_names[at]}\t{files[at].file}" for at in chosen)
             digest = hashlib.sha256(listing.encode()).hexdigest()
             images = tuple(files[at] for at in chosen)
@@ -122,7 +127,8 @@ def _class_of(index: ImageIndex, file: Located) -> _Class:
         if not inside:
             raise BuildError(
                 f"{index}: --images without --csv expects folders named by class, and {file.path} is in none; give the "
-                f"table with --csv, or make folders: {_EXPECTED}"
+                "table with --csv, build them without targets with --split test, or put them in a folder test, or make "
+                f"folders: {_EXPECTED}"
             )
         unknown = next(folder for folder in given if _meaning(folder) is None)
         raise BuildError(
@@ -174,8 +180,7 @@ def _clean(file: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", names.without_extension(file))
 
 
-def _row(name: str, label: _Class, kind: str) -> dict[str, str | int]:
-    labelled = kind == "train"
+def _row(name: str, label: _Class) -> dict[str, str | int]:
     return {
         "image_name": name,
         "patient": "",
@@ -183,6 +188,6 @@ def _row(name: str, label: _Class, kind: str) -> dict[str, str | int]:
         "sex": MISSING,
         "age_approx": MISSING,
         "anatom_site_general_challenge": MISSING,
-        "diagnosis": label.diagnosis if labelled else MISSING,
-        "target": label.target if labelled else MISSING,
+        "diagnosis": label.diagnosis,
+        "target": label.target,
     }

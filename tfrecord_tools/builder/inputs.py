@@ -201,7 +201,8 @@ def _class_inputs(spec: InputSpec, index: ImageIndex) -> list[Input]:
             print(f"{index}: folders named by class; target: {each.target_rule}")
             _warn_of_patients(each.warnings, index, frame)
         elif spec.split == "auto":
-            print(f"note: {index}: the images in test become test data without targets; build them alone to keep those")
+            alone = "build them alone if folders name theirs"
+            print(f"note: {index}: the images in test become test data without targets; {alone}")
         given.append(each)
     if not given:
         raise BuildError(
@@ -220,6 +221,8 @@ def _foreign_input(spec: InputSpec, pattern: str) -> Input:
     shard_files = reader.find(pattern)
     found = reader.read_shards(shard_files, spec.dialect, keys, stated, images_only=spec.csv is not None)
     warnings = Warnings()
+    if found.ignored and spec.source is None:
+        print(f"note: {pattern}: {found.ignored}")
     if found.repeated:
         print(f"note: {pattern}: {counted(found.repeated, 'record')} left out, as the same record occurs before")
     if channels := trust.swapped_channels(found.channels, spec.swap_rb):

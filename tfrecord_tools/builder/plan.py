@@ -56,8 +56,9 @@ class _Resolved:
 def make(settings: BuildSettings) -> Plan:
     """Plans a build, as a pure function of its settings and input. Raises one of `build.USERS_ERRORS`."""
     spec = settings.inputs
-    found = inputs.find(spec)
+    # First, as the tables and images may take minutes.
     same = [pair[:2] for pair in pairs.read(spec.duplicates)] if spec.duplicates else []
+    found = inputs.find(spec)
     built = exclusions.from_builds(spec.excluded_builds)
     names = built.images.union(*(each.frame["image_name"] for each in found))
     if same and not any(names.issuperset(pair) for pair in same):

@@ -21,6 +21,11 @@ def without_extension(name: str) -> str:
     return _EXTENSION.sub("", name)
 
 
+def without_folders(name: str) -> str:
+    """Returns the last part of a path of any system."""
+    return re.split(r"[/\\]", name)[-1]
+
+
 def several(text: str) -> list[str]:
     """Splits a list of paths at its commas, except at those within a path that exists.
 

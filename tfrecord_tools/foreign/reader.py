@@ -42,7 +42,7 @@ class ForeignRecord:
     """A record of a foreign shard.
 
     image: the bytes as written. row: as `table.read_table` returns one. place: position of the image, for reading it
-    again. codes, source, group: see `values.Content`.
+    again. codes, source, ignored, group: see `values.Content`.
     """
 
     image: bytes
@@ -50,6 +50,7 @@ class ForeignRecord:
     codes: dict[str, int]
     place: Place
     source: str
+    ignored: str
     group: int | None
     dialect: str
 
@@ -82,6 +83,7 @@ class ForeignShards:
       labelled: Whether all records have a target.
       repeated: Number of records that repeat another one, which is taken once.
       doubts: Reasons to distrust the values, for the user.
+      ignored: Which sources are taken as missing, as they cannot be used; "" if none.
       channels: Red and blue of the first images of each shard, by its path.
       unusable: In the order of shards and records.
     """
@@ -95,6 +97,7 @@ class ForeignShards:
     labelled: bool
     repeated: int
     doubts: tuple[str, ...]
+    ignored: str
     channels: Mapping[str, Channels]
     unusable: tuple[Unusable, ...] = ()
 
@@ -167,7 +170,8 @@ def _record(found: _Scanned, dialect: Dialect | None, codes: Codes, images_only:
     image = content.image
     part = shards.Part(scanned.at + scanned.data.index(image), len(image), hashlib.sha256(image).digest())
     place = Place(path, part, number, content.origin)
-    return ForeignRecord(image, content.row, content.codes, place, content.source, content.group, dialect.name)
+    more = content.source, content.ignored, content.group
+    return ForeignRecord(image, content.row, content.codes, place, *more, dialect.name)
 
 
 def _dialect_in(path: str, name: str | None, columns: Mapping[str, str] | None) -> Dialect | None:
@@ -272,9 +276,18 @@ class _Collected:
             labelled=bool(labelled.all()),
             repeated=self.repeated,
             doubts=doubts,
+            ignored=_ignored(found),
             channels=self.channels,
             unusable=tuple(self.unusable),
         )
+
+
+def _ignored(records: Sequence[ForeignRecord]) -> str:
+    reasons = [record.ignored for record in records if record.ignored]
+    if not reasons:
+        return ""
+    some = f"the source of {len(reasons)} of {counted(len(records), 'record')} is taken as missing"
+    return f"{some}, as it cannot be used, first {reasons[0]}; name the data set with --source"
 
 
 def _content(record: ForeignRecord) -> tuple[object, ...]:

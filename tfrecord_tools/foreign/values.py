@@ -36,7 +36,8 @@ class Content(NamedTuple):
       row: As `table.read_table` returns it; a code whose words are unknown is missing.
       codes: The writer's code of each key of CODED, MISSING where it wrote a word or nothing.
       image: As written.
-      source: The data set.
+      source: The data set; the name of the dialect if it is missing or cannot be used.
+      ignored: Reason why the record's source cannot be used, "" otherwise.
       origin: Of the image, None if unknown.
       group: Images with an equal one belong in one fold; None if unknown.
     """
@@ -45,6 +46,7 @@ class Content(NamedTuple):
     codes: dict[str, int]
     image: bytes
     source: str
+    ignored: str
     origin: shards.Origin | None
     group: int | None
 
@@ -87,7 +89,7 @@ def content_of(
         if ours not in at:
             raise ForeignError(f"key {' or '.join(dialect.keys[ours])} is missing; found {', '.join(sorted(features))}")
     given = at if not images_only else {ours: key for ours, key in at.items() if ours in _OF_THE_IMAGE}
-    values = {ours: _one(key, features[key]) for ours, key in given.items() if ours not in CODED}
+    values = {ours: _one(key, features[key]) for ours, key in given.items() if ours not in (*CODED, "source")}
     image = values["image"]
     if not isinstance(image, bytes) or not image:
         raise ForeignError(f"key {at['image']!r}: expected the bytes of an image file, found {_shown(image)}")
@@ -102,7 +104,8 @@ def content_of(
         row["target"] = _implied_target(at, coded["diagnosis"])
     ordered = {column: row[column] for column in (*_COLUMNS, "target")}
     codes = {ours: each.code for ours, each in coded.items()}
-    return Content(ordered, codes, image, _source(dialect, at, values), _origin(values), _group(values))
+    source, ignored = _source(dialect.name, given.get("source", ""), features)
+    return Content(ordered, codes, image, source, ignored, _origin(values), _group(values))
 
 
 # ------------------------------------------------------------------------------------------- codes and words
@@ -191,7 +194,7 @@ def _implied_target(at: Mapping[str, str], diagnosis: _Coded) -> int:
 
 
 def _name(key: str, value: Any) -> str:
-    name = names.without_extension(_text(key, value))
+    name = names.without_extension(names.without_folders(_text(key, value)))
     if vocabulary.is_missing(name):
         raise ForeignError(f"key {key!r}: {name!r} names no image")
     if not schema.IMAGE_NAME.fullmatch(name):
@@ -199,12 +202,20 @@ def _name(key: str, value: Any) -> str:
     return name
 
 
-def _source(dialect: Dialect, at: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """A name unchanged; a code prefixed with the dialect's name, because its meaning depends on it."""
-    value = values.get("source")
-    if value in (None, MISSING, b""):
-        return dialect.name
-    return f"{dialect.name}-{value}" if isinstance(value, int) else _text(at["source"], value)
+def _source(dialect: str, key: str, features: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
+    """The data set, and why the record's word for it cannot be used, which makes no image unusable.
+
+    A name stays unchanged; a code is prefixed with the dialect's name, because its meaning depends on it.
+    """
+    try:
+        value = _one(key, features[key]) if key else None
+        if _is_missing(value):
+            return dialect, ""
+        if isinstance(value, float) and value.is_integer():  # an integer column of pandas with empty cells
+            value = int(value)
+        return (f"{dialect}-{value}" if isinstance(value, int) else _text(key, value)), ""
+    except ForeignError as error:
+        return dialect, str(error)
 
 
 def _origin(values: Mapping[str, Any]) -> shards.Origin | None:

@@ -12,9 +12,13 @@ from collections.abc import Iterable
 from PIL import ImageStat
 
 from tfrecord_tools.core.text import counted
-from tfrecord_tools.imaging import convert
+from tfrecord_tools.imaging import convert, signatures
 
 _PIXELS = 64  # least side in pixels at which images are decoded for their means
+# What is looked at. No worker decodes it that could be killed after a time, so it must not take long: with the limit on
+# scans, a second. The largest image of ISIC 2020 has 24 million pixels; OpenCV writes both formats.
+_MAX_PIXELS = 25_000_000
+_QUICK = (signatures.JPEG, signatures.PNG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Channels:
 def channels_look_swapped(images: Iterable[bytes]) -> Channels:
     """Measures the mean channels of images: skin of any tone is redder than blue.
 
-    Images that cannot be decoded are skipped; the conversion reports them.
+    Images that cannot be decoded are skipped, as the conversion reports them, and those that may take long.
     """
     means = [mean for mean in map(_mean_rgb, images) if mean is not None]
     if not means:
@@ -65,7 +69,9 @@ def channels_look_swapped(images: Iterable[bytes]) -> Channels:
 
 
 def _mean_rgb(data: bytes) -> list[float] | None:
+    if signatures.name_of(data) not in _QUICK:
+        return None
     try:
-        return ImageStat.Stat(convert.preview(data, "RGB", _PIXELS)).mean
+        return ImageStat.Stat(convert.preview(data, "RGB", _PIXELS, _MAX_PIXELS)).mean
     except convert.ImageRejectedError:
         return None

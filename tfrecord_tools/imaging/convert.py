@@ -246,9 +246,10 @@ def decode(data: bytes) -> Image.Image:
     """Decodes a JPEG at full size, as stored.
 
     Raises:
-        ImageRejectedError: It cannot be decoded.
+        ImageRejectedError: It cannot be decoded, or has more than MAX_PIXELS.
     """
     image = jpeg_decoder.open_header(data)
+    raster.check_size(image, MAX_PIXELS)
     try:
         image.load()
     except DECODE_ERRORS as error:
@@ -256,7 +257,7 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
-def preview(data: bytes, mode: str, side: int) -> Image.Image:
+def preview(data: bytes, mode: str, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes an image as stored, at a reduced scale of at least `side` pixels where its format has one.
 
     Unlike `convert`, it does not notice damaged JPEG data.
@@ -265,14 +266,15 @@ def preview(data: bytes, mode: str, side: int) -> Image.Image:
         data: File in one of `signatures.CONVERTED`.
         mode: "L" or "RGB".
         side: Least side in pixels.
+        max_pixels: Limit on width * height, checked before decoding.
 
     Raises:
         ImageRejectedError: It cannot be decoded.
     """
     if signatures.name_of(data) != signatures.JPEG:
-        return raster.read(data, MAX_PIXELS).convert(mode)
+        return raster.read(data, max_pixels).convert(mode)
     image = jpeg_decoder.open_header(data)
-    raster.check_size(image, MAX_PIXELS)
+    raster.check_size(image, max_pixels)
     try:
         image.draft(mode, (side, side))
         return image.convert(mode)

@@ -153,13 +153,13 @@ def _only(name: str, places: Sequence[Located]) -> Located | None:
 
 
 def digest(place: Located) -> bytes:
-    """SHA-256 of an image's bytes; its path if they cannot be read, which equals no other."""
+    """SHA-256 of an image's bytes; its path if they cannot be read or built, which equals no other."""
     if place.part is not None:
         return place.part.sha256
     path = paths.path(place.path)
     try:
-        regular = not isinstance(path, Path) or path.is_file()  # a pipe or device may never end
-        return bytes.fromhex(shards.file_sha256(path)) if regular else place.path.encode()
+        known = not isinstance(path, Path) or _is_built(os.stat(path))
+        return bytes.fromhex(shards.file_sha256(path)) if known else place.path.encode()
     except OSError:
         return place.path.encode()
 
@@ -172,7 +172,12 @@ def size(place: Located) -> int:
         found = os.stat(place.path)
     except OSError:
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size <= input_file.MAX_BYTES else 0
+    return found.st_size if _is_built(found) else 0
+
+
+def _is_built(found: os.stat_result) -> bool:
+    """Whether a file has the kind and size of those that are built; others may never end."""
+    return stat.S_ISREG(found.st_mode) and found.st_size <= input_file.MAX_BYTES
 
 
 def start(place: Located) -> bytes:

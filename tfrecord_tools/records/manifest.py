@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfrecord_tools import schema
-from tfrecord_tools.core import paths
+from tfrecord_tools.core import json_file, paths
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.records.shards import SHARD_NAME, Quarantined, ShardError, ShardResult
 
@@ -106,7 +106,7 @@ class Manifest:
         """
         path = folder / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_file.read(path)
             version = content.pop("schema_version")
             if version != schema.SCHEMA_VERSION:
                 raise ShardError(f"{path}: schema_version {version!r}; this version reads {schema.SCHEMA_VERSION}")
@@ -123,7 +123,8 @@ class Manifest:
             expected = f"expected the folder of a finished build{_builds_in(folder)}"
             raise ShardError(f"{path}: {error.strerror}; {expected}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ShardError(f"{path}: not a manifest: {error}") from error
+            remedy = "restore it from a copy, or build again"
+            raise ShardError(f"{path}: not a manifest: {error}; {remedy}") from error
 
 
 def _builds_in(folder: AnyPath) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from melanoma_tf.evaluation.analysis import SKIN_TONE
+from melanoma_tf.evaluation.report import gallery
 from tfrecord_tools.html import charts, page
 from tfrecord_tools.html.charts import Axis, Series
 from tfrecord_tools.html.page import Content, Html, card, note, tag
@@ -51,13 +52,13 @@ def interval(found: Figures | None, digits: int = 3) -> str:
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def make(title: str, results: Figures, gallery: Content = None) -> str:
+def make(title: str, results: Figures, errors: Content = None) -> str:
     """Makes the page.
 
     Args:
       title: name of what was evaluated.
       results: the contents of metrics.json.
-      gallery: section of the most confident errors, if images are at hand.
+      errors: gallery of the most confident errors, if images are at hand.
     """
     sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
     if "floor" in results:
@@ -68,8 +69,8 @@ def make(title: str, results: Figures, gallery: Content = None) -> str:
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
     if "stress" in results:
         sections["Stress"] = list(stress(results["stress"]))
-    if gallery:
-        sections["Most confident errors"] = gallery
+    if errors:
+        sections["Most confident errors"] = errors
     sections["How it was made"] = [tag("p", line) for line in method(results)]
     links = (tag("a", name, href=f"#{_anchor(name)}") for name in sections)
     body: list[Content] = [
@@ -81,7 +82,7 @@ def make(title: str, results: Figures, gallery: Content = None) -> str:
     ]
     for name, content in sections.items():
         body += [tag("h2", name, id=_anchor(name)), content]
-    return page.document(title, body, charts.STYLE)
+    return page.document(title, body, charts.STYLE + gallery.STYLE)
 
 
 def _anchor(name: str) -> str:

@@ -103,6 +103,13 @@ def test_the_matrix_of_a_symmetry_moves_pixels_as_it_does(symmetry, method):
     np.testing.assert_allclose(found, geometry.dihedral(IMAGES, codes), atol=1e-3)
 
 
+def test_the_inverse_of_a_symmetry_undoes_it():
+    symmetry = np.arange(8, dtype=np.int32)
+    images = RNG.integers(0, 256, (8, 5, 5, 3), dtype=np.uint8)
+    there = geometry.dihedral(images, symmetry)
+    np.testing.assert_array_equal(geometry.dihedral(there, geometry.inverse(symmetry)), images)
+
+
 def test_composed_symmetries_equal_one_after_the_other():
     first, second = (np.repeat(np.arange(8, dtype=np.int32), 8), np.tile(np.arange(8, dtype=np.int32), 8))
     images = np.repeat(IMAGES[:1], 64, axis=0)

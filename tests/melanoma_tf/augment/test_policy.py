@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 from scipy import stats
 
-from melanoma_tf.augment import color, geometry, operations, policy, random
+from melanoma_tf.augment import color, geometry, operations, policies, policy, random
 from melanoma_tf.augment.warp import affine
 from tests.support.process import run_command
 
@@ -277,11 +277,12 @@ EVERY = {
     "cutmix": "cutmix(p=1.0)",
 }
 OF_TENSORFLOW = [method for method in affine.METHODS if method != "shears"]
-READY = sorted(set(policy.POLICIES) - {"none"})
+READY = sorted(set(policies.POLICIES) - {"none"})
 
 
 def test_every_operation_is_among_those_tested():
     assert sorted(EVERY) == sorted(operations.OPS)
+    assert sorted(operations.OPS) == sorted(policies.OPS)
 
 
 @pytest.mark.integration
@@ -295,7 +296,7 @@ def test_every_operation_is_among_those_tested():
     ],
 )
 def test_each_changes_images_stays_in_range_and_compiles_with_xla(text, method):
-    if method != "gather" and "affine" not in policy.POLICIES.get(text, text):
+    if method != "gather" and "affine" not in policies.POLICIES.get(text, text):
         pytest.skip("no resampling in it")
     layer = policy.Augment(text, method=method, dtype="float32")
     found = np.asarray(layer(IMAGES, SEEDS, training=True))

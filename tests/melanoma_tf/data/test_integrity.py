@@ -122,7 +122,7 @@ def test_what_was_written_just_now_is_not_cached(shards, tmp_path, cache):
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"x": 7}', b"{"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"x": 7}', b"{", b"[" * 200_000])
 def test_a_damaged_cache_is_replaced(build, cache, settled, content):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content)

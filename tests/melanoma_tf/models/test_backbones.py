@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from melanoma_tf.core import config
 from melanoma_tf.models import backbones
 
 RNG = np.random.default_rng(0)
@@ -27,6 +28,7 @@ def drop_rates(model: keras.Model) -> list[float]:
 
 def test_every_backbone_is_in_keras_applications():
     assert all(callable(getattr(keras.applications, b.constructor)) for b in backbones.BACKBONES.values())
+    assert list(backbones.BACKBONES) == list(config.WORDS["model"])
 
 
 def test_an_unknown_name_lists_what_there_is():

@@ -239,6 +239,26 @@ def test_our_own_weights_come_with_their_head(b0, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_checksum_beside_the_weights_of_a_run_holds(changed, b0, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    randomise(b0, seed=3)
+    b0.save_weights(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name("model.weights.h5.sha256").write_text(f"{digest}  {path.name}\n")
+    randomise(b0, seed=4)
+    before = b0.get_weights()
+    if not changed:
+        assert f"(sha256 {digest})" in pretrained.load(b0, "efficientnet-b0", str(path))
+        return
+    with h5py.File(path, "r+") as file:
+        key = next(key for key in file["layers"] if "0" in file[f"layers/{key}/vars"])
+        file[f"layers/{key}/vars/0"][...] *= 2
+    with pytest.raises(ValueError, match=f"was changed or damaged: its SHA-256 is .*{digest}.*; restore both"):
+        pretrained.load(b0, "efficientnet-b0", str(path))
+    assert all(np.array_equal(a, b) for a, b in zip(before, b0.get_weights(), strict=True))
+
+
 def test_weights_h5_of_another_keras_model_loads_by_layer_name(donor, b0, tmp_path):
     donor.save_weights(tmp_path / "donor.weights.h5")
     said = pretrained.load(b0, "efficientnet-b0", str(tmp_path / "donor.weights.h5"))

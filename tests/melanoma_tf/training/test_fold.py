@@ -147,6 +147,9 @@ def test_history_of_an_earlier_version_is_continued(dataset, uninterrupted, tmp_
     assert history["seconds"].notna().tolist() == [False, False, True]
 
 
+NEVER = callbacks.Termination(held=False)
+
+
 class KilledError(Exception):
     """Stands in for the end of the process."""
 
@@ -173,17 +176,72 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, uninterrupted, 
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.fixture
+def interrupting():
+    """SIGTERM raises KeyboardInterrupt, as it does in the commands."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield interrupt
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("at_step", [6, 8])
+def test_sigterm_saves_at_the_end_of_the_step_and_the_run_resumes_to_the_same_bits(
+    dataset, uninterrupted, tmp_path, monkeypatch, interrupting, at_step
+):
+    """At the last step of an epoch the epoch is finished first."""
+    config = tiny.config(**RESUMABLE)
+    end_of_step = callbacks.TrainingGuard.on_train_batch_end
+
+    def terminate(self, batch, logs=None):
+        if self.progress.step == at_step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_of_step(self, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.TrainingGuard, "on_train_batch_end", terminate)
+        with pytest.raises(KeyboardInterrupt):
+            fold.train(config, dataset, 0, tmp_path, ONE_CPU)
+    assert signal.getsignal(signal.SIGTERM) is interrupting
+    assert (tmp_path / "checkpoints/LAST").read_text() == f"step-{at_step:08d}\n"
+    if at_step == 8:
+        assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+        return
+    resumed = fold.train(config, dataset, 0, tmp_path, ONE_CPU)
+    np.testing.assert_array_equal(resumed["logit"], uninterrupted[0]["logit"])
+    found, expected = (pd.read_csv(path / "history.csv")["loss"] for path in (tmp_path, uninterrupted[1]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_second_sigterm_acts_at_once_and_none_is_held_where_saving_would_not_be_exact(interrupting):
+    def terminate(held, times):
+        with callbacks.Termination(held):
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append(held)
+
+    for held, times, survived in ((True, 1, 1), (True, 2, 1), (False, 1, 0)):
+        done: list[bool] = []
+        with pytest.raises(KeyboardInterrupt):
+            terminate(held, times)
+        assert len(done) == survived
+        assert signal.getsignal(signal.SIGTERM) is interrupting
+
+
 def test_a_checkpoint_at_the_end_of_an_epoch_is_written_once_with_its_history(uninterrupted):
     assert uninterrupted[2] == [(4, 0), (8, 1), (12, 1), (16, 2)]
 
 
 def test_a_loss_that_was_not_finite_stays_in_its_epoch():
     progress = checkpoint.Progress(step=10, loss=float("nan"))
-    guard = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, steps_before=0)
+    guard = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, 0, NEVER)
     guard.steps = 4
     assert guard.mean_loss(0.5) == 0.5
     progress.loss = 1.0
-    resumed = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, steps_before=6)
+    resumed = callbacks.TrainingGuard(tiny.config(), 20, None, None, progress, 6, NEVER)
     resumed.steps = 4
     assert resumed.mean_loss(0.5) == pytest.approx((6 * 1.0 + 4 * 0.5) / 10)
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.builds import copy_with_links, quarantined, records_of, replaced, settings
 from tfrecord_tools import build
-from tfrecord_tools.builder import checksums
+from tfrecord_tools.builder import checksums, inputs
 from tfrecord_tools.builder.settings import BuildError
+from tfrecord_tools.dedup import pairs
 
 ANOTHER = "its SHA-256 is not the one that --checksums gives: another file, or a damaged one"
 
@@ -108,6 +109,17 @@ def test_what_is_no_list_of_checksums_is_an_error_that_names_the_line(tmp_path, 
     assert message.startswith(f"--checksums {tmp_path / 'sums'}")
     assert message.endswith("expected lines of sha256sum, or a CSV with the columns image_name and sha256")
     assert where in message or "\xff" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("checksums", "--checksums .*list: line 1: expected"), ("duplicates", "list: line 1: missing")],
+)
+def test_a_bad_list_is_reported_before_a_table_or_image_is_read(data, tmp_path, monkeypatch, flag, message):
+    (tmp_path / "list").write_text("a,b\n1,2\n")
+    monkeypatch.setattr(inputs, "find", None)  # would fail
+    with pytest.raises((BuildError, pairs.PairsError), match=message):
+        build.build(settings(data, tmp_path / "out", **{flag: str(tmp_path / "list")}))
 
 
 def test_a_list_that_is_missing_is_an_error_before_anything_is_written(data, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.images import SKIN, flat_jpeg, jpeg, textured
 from tfrecord_tools.builder import identical
-from tfrecord_tools.imaging.index import ImageIndex, Located
+from tfrecord_tools.imaging.index import ImageIndex, ImagesError, Located
 from tfrecord_tools.records import shards
 
 
@@ -27,7 +27,7 @@ def test_copies_of_an_error_page_or_of_nothing_are_no_images(tmp_path):
     assert sets(tmp_path, a=b"<html>", b=b"<html>", c=b"", d=b"") == []
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
 def test_images_of_other_formats_are_compared_too(tmp_path, kind):
     textured(2).save(tmp_path / "x", kind)
     data = (tmp_path / "x").read_bytes()
@@ -41,6 +41,18 @@ def test_what_is_no_file_is_not_read(tmp_path):
         (tmp_path / f"{name}0.jpg").symlink_to("/dev/zero")
         (tmp_path / f"{name}1.jpg").symlink_to(tmp_path / "nowhere")
     assert sets(tmp_path) == []
+
+
+def test_files_that_are_too_large_to_be_built_are_not_read(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            with (tmp_path / folder / f"{name}.jpg").open("wb") as file:
+                file.write(SKIN)
+                file.truncate(200 << 30)  # sparse; to read it would take minutes
+    assert sets(tmp_path / "one") == []
+    with pytest.raises(ImagesError, match="image a: different bytes under this name"):
+        ImageIndex([tmp_path / "one", tmp_path / "two"]).locate(["a"])
 
 
 def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):

@@ -84,6 +84,9 @@ def test_a_record_without_labels_and_with_the_other_site_key_is_read(tmp_path):
         ({"patient_id": float("nan"), "lesion_id": -1.0}, {"patient": ""}),
         ({"patient_id": 7.0}, {}),
         ({"image_name": b"ISIC_1.PNG"}, {}),
+        ({"image_name": b"train/ISIC_1.jpg"}, {}),
+        ({"image_name": b"C:\\data\\train\\ISIC_1.jpg"}, {}),
+        ({"image_name": b"../../ISIC_1"}, {}),
     ],
 )
 def test_codes_numbers_and_words_are_read(tmp_path, changes, row):
@@ -103,6 +106,43 @@ def test_codes_numbers_and_words_are_read(tmp_path, changes, row):
 )
 def test_a_dialect_is_recognized_by_the_keys(changes, name):
     assert dialects.recognize(values(**changes)).name == name
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (2, "deotte-2"),
+        (2.0, "deotte-2"),
+        (b"ham10000", "ham10000"),
+        (-1, "deotte"),
+        (-1.0, "deotte"),
+        (float("nan"), "deotte"),
+        (b"nan", "deotte"),
+        ([], "deotte"),
+    ],
+)
+def test_a_source_is_a_word_or_a_code(tmp_path, source, name):
+    found = reader.read_shards([shard(tmp_path, values(diagnosis=..., source=source))])
+    assert (found.sources, found.ignored) == ((name,), "")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (0.5, "0.5 is not text"),
+        (float("inf"), "inf is not text"),
+        (b"\xff", r"b'\xff' is not text"),
+        ([0, 1], "2 values; expected one"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_missing_and_said_once(tmp_path, source, reason):
+    given = [values(name, diagnosis=..., source=source) for name in ("ISIC_1", "ISIC_2")]
+    found = reader.read_shards([shard(tmp_path, *given, values("ISIC_3", diagnosis=..., source=1))])
+    assert (found.sources, found.unusable) == (("deotte", "deotte", "deotte-1"), ())
+    assert found.ignored == (
+        f"the source of 2 of 3 records is taken as missing, as it cannot be used, first key 'source': {reason}; "
+        "name the data set with --source"
+    )
 
 
 def test_our_own_shards_are_read_with_patients_and_lesions(tmp_path):
@@ -414,6 +454,19 @@ def test_different_records_of_one_name_are_all_unusable(tmp_path, changes, what)
     assert [each.reason for each in found.unusable] == [
         f"its name is also that of train02-2.tfrec: record 1, with other {what}",
         f"its name is also that of train01-2.tfrec: record 0, with other {what}",
+    ]
+
+
+def test_images_of_one_name_in_two_folders_are_unusable(tmp_path):
+    other = flat_jpeg(1, 2, 3)
+    both = values("train/ISIC_1.jpg"), values("test/ISIC_1.jpg", image=other), values("train/ISIC_2.jpg")
+    found = reader.read_shards([shard(tmp_path, *both, values("old/ISIC_2.jpg"), name="train00-4.tfrec")])
+    assert found.frame["image_name"].tolist() == ["ISIC_2"]
+    assert found.repeated == 1
+    reason = "its name is also that of train00-4.tfrec: record {}, with other image"
+    assert [(each.image_name, each.reason) for each in found.unusable] == [
+        ("ISIC_1", reason.format(1)),
+        ("ISIC_1", reason.format(0)),
     ]
 
 

@@ -1,6 +1,9 @@
-import pytest
+import io
 
-from tests.support.images import SKIN, flat_jpeg
+import pytest
+from PIL import Image
+
+from tests.support.images import SKIN, flat_jpeg, many_scans
 from tfrecord_tools.imaging import channel_order
 
 
@@ -18,6 +21,14 @@ def test_skin_looks_right_and_what_is_no_image_is_passed_over():
     assert not found.swapped
     assert found.images == 1
     assert channel_order.channels_look_swapped([]).swapped is False
+
+
+def test_what_may_take_long_is_passed_over():
+    jpeg2000 = io.BytesIO()
+    Image.open(io.BytesIO(SKIN)).save(jpeg2000, "JPEG2000")
+    large, scans = many_scans(6000, 5000, 1), many_scans(64, 64, 101)
+    found = channel_order.channels_look_swapped([large, scans, jpeg2000.getvalue(), many_scans(64, 64, 100), SKIN])
+    assert found.images == 2
 
 
 @pytest.mark.parametrize(

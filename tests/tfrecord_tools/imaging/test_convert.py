@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
-from tests.support.images import cmyk_profile, jpeg, pixels, psnr, swapped_profile, waves
+from tests.support.images import cmyk_profile, jpeg, many_scans, pixels, psnr, swapped_profile, waves
 from tests.support.lanczos import exact_lanczos
 from tests.support.process import run_command
 from tfrecord_tools.imaging import convert, jpeg_decoder
@@ -366,3 +366,5 @@ def test_decode_reads_what_convert_wrote():
     assert (found.size, found.mode) == ((64, 64), "RGB")
     with pytest.raises(convert.ImageRejectedError):
         convert.decode(jpeg(waves())[:-500])
+    with pytest.raises(convert.ImageRejectedError, match="30000 x 20000 pixels are over the limit"):
+        convert.decode(many_scans(30_000, 20_000, 1))

@@ -50,6 +50,7 @@ def test_warnings_are_those_of_all_inputs(tmp_path):
     ("content", "message"),
     [
         ("{", "not a manifest"),
+        ('{"inputs":\n' + "[" * 200_000, r"not a manifest: nested more .*: line 2 column 100 \(char 110\); restore it"),
         ("[]", "not a manifest"),
         (json.dumps({"schema_version": 1}), "not a manifest"),
         (json.dumps({"schema_version": 99}), "schema_version 99; this version reads 1"),
