@@ -13,21 +13,25 @@ prediction_X for each diagnosis X.
 
 With --data the report shows the most confident errors, of a run with Grad-CAM beside them: its models are loaded for
 that, which takes half a minute and more; --nograd_cam leaves it out.
+
+--stress scores the held-out images of a run again under blur, brightness, color cast, hair, ink, ruler marks, dark
+corners, JPEG compression and zoom, each by the model of its fold.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from melanoma_tf.core import cli, files
+from melanoma_tf.devices import select
 from melanoma_tf.training.run_dir import CALIBRATION, METRICS, OOF, REPORTS, RUN, RunDirError, read_predictions
-from tfrecord_tools.core import text
 from tfrecord_tools.core.cli import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +43,6 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 REPORT, CARD, CHECKLIST = REPORTS
-_SHOWN = 10  # folds and sources
 COMPARISON = "comparison.json"
 
 
@@ -62,7 +65,10 @@ def define_flags() -> None:
         "prevalence", None, "Share of melanoma where the model is to be used, for decisions and predictive values."
     )
     flags.DEFINE_integer("replicates", 2000, "Resamples of each interval.", 100)
+    flags.DEFINE_bool("stress", False, "With --workdir and --data: score the images again under corruptions.")
+    flags.DEFINE_integer("stress_images", 2000, "Images of --stress at most, melanomas first; 0: all.", 0)
     flags.DEFINE_bool("allow_leakage", False, "Report although folds share patients; the page says so.")
+    select.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -73,6 +79,8 @@ def main(argv: list[str]) -> None:
         raise UsageError("--predictions needs --out, the folder for the report; see --help")
     if FLAGS.workdir and (FLAGS.metadata or FLAGS.folds_from):
         raise UsageError("--metadata and --folds_from go with --predictions; a run has its own folds; see --help")
+    if FLAGS.stress and (FLAGS.against or not (FLAGS.workdir and FLAGS.data)):
+        raise UsageError("--stress needs --workdir RUN and --data, the build that it was trained on; see --help")
     if FLAGS.value is not None and not (FLAGS.value > 0 if FLAGS.rule == "cost" else 0 <= FLAGS.value <= 1):
         raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
     if FLAGS.prevalence is not None and not 0 < FLAGS.prevalence < 1:
@@ -94,7 +102,8 @@ def main(argv: list[str]) -> None:
         cli.say(write_comparison(table, Path(FLAGS.against), out))
     else:
         run = Path(FLAGS.workdir) if FLAGS.workdir and FLAGS.grad_cam else None
-        cli.say(write(table, path, out, _options(), data, run))
+        stressed = _stressed(folder) if FLAGS.stress else None
+        cli.say(write(table, path, out, _options(), data, run, stressed))
 
 
 def _options() -> analysis.Options:
@@ -109,6 +118,15 @@ def _options() -> analysis.Options:
         replicates=FLAGS.replicates,
         allow_leakage=FLAGS.allow_leakage,
     )
+
+
+def _stressed(folder: Path) -> Callable[..., dict[str, Any]]:
+    """Checks what --stress needs; returns what measures it, given a table, its figures and options."""
+    from melanoma_tf import stress
+
+    select.check_flags()
+    data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
+    return functools.partial(stress.measure, stress.open_run(folder, data), most=FLAGS.stress_images)
 
 
 def read_run(folder: Path) -> pd.DataFrame:
@@ -178,6 +196,7 @@ def write(
     options: analysis.Options | None = None,
     data: Build | None = None,
     run: Path | None = None,
+    stressed: Callable[..., dict[str, Any]] | None = None,
 ) -> str:
     """Writes metrics.json, REPORTS and calibration.json of a checked table of predictions to a folder.
 
@@ -188,16 +207,22 @@ def write(
       options: what is asked for.
       data: a build that has the images.
       run: folder of the run whose models explain the images of the gallery; None explains none.
+      stressed: `stress.measure` of an opened run; None for no stress test.
 
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, progress, stored
+    from melanoma_tf.evaluation import analysis, intervals, progress, stored, summary
     from melanoma_tf.evaluation.report import checklist, gallery, model_card, page
 
     shown = progress.Shown()
+    if data:
+        table = table.assign(skin_tone=data.skin_tones(table))
     with intervals.watched(shown.resampled):
         results = analysis.analyze(table, options, shown.part)
+    if stressed:
+        shown.part("stress")
+        results["stress"] = stressed(table, results, options or analysis.Options())
     images = {}
     if data:
         errors = gallery.most_confident(table)
@@ -208,13 +233,14 @@ def write(
     title = f"Evaluation of {name}"
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
-    sheets = gallery.section(table, errors, images, _grad_cam(run, table, images)) if data else None
+    overlays = _grad_cam(run, table, images, stressed is not None)
+    sheets = gallery.section(table, errors, images, overlays) if data else None
     files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images)))
     files.write_text(out / CARD, model_card.make(title, results))
     files.write_text(out / CHECKLIST, checklist.make(title, results, _of_training(path)))
     stored.write(out / CALIBRATION, stored.of_results(results, path))
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
-    return "\n".join([*summary(results), *written])
+    return "\n".join([*summary.lines(results), *written])
 
 
 def _choices(table: pd.DataFrame, images: Collection[str]) -> dict[str, list[str]]:
@@ -254,7 +280,9 @@ def write_classes(path: Path, out: Path) -> str:
     return "\n".join([*multiclass.summary(results), f"metrics: {out / METRICS}", f"report: {out / REPORT}"])
 
 
-def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]) -> dict[str, list[Overlay]]:
+def _grad_cam(
+    run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes], started: bool = False
+) -> dict[str, list[Overlay]]:
     """What made each image an error: what lowered the prediction of a melanoma, and raised that of another.
 
     Returns:
@@ -263,60 +291,19 @@ def _grad_cam(run: Path | None, table: pd.DataFrame, images: Mapping[str, bytes]
     if run is None or not images:
         return {}
     from melanoma_tf import explain
-    from melanoma_tf.devices import select
     from melanoma_tf.evaluation import progress
 
     progress.say("Grad-CAM, by the models of the run (--nograd_cam leaves it out)")
     try:
         opened = explain.open_run(run)
-        select.start("auto")
+        if not started:
+            select.start("auto")
         drawn = explain.overlays(opened, table, images)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         cli.say(f"note: no Grad-CAM in the gallery: {error}")
         return {}
     is_melanoma = dict(zip(table["image_name"], table["target"] == 1, strict=True))
     return {name: [lowered if is_melanoma[name] else raised] for name, (raised, lowered) in drawn.items()}
-
-
-def summary(results: dict[str, Any]) -> list[str]:
-    """Returns the main figures of metrics.json as lines."""
-    lines = [f"warning: {warning}" for warning in results["warnings"]]
-    what = "held out" if results["out_of_fold"] else "predicted"
-    patients = f" of {results['patients']} patients" * results["patients_known"]
-    lines.append(f"{what}: {results['images']} images{patients}, {results['positives']} malignant")
-    for what in ("fold", "source"):
-        found = list(results[f"auc_per_{what}"].items())
-        if len(found) > 1:
-            lines += [f"{what} {text.shown(name)}: AUC {value:.4f}" for name, value in found[:_SHOWN]]
-        if len(found) > _SHOWN:
-            lines.append(f"and {len(found) - _SHOWN:,} more {what}s: see {METRICS}")
-    auc, point, base_line = results["auc"], results["operating_point"], results.get("floor", {})
-    if "no_interval" in results:
-        lines.append(f"AUC {auc['value']:.4f}, without an interval: {results['no_interval']}")
-    else:
-        lines.append(f"AUC {_interval(auc)}, {'patients' if results['patients_known'] else 'images'} resampled")
-    if base_line.get("auc"):
-        lines.append(f"floor, without pixels: AUC {base_line['auc']['value']:.4f}")
-        lines.append(f"the model adds {_interval(base_line['model_adds'])} to it")
-    lines.append(
-        f"at {point['rule']} {point['value']:g}: sensitivity {point['sensitivity']['value']:.4f}, "
-        f"specificity {point['specificity']['value']:.4f}, {_chosen(point)}"
-    )
-    return lines
-
-
-def _chosen(point: dict[str, Any]) -> str:
-    """Says that the threshold was chosen on the same predictions, and what it does on folds that did not choose it."""
-    if not point["nested"]:
-        return "of a threshold that was chosen on these predictions"
-    sensitivity, specificity = (point["nested"][name]["value"] for name in ("sensitivity", "specificity"))
-    return f"and {sensitivity:.4f} and {specificity:.4f} where the other folds choose it"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{found['value']:.4f}"
-    return f"{found['value']:.4f} ({found['level']:.0%} interval {found['low']:.4f} to {found['high']:.4f})"
 
 
 def write_comparison(table: pd.DataFrame, against: Path, out: Path) -> str:

@@ -40,6 +40,8 @@ EVERY = (
     "cutout(0.375)",
     "cutout(0.1, holes=8)",
     "hair(20)",
+    "ink(p=1.0)",
+    "ruler(p=1.0)",
     "microscope(p=1.0)",
     "blur(3.0)",
     "noise(0.1)",

@@ -1,4 +1,4 @@
-"""Occlusions and degradations: cutout, hairs, the microscope's border, blur, noise.
+"""Occlusions and degradations: cutout, hairs and ink, ruler marks, the microscope's border, blur, noise.
 
 All are arithmetic on coordinates, without gathers, pastes or host loops, so that everything compiles. Images are
 float[B,H,W,3]; sizes and positions are fractions of the shorter side unless stated otherwise.
@@ -39,14 +39,19 @@ def cutout(images: Any, center_x: Any, center_y: Any, size: Any, value: float = 
     return ops.where((covered_y[:, :, None] & covered_x[:, None, :])[..., None], ops.cast(value, images.dtype), images)
 
 
-def hairs(images: Any, strokes: Sequence[Sequence[Any]]) -> Any:
+SKIN = (0.75, 0.6, 0.5)  # light skin, RGB in [0,1]
+MARKER = (0.4, 0.2, 0.75)  # gentian violet, of which skin markers are made
+
+
+def hairs(images: Any, strokes: Sequence[Sequence[Any]], color: tuple[float, float, float] = SKIN) -> Any:
     """Draws dark or light arcs.
 
     Args:
       images: float[B,H,W,3] in [0,1].
       strokes: for each hair `(x, y, angle, bend, length, thickness, shade)`, each f32[B]. x, y: the hair's center, in
         [0,1] of width and height. angle: radians. bend: 1/radius of the arc, per shorter side. length, thickness:
-        fractions of the shorter side; a thickness of 0 draws nothing. shade: in [0,1], from black to the color of skin.
+        fractions of the shorter side; a thickness of 0 draws nothing. shade: in [0,1], from black to `color`.
+      color: RGB in [0,1].
 
     Returns:
       Like `images`.
@@ -71,7 +76,37 @@ def hairs(images: Any, strokes: Sequence[Sequence[Any]]) -> Any:
         ink = ops.where(alpha > cover, shade, ink)
         cover = ops.maximum(cover, alpha)
     cover, ink = (ops.cast(each, images.dtype)[..., None] for each in (cover, ink))
-    return images + cover * (ink * np.array([0.75, 0.6, 0.5], np.float32) - images)
+    return images + cover * (ink * np.array(color, np.float32) - images)
+
+
+def ruler(images: Any, edge: Any, offset: Any, spacing: Any, length: Any, thickness: float = 0.006) -> Any:
+    """Draws the black ticks of a ruler along an edge, every fifth of them longer by half.
+
+    Args:
+      images: float[B,H,W,C].
+      edge: i32[B]: 0 left, 1 top, 2 right, 3 bottom.
+      offset: f32[B], shift of the ticks along the edge, in spacings.
+      spacing: f32[B], distance of neighboring ticks, as a fraction of the shorter side.
+      length: f32[B], of a short tick, likewise; 0 draws nothing.
+      thickness: of the ticks, likewise.
+
+    Returns:
+      Like `images`.
+    """
+    _, height, width, _ = images.shape
+    side = float(min(height, width))
+    edge, offset, spacing, length = (each[:, None, None] for each in (edge, offset, spacing, length))
+    x = (ops.arange(width, dtype="float32")[None, None, :] + 0.5) / side
+    y = (ops.arange(height, dtype="float32")[None, :, None] + 0.5) / side
+    from_far = [width / side - x, height / side - y]
+    inwards = ops.where(edge == 0, x, ops.where(edge == 1, y, ops.where(edge == 2, *from_far)))
+    along = ops.where(edge % 2 == 0, y, x) / spacing + offset
+    tick = ops.round(along)
+    reach = length * ops.where(tick % 5 == 0, 1.5, 1.0)
+    across = ops.clip((thickness / 2.0 - ops.abs(along - tick) * spacing) * side + 0.5, 0.0, 1.0)
+    end = ops.clip((reach - inwards) * side + 0.5, 0.0, 1.0)
+    cover = ops.where(length > 0, across * end, 0.0)
+    return images * ops.cast(1.0 - cover, images.dtype)[..., None]
 
 
 def microscope(images: Any, radius: Any, softness: float = 0.02) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
@@ -284,6 +285,11 @@ def _decoded(batches: tf.data.Dataset, examples: Callable[[tf.Tensor], Any], ste
     decoded = batches.take(steps).map(examples, num_parallel_calls=_BATCHERS, deterministic=True)
     # Keras needs the number of steps, which tf.data cannot know before it reads the files.
     return decoded.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(PREFETCHED)
+
+
+def name_seeds(names: Sequence[str]) -> npt.NDArray[np.uint32]:
+    """Returns a seed u32[N] for each image, a function of its name alone."""
+    return np.asarray(_seed(tf.constant(list(names), tf.string), 0))
 
 
 def _seed(image_name: tf.Tensor, epoch_seed: int) -> tf.Tensor:

@@ -26,6 +26,7 @@ _SCALES_DIFFER = 0.01  # of AUC, between pooling logits and pooling ranks within
 _FLOOR_FOLDS = 5  # more folds cost more and say no more
 _TOP = 15  # images of a patient that a reader looks at, as in ISIC 2024
 _GROUPS_SHOWN = 12  # of image sizes and sources
+SKIN_TONE = "skin tone (estimated)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,12 +204,18 @@ def pixel_free_floor(table: pd.DataFrame, asked: Options) -> dict[str, Any]:
         results |= {name: dataclasses.asdict(intervals.percentile(values)) for name, values in drawn.items()}
         results["features"] = list(columns)
     if {"width", "height"} <= set(table):
-        size = table["width"].astype("Int64").astype(str) + " x " + table["height"].astype("Int64").astype(str)
+        size = _image_size(table)
         if size.nunique() > 1:
             results["within"]["image size"] = _within(table.assign(group=size))
     if "source" in table and table["source"].nunique() > 1:
         results["within"]["source"] = _within(table.assign(group=table["source"]))
     return results
+
+
+def _image_size(table: pd.DataFrame) -> pd.Series:
+    """Width x height of each image in pixels; None where unknown."""
+    sides = [table[side].astype("Int64").astype(str) for side in ("width", "height")]
+    return (sides[0] + " x " + sides[1]).where(table["width"].notna() & table["height"].notna(), None)
 
 
 def _within(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -324,6 +331,10 @@ def by_subgroup(table: pd.DataFrame, flagged: np.ndarray, asked: Options) -> dic
         groups["site"] = table["anatom_site_general_challenge"]
     if "source" in table:
         groups["source"] = table["source"]
+    if {"width", "height"} <= set(table):
+        groups["image size"] = subgroups.largest(_image_size(table), _GROUPS_SHOWN)
+    if "skin_tone" in table:
+        groups[SKIN_TONE] = table["skin_tone"]
     groups = {name: values for name, values in groups.items() if values.nunique() > 1}
     found = subgroups.within(
         table["target"], table["logit"], flagged, table["patient"], groups, replicates=min(asked.replicates, 1000)

@@ -9,7 +9,7 @@ import pandas as pd
 import simplejpeg
 from numpy.typing import NDArray
 
-from melanoma_tf.evaluation import floor, metrics
+from melanoma_tf.evaluation import floor, metrics, skin_tone
 from melanoma_tf.evaluation.predictions import PredictionsError
 from tfrecord_tools import schema
 from tfrecord_tools.core import paths
@@ -67,11 +67,13 @@ class Build:
         self._row_of = {name: row for row, name in enumerate(table["image_name"])}
         self._pixels = np.full((len(table), _SIDE, _SIDE, 3), np.nan, np.float32)
         self._jpegs: dict[str, bytes] = {}
+        self._angles: dict[str, float] = {}
         rows, kept = [], frozenset(wanted)
         for record in records(folder):
             rows.append(_row(record))
             if (row := self._row_of.get(record.image_name)) is not None:
                 self._pixels[row] = thumbnail(record.image)
+                self._angles[record.image_name] = skin_tone.of_jpeg(record.image)
             if record.image_name in kept:
                 self._jpegs[record.image_name] = record.image
         self.metadata = pd.DataFrame(rows)
@@ -81,6 +83,10 @@ class Build:
         if absent := set(names) - set(self._jpegs):
             self._jpegs |= read(self.folder, absent)
         return {name: self._jpegs[name] for name in names if name in self._jpegs}
+
+    def skin_tones(self, table: pd.DataFrame) -> pd.Series:
+        """Returns the estimated skin tone of each image of a table, see `skin_tone`; unknown where it is not here."""
+        return skin_tone.classify(table["image_name"].map(self._angles)).set_axis(table.index)
 
     def pixel_floor(self, table: pd.DataFrame) -> dict[str, float]:
         """AUC of a thumbnail of 16 x 16 pixels, in which no structure of a lesion is seen, and of its border alone.

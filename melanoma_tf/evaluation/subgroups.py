@@ -15,6 +15,7 @@ from melanoma_tf.evaluation import intervals, metrics
 MIN_PATIENTS = 10  # with an image of a class; fewer say nothing about a rate: 10 of 10 has a lower limit of 72 %
 AGE_BANDS = (0, 30, 40, 50, 60, 70, 200)  # years
 UNKNOWN = "unknown"
+OTHER = "other"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,12 @@ def age_band(ages: pd.Series) -> pd.Series:
     names += [f"{AGE_BANDS[-2]} and over"]
     bands = pd.cut(pd.to_numeric(ages), AGE_BANDS, right=False, labels=names)
     return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
+
+
+def largest(values: pd.Series, shown: int) -> pd.Series:
+    """Returns groups with all after the largest `shown` of them named `other`; unknown ones stay unknown."""
+    counts = values.value_counts()
+    return values.where(values.isna() | values.isin(counts.index[:shown]), OTHER)
 
 
 def within(

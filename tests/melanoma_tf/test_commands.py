@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -18,13 +19,14 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from melanoma_tf import evaluate, explain, predict, train
+from melanoma_tf import evaluate, explain, predict, stress, train
 from melanoma_tf.core import config, files
 from melanoma_tf.data import dataset, pipeline
 from melanoma_tf.devices import select
 from melanoma_tf.evaluation import analysis, build_images, predictions, stored
 from melanoma_tf.evaluation.calibration import Calibrator
 from melanoma_tf.evaluation.report import gallery, overlay
+from melanoma_tf.inference import corruption
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
 from tests.support import tiny
@@ -238,6 +240,39 @@ def test_the_gallery_of_a_run_has_overlays_or_says_why_not(run, shards, tmp_path
     (folder / "fold1/model.weights.h5").unlink()
     assert evaluate._grad_cam(folder, table, explain.read_images(str(shards), groups)) == {}
     assert f"note: no Grad-CAM in the gallery: {folder}/fold1/model.weights.h5 is missing" in capsys.readouterr().out
+
+
+ONE_CPU = select.Runtime("tensorflow", "cpu", ("CPU:0",), "test")
+
+
+def test_a_stress_test_scores_each_image_by_the_model_that_held_it_out(run, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "build_classifier", tiny.build_classifier)
+    few = (corruption.Corruption("brightness", -0.2), corruption.Corruption("JPEG", 10))
+    monkeypatch.setattr(corruption, "CORRUPTIONS", few)
+    table = evaluate.read_run(run[0])
+    measured = functools.partial(stress.measure, stress.open_run(run[0], str(shards)), start=lambda: ONE_CPU)
+    options = analysis.Options(replicates=100)
+    text = evaluate.write(
+        table, run[0] / "oof.csv", tmp_path, options, build_images.Build(str(shards), table), stressed=measured
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    found = metrics["stress"]
+    assert found["images"] == found["available"] == len(table)
+    assert found["clean_logits_differ_by"] < 1e-4
+    assert found["clean"]["auc"] == metrics["auc"]["value"]
+    assert found["clean"]["sensitivity"]["value"] == metrics["operating_point"]["sensitivity"]["value"]
+    assert [(each["corruption"], each["level"]) for each in found["effects"]] == [("brightness", -0.2), ("JPEG", 10)]
+    assert f"lowest AUC under stress: {min(each['auc'] for each in found['effects']):.4f}, " in text
+    assert "-20% of full scale" in (tmp_path / "report.html").read_text()
+    assert "## Under corruptions of the images" in (tmp_path / "model_card.md").read_text()
+
+
+def test_a_stress_test_needs_the_build_of_the_run(run, shards, tmp_path):
+    other = shutil.copytree(shards, tmp_path / "other")
+    manifest = other / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(run_dir.RunDirError, match="is another build than .* was trained on"):
+        stress.open_run(run[0], str(other))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import sklearn.metrics
 
 from melanoma_tf import evaluate
-from melanoma_tf.evaluation import analysis, predictions, stored
+from melanoma_tf.evaluation import analysis, predictions, skin_tone, stored, summary
 from melanoma_tf.evaluation.report import page
 from tests.support import browser
 from tests.support.evaluation import example
@@ -61,6 +61,7 @@ def done(files):
         "certain": ["--predictions", files / "a.csv", "--out", files / "x", "--prevalence", "1"],
         "classes against": ["--predictions", files / "classes.csv", "--against", files / "b.csv", "--out", files / "x"],
         "no out": ["--predictions", files / "a.csv"],
+        "stress": ["--predictions", files / "a.csv", "--out", files / "x", "--stress"],
         "no column": ["--predictions", files / "a.csv", "--folds_from", "shard", "--out", files / "x"],
     }  # fmt: skip
     return dict(zip(cases, run_forked([[*command, *map(str, case)] for case in cases.values()]), strict=True))
@@ -79,7 +80,7 @@ def test_anybodys_predictions_are_evaluated_without_tensorflow(files, done):
     assert found["calibration"]["before"]["brier"]["score"] == pytest.approx(brier, abs=1e-9)
     assert found["calibration"]["after"]["brier"]["score"] < brier
     assert found["floor"]["features"][-2:] == ["width", "share_of_size"]
-    assert set(found["subgroups"]) == {"sex", "age", "site", "source"}
+    assert set(found["subgroups"]) == {"sex", "age", "site", "source", "image size"}
     assert found["operating_point"]["sensitivity"]["value"] >= 0.9
     assert "floor, without pixels: AUC " in done["own columns"]["stdout"]
 
@@ -118,6 +119,7 @@ def test_two_models_are_compared_on_the_same_images(files, done):
         ("no out", 2, "--predictions needs --out"),
         ("certain", 2, "--prevalence 1: expected a share between 0 and 1"),
         ("classes against", 2, "has several classes; --against, --data and --folds_from are for one prediction"),
+        ("stress", 2, "--stress needs --workdir RUN and --data"),
         ("no column", 1, "has no column shard (--folds_from); got image_name"),
     ],
 )
@@ -187,6 +189,16 @@ def test_scores_that_are_no_probabilities_have_no_probability_of_the_threshold()
     assert (point["probability"], point["decision_curve"]) == (None, None)
 
 
+def test_estimated_skin_tone_is_a_subgroup_that_states_its_error():
+    table = predictions.check(example(), "a.csv")
+    without = page.make("none", analysis.to_json(analysis.analyze(table, QUICK)))
+    assert "ISIC 2020 records no skin type: nothing here says how the model does on dark skin." in without
+    tones = skin_tone.classify(np.where(np.arange(len(table)) % 3, 60.0, np.nan))
+    found = analysis.to_json(analysis.analyze(table.assign(skin_tone=tones), QUICK))
+    assert list(found["subgroups"]["skin tone (estimated)"]) == ["very light", "unknown"]
+    assert "an estimate with a large error" in page.make("some", found)
+
+
 def test_a_constant_prediction_is_worded_truly():
     found = analysis.to_json(analysis.analyze(predictions.check(example().assign(prediction=0.5), "a.csv"), QUICK))
     assert ", all are flagged." in page.make("constant", found)
@@ -230,7 +242,7 @@ def test_lists_of_folds_and_sources_end_and_hold_no_control_characters(files, do
     found = json.loads((files / "own/metrics.json").read_text())
     found["auc_per_fold"] = {str(fold): 0.5 for fold in range(30)}
     found["auc_per_source"] = {"clinic\x1b[31m": 0.5, "other": 0.5}
-    shown = evaluate.summary(found)
+    shown = summary.lines(found)
     assert "\x1b" not in "".join(shown)
     assert sum(line.startswith("fold ") for line in shown) == 10
     assert "and 20 more folds: see metrics.json" in shown

@@ -5,7 +5,7 @@ A new operation is a frozen dataclass under `@register("name")` in one of the mo
 """
 
 from melanoma_tf.augment.operations.base import DRAWS_PER_OP, OPS, Op, PixelOp, register
-from melanoma_tf.augment.operations.degradations import Blur, Cutout, Hair, Microscope, Noise
+from melanoma_tf.augment.operations.degradations import Blur, Cutout, Hair, Ink, Microscope, Noise, Ruler
 from melanoma_tf.augment.operations.geometric import Affine, DihedralOp, Flip, QuarterTurn
 from melanoma_tf.augment.operations.mixes import Cutmix, MixOp, Mixup
 from melanoma_tf.augment.operations.photometric import Color, ColorMatrixOp, Gamma, GreyWorld
@@ -24,6 +24,7 @@ __all__ = [
     "Gamma",
     "GreyWorld",
     "Hair",
+    "Ink",
     "Microscope",
     "MixOp",
     "Mixup",
@@ -31,5 +32,6 @@ __all__ = [
     "Op",
     "PixelOp",
     "QuarterTurn",
+    "Ruler",
     "register",
 ]

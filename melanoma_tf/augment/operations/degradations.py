@@ -1,4 +1,4 @@
-"""Occlusions and degradations: cutout, hair, the microscope's border, blur, noise."""
+"""Occlusions and degradations: cutout, hair, ink, ruler marks, the microscope's border, blur, noise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from melanoma_tf.augment import degradation, random
 from melanoma_tf.augment.operations.base import DRAWS_PER_OP, PixelOp, check_ranges, register
 
 _DRAWS_PER_HAIR = 7
+_DRAWS_PER_STROKE = 5
 
 
 @register("cutout")
@@ -73,6 +74,65 @@ class Hair(PixelOp):
 
     def apply(self, images: Any, params: Any) -> Any:
         return degradation.hairs(images, params)
+
+
+@register("ink")
+@dataclasses.dataclass(frozen=True)
+class Ink(PixelOp):
+    """Draws strokes of a skin marker around the center, where the lesion is.
+
+    Attributes:
+      most: largest number of strokes; at least 1 is drawn.
+      p: probability of any.
+    """
+
+    most: int = 4
+    p: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, most=(DRAWS_PER_OP - 2) // _DRAWS_PER_STROKE, p=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        count = ops.where(rng.bernoulli(0, self.p), rng.uniform(1, 1.0, self.most + 1.0), 0.0)
+        strokes = []
+        for n in range(self.most):
+            turn, radius, length, thickness, shade = (
+                rng.uniform(2 + _DRAWS_PER_STROKE * n + k) for k in range(_DRAWS_PER_STROKE)
+            )
+            turn, radius = turn * (2.0 * math.pi), 0.3 + 0.15 * radius
+            x, y = 0.5 + radius * ops.cos(turn), 0.5 + radius * ops.sin(turn)
+            visible = ops.where(count >= n + 1, 0.01 + 0.02 * thickness, 0.0)  # 4 to 12 px at 384
+            # An arc of the circle around the center.
+            strokes.append((x, y, turn + math.pi / 2, 1.0 / radius, 0.1 + 0.2 * length, visible, 0.5 + 0.5 * shade))
+        return strokes
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return degradation.hairs(images, params, degradation.MARKER)
+
+
+@register("ruler")
+@dataclasses.dataclass(frozen=True)
+class Ruler(PixelOp):
+    """Draws the ticks of a ruler along one of the edges.
+
+    Attributes:
+      length: of a short tick, as a fraction of the image's shorter side.
+      p: probability.
+    """
+
+    length: float = 0.05
+    p: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, length=0.5, p=1.0)
+
+    def draw(self, rng: random.Stream) -> Any:
+        edge = ops.cast(rng.uniform(1, 0.0, 4.0), "int32")
+        length = ops.where(rng.bernoulli(0, self.p), self.length, 0.0)
+        return edge, rng.uniform(2), rng.uniform(3, 0.03, 0.08), length  # a field of 12 to 33 mm
+
+    def apply(self, images: Any, params: Any) -> Any:
+        return degradation.ruler(images, *params)
 
 
 @register("microscope")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from melanoma_tf.evaluation.report.page import NAMES, USE, interval, method, number, resampled, rule
+from melanoma_tf.evaluation.report.page import NAMES, USE, interval, method, number, resampled, rule, signed
 
 _MISSING = "**missing**: to be filled in by the author"
 # What TRIPOD+AI (Collins et al. 2024) and CLEAR Derm (Daneshjou et al. 2022) ask for and no figure of a run can answer.
@@ -14,7 +14,8 @@ _ASKED = {
     "Setting, dates and eligibility of the images": _MISSING,
     "Cameras and dermatoscopes, image acquisition": _MISSING,
     "How diagnoses were made (share confirmed by histology)": _MISSING,
-    "Skin types": "**missing**: not recorded in ISIC 2020; performance on dark skin is unknown",
+    "Skin types": "**missing**: not recorded in ISIC 2020; performance on dark skin is unknown. Classes of skin tone "
+    "above, if any, are estimated from colors of the image, with a large error",
     "Ethics approval, consent and data availability": _MISSING,
     "Comparison with clinicians": _MISSING,
     "External validation in another hospital": _MISSING,
@@ -70,6 +71,8 @@ def make(title: str, results: Mapping[str, Any]) -> str:
                 for key in ("auc", "sensitivity")
             ]
             lines.append(f"| {plain(name)} | {each['images']:,} | {each['positives']:,} | {' | '.join(figures)} |")
+    if "stress" in results:
+        lines += ["", "## Under corruptions of the images", "", *_stress(results["stress"])]
     lines += [
         "",
         "## What the reporting guidelines ask for",
@@ -92,6 +95,26 @@ def _decided(point: Mapping[str, Any]) -> list[str]:
         names = ("positive_predictive_value", "negative_predictive_value")
         values = ", ".join(f"{NAMES[name]} {number(there[name])}" for name in names)
         lines += ["", f"At a prevalence of {there['prevalence']:.2%}: {values}."]
+    return lines
+
+
+def _stress(found: Mapping[str, Any]) -> list[str]:
+    """The level of each kind of corruption with the lowest AUC."""
+    worst: dict[str, Mapping[str, Any]] = {}
+    for each in found["effects"]:
+        if each["corruption"] not in worst or each["auc"] < worst[each["corruption"]]["auc"]:
+            worst[each["corruption"]] = each
+    counts = f"{found['images']:,} images, {found['positives']:,} melanomas"
+    lines = [
+        f"{counts}; AUC {number(found['clean']['auc'])} as they are. The worst severity of each kind:",
+        "",
+        "| corruption | severity | AUC | difference, 95% interval | melanomas whose decision flips |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in worst.items():
+        gap = f"{signed(each['difference']['value'])} ({interval(each['difference'])})"
+        flips = number(each["flipped_positives"]["value"])
+        lines.append(f"| {name} | {each['severity']} | {number(each['auc'])} | {gap} | {flips} |")
     return lines
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from melanoma_tf.augment import degradation, mixing, random
+from melanoma_tf.augment import degradation, mixing, operations, random
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 20, 26, 3)).astype(np.float32)
@@ -72,6 +72,37 @@ def test_a_bent_hair_is_an_arc_and_none_is_drawn_without_thickness():
     assert np.abs(distance - radius).max() < 5
     nothing = [*bent[:5], column(0.0), bent[6]]
     np.testing.assert_array_equal(degradation.hairs(white, [nothing]), white)
+
+
+def test_strokes_of_ink_are_violet_arcs_around_the_center():
+    params = operations.Ink(1, p=1.0).draw(stream(6))
+    white = np.ones((6, 120, 120, 3), np.float32)
+    found = np.asarray(operations.Ink(1, p=1.0).apply(white, params))
+    for n in range(6):
+        rows, columns = np.nonzero(found[n, ..., 1] < 0.5)
+        radius = np.hypot(rows - 60, columns - 60) / 120
+        expected = np.hypot(params[0][0][n] - 0.5, params[0][1][n] - 0.5)
+        assert len(rows) > 20
+        assert np.abs(radius - expected).max() < 0.03  # half the thickness, and a parabola for the arc
+        red, green, blue = found[n, rows, columns].mean(axis=0)
+        assert green < red < blue
+
+
+@pytest.mark.parametrize("edge", range(4))
+def test_a_ruler_has_ticks_of_even_spacing_and_every_fifth_is_longer(edge):
+    white = np.ones((1, 200, 200, 3), np.float32)
+    shape = column(0.5), column(0.1), column(0.05)  # a tick in the middle of each 20 pixels, 10 pixels long
+    found = np.asarray(degradation.ruler(white, np.array([edge], np.int32), *shape, thickness=0.01))[0]
+    np.testing.assert_array_equal(found[..., 0], found[..., 2])
+    from_edge = np.rot90(found[..., 0], {0: 0, 1: 1, 2: 2, 3: 3}[edge])  # the edge to the left
+    assert (from_edge[:, 16:] == 1).all()
+    lengths = (1 - from_edge).sum(axis=1).reshape(10, 20)
+    ticks = lengths.sum(axis=1)
+    assert sorted(np.round(ticks).tolist()) == [20] * 8 + [30] * 2  # two pixels thick
+    assert (lengths[:, [0, 19]] == 0).all()
+    np.testing.assert_allclose(lengths[:, 9], lengths[:, 10], atol=1e-3)  # pixels; coordinates are float32
+    untouched = degradation.ruler(white, np.array([edge], np.int32), *shape[:2], column(0.0))
+    np.testing.assert_array_equal(untouched, white)
 
 
 def test_the_microscope_is_black_outside_its_circle_only():

@@ -268,6 +268,8 @@ EVERY = {
     "gamma": "gamma(0.3)",
     "cutout": "cutout(0.4, holes=2)",
     "hair": "hair(5)",
+    "ink": "ink(p=1.0)",
+    "ruler": "ruler(0.2, p=1.0)",
     "microscope": "microscope(p=1.0)",
     "blur": "blur(1.5)",
     "noise": "noise(0.1)",

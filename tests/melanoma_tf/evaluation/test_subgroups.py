@@ -50,3 +50,9 @@ def test_bands_keep_their_order():
     ages = subgroups.age_band(pd.Series([75, 20, 20, None, 45]))
     found = subgroups.within([0] * 5, range(5), [True] * 5, range(5), {"age": ages})["age"]
     assert list(found) == ["under 30", "40 to 49", "70 and over", "unknown"]
+
+
+def test_groups_after_the_largest_are_named_other_and_unknown_ones_stay():
+    sizes = pd.Series(["a", "b", "a", "c", None, "b", "a", "d"])
+    found = subgroups.largest(sizes, 2)
+    assert found.fillna("unknown").tolist() == ["a", "b", "a", "other", "unknown", "b", "a", "other"]
