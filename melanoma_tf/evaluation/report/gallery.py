@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from melanoma_tf.evaluation.report.overlay import VIRIDIS, Overlay
-from tfrecord_tools.html import page
+from tfrecord_tools.html import filters, page
 from tfrecord_tools.html.page import Html, join, note, tag
 
 SHOWN = 12  # of each kind
@@ -66,7 +66,14 @@ def section(
     found: list[Html | None] = [_legend() if overlays else None]
     for title, names in groups.items():
         figures = [
-            _figure(name, images[name], overlays.get(name, ()), _lines(rows[name], int(ranks[name]), len(table)), side)
+            _figure(
+                name,
+                images[name],
+                overlays.get(name, ()),
+                _lines(rows[name], int(ranks[name]), len(table)),
+                side,
+                **_marks(rows[name]),
+            )
             for name in names
             if name in images
         ]
@@ -90,12 +97,17 @@ def _lines(row: Mapping[Any, Any], rank: int, images: int) -> list[str]:
     return [*lines, *(text for text in known if isinstance(text, str))]
 
 
-def _figure(name: str, jpeg: bytes, overlays: Sequence[Overlay], lines: Sequence[str], side: int) -> Html:
+def _marks(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Attributes by which a figure is filtered."""
+    return filters.marks(site=row.get("anatom_site_general_challenge"), source=row.get("source"))
+
+
+def _figure(name: str, jpeg: bytes, overlays: Sequence[Overlay], lines: Sequence[str], side: int, **marks: str) -> Html:
     shown = page.image(_thumbnail(jpeg, side), side, f"{name}, {', '.join(lines)}")
     if overlays:
         drawn = (page.image(_thumbnail(each.png, side), side, f"Grad-CAM of {name}: {each.text}") for each in overlays)
         shown, lines = tag("div", shown, drawn, class_="both"), [*lines, *(each.text for each in overlays)]
-    return tag("figure", shown, tag("figcaption", tag("b", name), (tag("span", line) for line in lines)))
+    return tag("figure", shown, tag("figcaption", tag("b", name), (tag("span", line) for line in lines)), **marks)
 
 
 def _thumbnail(image: bytes, side: int) -> bytes:
