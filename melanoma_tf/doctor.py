@@ -30,6 +30,7 @@ from packaging.specifiers import SpecifierSet
 
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import select
+from melanoma_tf.models import registry
 
 FLAGS = flags.FLAGS
 PACKAGE = "melanoma-tf"
@@ -77,6 +78,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(probe(FLAGS.probe)))
         return
     if FLAGS.measure:
+        registry.backbone(FLAGS.model)
         lines = []
         for line in measure_step(FLAGS.model, FLAGS.size, FLAGS.batch):
             lines.append(line)
@@ -282,7 +284,7 @@ def measure_step(model: str, size: int, batch_per_device: int) -> Iterator[str]:
     """Compares and times the plain training step and those of `CANDIDATES`; yields lines of the report.
 
     Args:
-      model: a key of `backbones.BACKBONES`.
+      model: a key of `registry.BACKBONES`.
       size: of the images, pixels.
       batch_per_device: images.
     """

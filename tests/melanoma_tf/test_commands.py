@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from melanoma_tf import evaluate, predict, train
 from melanoma_tf.core import config
 from melanoma_tf.data import dataset, pipeline
-from melanoma_tf.models import backbones
+from melanoma_tf.models import registry
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
@@ -281,7 +281,7 @@ def test_each_config_is_valid_and_documented(path):
     module = runpy.run_path(str(path))
     settings = module["get_config"]()
     config.check(settings)
-    backbones.backbone(settings.model)
+    registry.backbone(settings.model)
     assert settings.keys() == config.default().keys()
     for word in ("python -m melanoma_tf.train", "Hardware:", "easured"):
         assert word in module["__doc__"]
