@@ -128,6 +128,22 @@ def test_imagenet_gives_the_features_of_keras_applications(donor, b0, tmp_path, 
     assert asked == [((source.file, source.url), {"cache_subdir": "models", "file_hash": source.checksum})]
 
 
+def test_imagenet_of_a_backbone_that_is_only_an_entry(tmp_path, monkeypatch):
+    name = "mobilenetv3-small"
+    theirs, ours = models.published(name, 32), models.build_classifier(name, 32)
+    randomize(theirs)
+    path = tmp_path / "models" / "small.weights.h5"
+    path.parent.mkdir()
+    theirs.save_weights(path)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(pretrained.catalogue.KERAS, name, (f"folder/{path.name}", checksum))
+    assert f"{len(theirs.weights)} tensors from {path}" in pretrained.load(ours, name, "imagenet", tmp_path)
+    expected = {named: layer.get_weights() for named, layer in models.named_layers(theirs)}
+    for layer in models.backbone_layers(ours):
+        for a, b in zip(layer.get_weights(), expected[layer.name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_imagenet_of_another_input_scale_is_refused(donor, b0, tmp_path, monkeypatch):
     publish_imagenet(donor, STD**2, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"efficientnetb0_notop\.h5 was trained on another input scale"):
