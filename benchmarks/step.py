@@ -70,10 +70,10 @@ def plain_keras(backend: str, model: str, size: int, batch: int) -> Turn:
     devices = select.start(FLAGS.device, backend)
     import keras
 
-    from melanoma_tf.models.backbones import BACKBONES
+    from melanoma_tf.models import registry
 
     keras.config.set_dtype_policy(devices.precision())
-    constructor = getattr(keras.applications, BACKBONES[model].constructor)
+    constructor = getattr(keras.applications, registry.backbone(model).constructor)
     network = constructor(weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3))
     network.compile(keras.optimizers.Adam(3e-4), keras.losses.BinaryCrossentropy(from_logits=True))
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)

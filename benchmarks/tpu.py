@@ -32,10 +32,10 @@ def plain_keras(name: str, size: int, devices: list[Any]) -> preflight.Finding:
     import keras
     import numpy as np
 
-    from melanoma_tf.models.backbones import backbone
+    from melanoma_tf.models import registry
 
     select.Runtime.forget_models()
-    constructor = getattr(keras.applications, backbone(name).constructor)
+    constructor = getattr(keras.applications, registry.backbone(name).constructor)
     network = constructor(weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3))
     optimizer = keras.optimizers.AdamW(3e-4, use_ema=True, ema_momentum=EMA)
     network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=True)
@@ -55,11 +55,11 @@ def ours(name: str, size: int, devices: list[Any]) -> preflight.Finding:
 def main(argv: list[str]) -> None:
     del argv
     preflight.prepare("mixed_bfloat16")
-    from melanoma_tf.models import backbones
+    from melanoma_tf.models import registry
 
     asked = [name.partition(":") for name in FLAGS.models]
     for name, _, size in asked:
-        backbones.backbone(name)
+        registry.backbone(name)
         if not size.isdecimal():
             raise app.UsageError(f"--models {name}: expected MODEL:SIZE, e.g. efficientnet-b0:384")
     devices = preflight.topology_devices(FLAGS.topology)

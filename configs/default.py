@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0  # of order, augmentation and initial weights of the head
 
-    c.model = "efficientnet-b3"
+    c.model = "efficientnet-b3"  # a name of melanoma_tf/models/registry.py
     c.weights = "noisy-student"  # imagenet | noisy-student | autoaugment | none | a path
     c.image_size = 384  # pixels; records of another size are resampled on the host
     c.dropout = 0.3

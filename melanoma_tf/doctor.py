@@ -30,6 +30,7 @@ from packaging.specifiers import SpecifierSet
 
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import select
+from melanoma_tf.models import registry
 
 FLAGS = flags.FLAGS
 PACKAGE = "melanoma-tf"
@@ -65,7 +66,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_enum("backends", [], select.BACKENDS[1:], "Backends to try; default: those installed.")
     flags.DEFINE_enum("probe", None, select.BACKENDS[1:], "Used by this command itself: try one backend, print JSON.")
     flags.DEFINE_bool("measure", False, "Compare and time the plain and the rewritten training step instead.")
-    flags.DEFINE_enum("model", "efficientnet-b0", config.WORDS["model"], "--measure: backbone.")
+    flags.DEFINE_enum("model", "efficientnet-b0", list(registry.BACKBONES), "--measure: backbone.")
     flags.DEFINE_integer("size", 224, "--measure: image size in pixels.", 32)
     flags.DEFINE_integer("batch", 32, "--measure: images per device.", 1)
 
@@ -282,7 +283,7 @@ def measure_step(model: str, size: int, batch_per_device: int) -> Iterator[str]:
     """Compares and times the plain training step and those of `CANDIDATES`; yields lines of the report.
 
     Args:
-      model: a key of `backbones.BACKBONES`.
+      model: a key of `registry.BACKBONES`.
       size: of the images, pixels.
       batch_per_device: images.
     """

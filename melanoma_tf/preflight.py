@@ -28,6 +28,7 @@ from ml_collections import config_flags
 from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, config
 from melanoma_tf.devices import profile, select
+from melanoma_tf.models import registry
 from melanoma_tf.tpu.chips import CHIPS, GB, Chip
 from tfrecord_tools.core import startup
 
@@ -124,6 +125,7 @@ def main(argv: list[str]) -> None:
     settings = FLAGS.config
     config.check(settings)
     policies.parse(settings.augment)
+    registry.backbone(settings.model)
     check_topology(FLAGS.topology)
     prepare(settings.precision)
     topology, devices = FLAGS.topology, topology_devices(FLAGS.topology)

@@ -25,6 +25,7 @@ from melanoma_tf.core import cli, provenance
 from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
 from melanoma_tf.data import dataset
 from melanoma_tf.devices import select
+from melanoma_tf.models import registry
 from melanoma_tf.training import run_dir
 from tfrecord_tools.core import paths
 
@@ -67,9 +68,11 @@ def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> N
     """Checks the files that the flags name before TensorFlow starts, which takes long; URLs are read after that.
 
     Raises:
-      ValueError: --data, --external, --fold or --workdir cannot be used.
+      ValueError: --data, --external, --fold or --workdir cannot be used, or the backbone is unknown.
       FileNotFoundError: config.weights is no file.
+      WeightsUnavailableError: config.weights are in a package that is not installed.
     """
+    registry.backbone(config.model)
     for flag, path in (("data", data), *(("external", each) for each in FLAGS.external)):
         cli.existing_folder(flag, path, expected="the output folder of tfrecord_tools.build")
     if any(paths.is_remote(path) for path in (data, *FLAGS.external)):
@@ -81,6 +84,7 @@ def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> N
     run, before = run_dir.check(folder, config, *data_of_run(data), overwrite=FLAGS.overwrite)
     if not all(before and (run.is_trained(k) or run.has_checkpoint(k)) for k in folds):
         check_weights(config)
+        registry.check_weights(config.model, config.weights)
 
 
 def data_of_run(data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -66,7 +66,7 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
         1,
         "--config.weights=none.h5: no such file; expected a file or one of: none, imagenet, noisy-student, autoaugment",
     ),
-    ("train", "--config.model=resnet"): (1, "unknown config.model='resnet'; expected one of: efficientnet-b0, "),
+    ("train", "--config.model=resnet"): (1, "unknown backbone 'resnet'; expected one of: efficientnet-b0, "),
     ("train", "--config.loss=mse"): (1, "unknown config.loss='mse'; expected one of: focal, bce"),
     ("train", "--config.augment=flip|spin(3)"): (1, "augmentation policy 'flip|spin(3)': unknown op 'spin'; expected "),
     ("train", "--data={0}/build", "--workdir={0}/trained", "--config.lr=0.5"): (
@@ -105,7 +105,7 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
         "pass either --names or --most_confident_errors; see --help",
     ),
     ("doctor", "--measure", "--model=resnet"): (2, "flag --model=resnet: value should be one of <efficientnet-b0|"),
-    ("preflight", "--config.model=resnet"): (1, "unknown config.model='resnet'; expected one of: efficientnet-b0, "),
+    ("preflight", "--config.model=resnet"): (1, "unknown backbone 'resnet'; expected one of: efficientnet-b0, "),
     ("preflight", "--config.augment=flip("): (1, "augmentation policy 'flip(': cannot parse 'flip('; expected the "),
     ("preflight", "--topology=v9-8"): (1, "--topology 'v9-8': unknown topology. Expected one of: v3-8, "),
     ("preflight", "--topology=v2:2x2"): (1, "--topology 'v2:2x2': no figures for 'v2'; expected one of: v3, v4, v5e"),

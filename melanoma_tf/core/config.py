@@ -35,10 +35,6 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "loss": ("focal", "bce"),
-    "model": (
-        *(f"efficientnet-b{i}" for i in range(8)),
-        *(f"efficientnetv2-{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")),
-    ),
     "optimizer": ("adam", "adamw"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "tpu.warp": ("matmul", "shears"),

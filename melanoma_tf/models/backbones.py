@@ -1,72 +1,41 @@
-"""EfficientNet classifiers: the `keras.applications` graph between our own input normalization and one logit.
+"""Classifiers: the graph of a published backbone between our own input normalization and one logit.
 
 `keras.applications` adds a rescaling only when built with `weights="imagenet"`, so rebuilding with `weights=None` and
 loading a checkpoint would silently change the input scale. Our normalization is part of the model instead, the same for
 every source of weights.
 """
 
-import dataclasses
-from collections.abc import Callable
+import importlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
-from melanoma_tf.models import heads
+from melanoma_tf.models import heads, registry
 from melanoma_tf.models.batch_norm import BatchNormalization
 
-Channels = tuple[float, float, float]
 # (published layer, config of its copy, inputs of its copy) -> outputs of its copy.
 MakeLayer = Callable[[keras.layers.Layer, dict[str, Any], Any], Any]
 
-IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)  # RGB in [0,1]; the statistics EfficientNet V1 was published with
-IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 MIN_IMAGE_SIZE = 32  # pixels: five halvings leave one feature
-_BACKBONE_PREFIXES = ("stem_", "block", "top_")  # how keras.applications names the layers of every EfficientNet
+_PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)  # of published graphs; ours replaces them
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """One EfficientNet: its graph and its input scale.
+def published(name: str, image_size: int, weights: str | None = None) -> keras.Model:
+    """The graph of a backbone as it was published, without its top.
 
-    Attributes:
-      constructor: name of the function in `keras.applications`.
-      scale: per RGB channel; the network sees `image * scale + offset` of an image in [0,1].
-      offset: see scale.
-    """
-
-    constructor: str
-    scale: Channels
-    offset: Channels
-
-
-def _imagenet(constructor: str) -> Backbone:
-    """(image - mean) / std, written as one multiply and one add."""
-    scale = tuple(1 / std for std in IMAGENET_STD)
-    offset = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
-    return Backbone(constructor, scale, offset)  # type: ignore[arg-type]
-
-
-def _centered(constructor: str) -> Backbone:
-    """keras.applications: `Rescaling(1 / 128, offset=-1)` of [0,255], which is [-1, 0.9921875] and not [-1, 1]."""
-    return Backbone(constructor, (255 / 128,) * 3, (-1.0,) * 3)
-
-
-BACKBONES: dict[str, Backbone] = {
-    **{f"efficientnet-b{i}": _imagenet(f"EfficientNetB{i}") for i in range(8)},
-    **{f"efficientnetv2-b{i}": _imagenet(f"EfficientNetV2B{i}") for i in range(4)},
-    **{f"efficientnetv2-{size.lower()}": _centered(f"EfficientNetV2{size}") for size in "SML"},
-}
-
-
-def backbone(name: str) -> Backbone:
-    """The entry of `BACKBONES` called `name`.
+    Args:
+      name: a key of `registry.BACKBONES`.
+      image_size: pixels.
+      weights: a file that its constructor can read; None for random weights.
 
     Raises:
       ValueError: unknown name.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}; expected one of: {', '.join(BACKBONES)}")
-    return BACKBONES[name]
+    spec = registry.backbone(name)
+    constructor = getattr(importlib.import_module(spec.module), spec.constructor)
+    return constructor(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
 
 
 def plain_layer(layer: keras.layers.Layer, config: dict[str, Any], inputs: Any) -> Any:
@@ -92,13 +61,14 @@ def build_classifier(
     float32.
 
     Args:
-      name: a key of `BACKBONES`.
+      name: a key of `registry.BACKBONES`.
       image_size: pixels, at least 32; need not be divisible by 32.
       dropout: rate before the head, in [0,1).
       drop_connect: rate at which the last residual branch is dropped for a whole image, in [0,1); it grows linearly
-        with depth from 0 at the first block (stochastic depth, https://arxiv.org/abs/1603.09382).
+        with depth from 0 at the first block (stochastic depth, https://arxiv.org/abs/1603.09382). EfficientNets and
+        ConvNeXts only; the other backbones were published without.
       prior: expected share of positives, in (0,1), for the head's bias; None: bias 0.
-      batch_norm_momentum: in [0,1); None keeps the backbone's own (V1 0.99, V2 0.9).
+      batch_norm_momentum: in [0,1); None keeps the backbone's own (V1 and Lite 0.99, V2 0.9).
       freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
       rewrite: gives the function that copies each layer of the published graph; None: `plain_layer`. Weights and their
         names must stay the same.
@@ -106,11 +76,10 @@ def build_classifier(
     Raises:
       ValueError: unknown name, or a value out of its range.
     """
-    spec = backbone(name)
+    spec = registry.backbone(name)
     _check(image_size, dropout, drop_connect, prior, batch_norm_momentum)
-    constructor = getattr(keras.applications, spec.constructor)
-    published = constructor(weights=None, include_top=False, input_shape=(image_size, image_size, 3))
-    make_layer = rewrite(published) if rewrite else plain_layer
+    graph = published(name, image_size)
+    make_layer = rewrite(graph) if rewrite else plain_layer
 
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     # In float32 also under mixed precision: bfloat16 has 8 bits of significand, too few for 8-bit images.
@@ -118,13 +87,32 @@ def build_classifier(
     batch_norm: dict[str, Any] = {"trainable": not freeze_batch_norm}
     if batch_norm_momentum is not None:
         batch_norm["momentum"] = batch_norm_momentum
-    x = _clone(published, x, drop_connect, batch_norm, make_layer)
+    x = _clone(graph, image, x, _drop_rates(graph, drop_connect), batch_norm, make_layer)
     return keras.Model(image, heads.logit_head(x, dropout=dropout, prior=prior), name=name)
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers that hold pretrained weights, in the order of the graph: all except normalization and head."""
-    return [layer for layer in model.layers if layer.name.startswith(_BACKBONE_PREFIXES) and layer.weights]
+    layers = (layer for layer in model.layers if layer.name != heads.HEAD and not isinstance(layer, _PREPROCESSING))
+    return [layer for layer in layers if layer.weights]
+
+
+def named_layers(graph: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layers of a published graph by the names of their copies; those inside a `Sequential` one by one.
+
+    Keras numbers layers without a name by what the process has built before; their copies have numbers of their own.
+    """
+    count = 0
+    for layer in graph.layers:
+        for each in layer.layers if isinstance(layer, keras.Sequential) else [layer]:
+            name = each.name
+            if _letters(name) == _letters(type(each).__name__):
+                name, count = f"unnamed_{count}", count + 1
+            yield name, each
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
 
 
 def _check(
@@ -140,29 +128,57 @@ def _check(
         raise ValueError(f"prior is {prior!r}; expected a value in (0, 1)")
 
 
+def _drop_rates(graph: keras.Model, drop_connect: float) -> dict[str, float]:
+    """The drop-connect rate of each residual branch by the layer at its end: EfficientNets' drop, ConvNeXts' identity.
+
+    Set here because the constructors of keras.applications do not take it, and because in EfficientNetV2 they divide by
+    the number of blocks before depth scaling, so that B1 to B3 exceed the requested rate.
+    """
+    names = [layer.name for layer in graph.layers]
+    ends = [f"{name.removesuffix('project_conv')}drop" for name in names if name.endswith("_project_conv")]
+    ends = ends or [name for name in names if name.endswith("_identity")]
+    return {end: drop_connect * i / len(ends) for i, end in enumerate(ends)}
+
+
 def _clone(
-    published: keras.Model, x: Any, drop_connect: float, batch_norm: dict[str, Any], make_layer: MakeLayer
+    graph: keras.Model,
+    image: Any,
+    normalized: Any,
+    drop_rates: dict[str, float],
+    batch_norm: dict[str, Any],
+    make_layer: MakeLayer,
 ) -> Any:
-    """Copies `published` from its stem on, on top of the tensor `x`, and returns its features.
+    """Copies `graph` without its preprocessing on top of `normalized`, which is made of `image`; returns its features.
 
     The layers are new, because a layer called twice has no single `.output` for others (Grad-CAM, export) to ask for.
-    The drop-connect rate is set here because the constructors of keras.applications do not take it, and because in V2
-    they divide by the number of blocks before depth scaling, so that B1 to B3 exceed the requested rate.
     """
-    names = [layer.name for layer in published.layers]
-    first = next(i for i, layer_name in enumerate(names) if layer_name.startswith("stem_"))  # skips preprocessing
-    blocks = [n.removesuffix("project_conv") for n in names if n.endswith("project_conv")]
-    rates = {f"{block}drop": drop_connect * i / len(blocks) for i, block in enumerate(blocks)}
+    names = {id(layer): name for name, layer in named_layers(graph)}
 
-    copies = {id(published.layers[first].input): x}
-    for layer in published.layers[first:]:
-        config = layer.get_config()
-        if layer.name in rates:
-            config["rate"] = rates[layer.name]
+    def copy(layer: keras.layers.Layer, inputs: Any) -> Any:
+        config = {**layer.get_config(), "name": names[id(layer)]}
+        if layer.name in drop_rates:
+            if not isinstance(layer, keras.layers.Dropout):
+                layer = keras.layers.Dropout(0.0, noise_shape=(None, 1, 1, 1), name=layer.name)
+                config = layer.get_config()
+            config["rate"] = drop_rates[layer.name]
         if isinstance(layer, keras.layers.BatchNormalization):
             config.update(batch_norm)
-        source = layer.input
-        inputs = [copies[id(t)] for t in source] if isinstance(source, list) else copies[id(source)]
-        x = make_layer(layer, config, inputs)
-        copies[id(layer.output)] = x
-    return x
+        return make_layer(layer, config, inputs)
+
+    def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        if args[0] is image:
+            if isinstance(operation, _PREPROCESSING):
+                return image
+            args = (normalized, *args[1:])
+        if isinstance(operation, keras.Sequential):
+            x = args[0]
+            for layer in operation.layers:
+                x = copy(layer, x)
+            return x
+        if isinstance(operation, keras.layers.Layer):
+            return copy(operation, args[0])
+        return type(operation).from_config(operation.get_config())(*args, **kwargs)
+
+    return keras.models.clone_model(
+        graph, input_tensors=image, clone_function=lambda operation: operation, call_function=call
+    ).output

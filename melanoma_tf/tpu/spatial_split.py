@@ -31,7 +31,8 @@ def split_blocks(published: keras.Model, splits: int) -> list[str]:
     if that is the first.
     """
     rows, found = published.input.shape[1], []
-    for layer in published.layers if splits > 1 else []:
+    is_known = any(layer.name == "stem_conv" for layer in published.layers)  # the names of other networks mean others
+    for layer in published.layers if splits > 1 and is_known else []:
         if layer.name.startswith(_STAGES) and _is_spatial(layer):
             own, rest = divmod(rows, splits)
             if rest or own % layer.strides[0] or sum(_reach(layer)) > own * _LARGEST_HALO:

@@ -131,7 +131,8 @@ def build_optimizer(
         options["weight_decay"] = config.weight_decay
     inner = OPTIMIZERS[config.optimizer](rate, **options)
     if config.optimizer == "adamw":
-        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+        # "variable": ConvNeXt's layer scales, which Keras leaves without a name.
+        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "variable"])
     # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.
     scale = 2.0**15 if keras.config.dtype_policy().name == "mixed_float16" else 1.0
     return SkippingOptimizer(inner, initial_scale=scale)

@@ -27,7 +27,7 @@ from melanoma_tf.evaluation import analysis, build_images, predictions, stored
 from melanoma_tf.evaluation.calibration import Calibrator
 from melanoma_tf.evaluation.report import gallery, overlay
 from melanoma_tf.inference import corruption
-from melanoma_tf.models import backbones
+from melanoma_tf.models import backbones, registry
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
@@ -470,7 +470,7 @@ def test_each_config_is_valid_and_documented(path):
     module = runpy.run_path(str(path))
     settings = module["get_config"]()
     config.check(settings)
-    backbones.backbone(settings.model)
+    registry.backbone(settings.model)
     assert settings.keys() == config.default().keys()
     for word in ("python -m melanoma_tf.train", "Hardware:", "easured"):
         assert word in module["__doc__"]

@@ -1,13 +1,15 @@
 """The classifier's graph, input normalization and options. Small images; nothing is downloaded."""
 
+import importlib
 import math
 
 import keras
 import numpy as np
 import pytest
 
-from melanoma_tf.core import config
 from melanoma_tf.models import backbones
+from melanoma_tf.models.registry import BACKBONES
+from tests.support.networks import agree, calibrate, features, pixels, randomize
 
 RNG = np.random.default_rng(0)
 
@@ -17,23 +19,17 @@ def b0() -> keras.Model:
     return backbones.build_classifier("efficientnet-b0", 40, prior=0.0176)
 
 
-def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    pooled = keras.Model(model.input, model.get_layer("pool").output)
-    return keras.ops.convert_to_numpy(pooled(images, training=False))
-
-
 def drop_rates(model: keras.Model) -> list[float]:
-    return [layer.rate for layer in model.layers if layer.name.endswith("_drop")]
+    return [layer.rate for layer in model.layers if layer.name.endswith(("_drop", "_identity"))]
 
 
-def test_every_backbone_is_in_keras_applications():
-    assert all(callable(getattr(keras.applications, b.constructor)) for b in backbones.BACKBONES.values())
-    assert list(backbones.BACKBONES) == list(config.WORDS["model"])
+def test_every_backbone_has_its_constructor():
+    assert all(callable(getattr(importlib.import_module(b.module), b.constructor)) for b in BACKBONES.values())
 
 
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(
-        ValueError, match=r"unknown backbone 'efficientnet-b8'; expected one of: efficientnet-b0, .*v2-l"
+        ValueError, match=r"unknown backbone 'efficientnet-b8'; expected one of: efficientnet-b0, .*resnet50v2"
     ):
         backbones.build_classifier("efficientnet-b8", 64)
 
@@ -78,16 +74,23 @@ def test_imagenet_normalization_is_inside_the_model(b0):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnetv2-s"])
-def test_v2_equals_keras_applications_with_its_own_preprocessing(name):
-    ours = backbones.build_classifier(name, 48)
-    constructor = getattr(keras.applications, backbones.BACKBONES[name].constructor)
-    theirs = constructor(weights=None, include_top=False, input_shape=(48, 48, 3), pooling="avg")
+@pytest.mark.parametrize(
+    "name", ["efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "mobilenetv3-small", "resnet50v2"]
+)
+def test_features_are_those_of_keras_applications_with_its_own_preprocessing(name):
+    def prepared(images):  # the one that has no preprocessing in its graph
+        return images / 127.5 - 1 if name == "resnet50v2" else images
+
+    ours, theirs = backbones.build_classifier(name, 48), backbones.published(name, 48)
+    randomize(theirs)
+    calibrate(theirs, prepared(pixels(48, 8)))
+    values = {named: layer.get_weights() for named, layer in backbones.named_layers(theirs)}
     for layer in backbones.backbone_layers(ours):
-        layer.set_weights(theirs.get_layer(layer.name).get_weights())
-    images = RNG.integers(0, 256, (2, 48, 48, 3)).astype(np.float32)
-    expected = keras.ops.convert_to_numpy(theirs(images, training=False))
-    np.testing.assert_allclose(features(ours, images / 255), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+        layer.set_weights(values[layer.name])
+    images = pixels(48)
+    expected = keras.ops.convert_to_numpy(theirs(prepared(images), training=False)).mean((1, 2))
+    agree(features(ours, images / 255), expected)
+    assert drop_rates(ours) == [] or max(drop_rates(ours)) > 0.15
 
 
 @pytest.mark.integration

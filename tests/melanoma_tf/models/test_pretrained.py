@@ -14,14 +14,17 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.applications import convnext, mobilenet_v3
 from keras.src.applications import efficientnet as keras_v1
 from keras.src.utils import file_utils
 
 from melanoma_tf.models import backbones as models
-from melanoma_tf.models import pretrained
+from melanoma_tf.models import pretrained, registry
+from tests.support.networks import agree, calibrate, features, pixels, randomize
 
 pytestmark = pytest.mark.integration
 
+FETCHED = [name for name in registry.BACKBONES if "lite" not in name]  # the others come in wheels
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # as published, not read from our code
 
 
@@ -31,22 +34,6 @@ def no_network(monkeypatch):
         raise OSError(f"no network in tests, asked for {url}")
 
     monkeypatch.setattr(file_utils, "urlretrieve", refuse)
-
-
-def randomise(model: keras.Model, seed: int = 0) -> None:
-    """Batch norm statistics and biases that are not those of a fresh model, so that mixing them up shows."""
-    rng = np.random.default_rng(seed)
-    draw = {
-        "gamma": lambda shape: rng.uniform(0.7, 1.3, shape),
-        "moving_variance": lambda shape: rng.uniform(0.5, 1.5, shape),
-        "beta": lambda shape: rng.normal(0, 0.2, shape),
-        "moving_mean": lambda shape: rng.normal(0, 0.2, shape),
-        "bias": lambda shape: rng.normal(0, 0.2, shape),
-    }
-    for layer in model.layers:
-        for variable in layer.weights:
-            if variable.name in draw:
-                variable.assign(draw[variable.name](tuple(variable.shape)))
 
 
 def write_legacy(path: Path, model: keras.Model) -> None:
@@ -73,39 +60,11 @@ def publish_imagenet(donor: keras.Model, variance: np.ndarray, cache: Path, monk
     return path
 
 
-def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    pooled = keras.Model(model.input, model.get_layer("pool").output)
-    return keras.ops.convert_to_numpy(pooled(images, training=False))
-
-
-def pixels(size: int, count: int = 2) -> np.ndarray:
-    """f32[count,size,size,3] of whole numbers in [0,255]; each image has its own color under the noise."""
-    rng = np.random.default_rng(1)
-    color = rng.uniform(0, 200, (count, 1, 1, 3))
-    return np.floor(color + rng.uniform(0, 56, (count, size, size, 3))).astype(np.float32)
-
-
-def calibrate(model: keras.Model, images: np.ndarray) -> None:
-    """Moving statistics as training on `images` would leave them; without, a random network hardly sees its input."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer in norms:  # a channel that hardly varies over so few images would blow up rounding errors
-        variance = keras.ops.convert_to_numpy(layer.moving_variance)
-        layer.moving_variance.assign(variance + 0.03 * variance.mean())
-
-
-def agree(ours: np.ndarray, reference: np.ndarray) -> None:
-    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=2e-5 * np.abs(reference).max())
-    assert np.ptp(reference, axis=0).max() > 0.1 * np.abs(reference).max()  # the images do make a difference
-
-
 @pytest.fixture(scope="module")
 def donor() -> keras.Model:
     """B0 as keras.applications builds it, random."""
     model = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
-    randomise(model)
+    randomize(model)
     calibrate(model, ((pixels(32, 64) / 255 - MEAN) / STD * 255).astype("float32"))  # it divides by 255 itself
     return model
 
@@ -133,7 +92,7 @@ def test_the_efficientnet_package_gives_the_same_features(variant, size, tmp_pat
 
     constructor = getattr(efficientnet.tfkeras, f"EfficientNet{variant}")
     reference = constructor(include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg")
-    randomise(reference)
+    randomize(reference)
     calibrate(reference, ((pixels(size, 8) / 255 - MEAN) / STD).astype("float32"))
     whole, only = tmp_path / "whole.h5", tmp_path / "only.h5"
     reference.save(whole)
@@ -146,7 +105,7 @@ def test_the_efficientnet_package_gives_the_same_features(variant, size, tmp_pat
     name = f"efficientnet-{variant.lower()}"
     model = models.build_classifier(name, size)
     for path in (whole, only):
-        randomise(model, seed=9)
+        randomize(model, seed=9)
         pretrained.load(model, name, str(path))
         agree(features(model, pixels(size) / 255), expected)
 
@@ -169,14 +128,32 @@ def test_imagenet_gives_the_features_of_keras_applications(donor, b0, tmp_path, 
     assert asked == [((source.file, source.url), {"cache_subdir": "models", "file_hash": source.checksum})]
 
 
+def test_imagenet_of_a_backbone_that_is_only_an_entry(tmp_path, monkeypatch):
+    name = "mobilenetv3-small"
+    theirs, ours = models.published(name, 32), models.build_classifier(name, 32)
+    randomize(theirs)
+    path = tmp_path / "models" / "small.weights.h5"
+    path.parent.mkdir()
+    theirs.save_weights(path)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(pretrained.catalogue.KERAS, name, (f"folder/{path.name}", checksum))
+    assert f"{len(theirs.weights)} tensors from {path}" in pretrained.load(ours, name, "imagenet", tmp_path)
+    expected = {named: layer.get_weights() for named, layer in models.named_layers(theirs)}
+    for layer in models.backbone_layers(ours):
+        for a, b in zip(layer.get_weights(), expected[layer.name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_imagenet_of_another_input_scale_is_refused(donor, b0, tmp_path, monkeypatch):
     publish_imagenet(donor, STD**2, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"efficientnetb0_notop\.h5 was trained on another input scale"):
         pretrained.load(b0, "efficientnet-b0", "imagenet", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnetv2-s"])
-def test_keras_applications_asks_for_the_v2_file_we_list(name, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "mobilenetv3-small", "resnet50v2"]
+)
+def test_keras_applications_asks_for_the_file_we_list(name, monkeypatch):
     class AskedError(Exception):
         pass
 
@@ -184,11 +161,24 @@ def test_keras_applications_asks_for_the_v2_file_we_list(name, monkeypatch):
         raise AskedError(file, url, file_hash)
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
-    constructor = getattr(keras.applications, models.BACKBONES[name].constructor)
+    constructor = getattr(keras.applications, registry.BACKBONES[name].constructor)
     with pytest.raises(AskedError) as asked:
         constructor(include_top=False, input_shape=(32, 32, 3))
     source = pretrained.sources(name)["imagenet"]
     assert asked.value.args == (source.file, source.url, source.checksum)
+
+
+def test_checksums_of_larger_sizes_are_those_of_keras_applications():
+    published = convnext.WEIGHTS_HASHES | mobilenet_v3.WEIGHTS_HASHES
+    keys = {
+        "convnext-small": "convnext_small",
+        "convnext-base": "convnext_base",
+        "mobilenetv3-large": "large_224_1.0_float",
+    }
+    for name, key in keys.items():
+        source = pretrained.sources(name)["imagenet"]
+        assert source.checksum == published[key][1]
+        assert key in source.file
 
 
 def test_both_backends_give_the_same_logits(b0, legacy, tmp_path):
@@ -229,10 +219,10 @@ np.save(f"{folder}/logits.npy", [from_ours, model.predict(images, verbose=0)])
 
 def test_our_own_weights_come_with_their_head(b0, tmp_path):
     path = tmp_path / "run.weights.h5"
-    randomise(b0, seed=3)
+    randomize(b0, seed=3)
     b0.save_weights(path)
     saved = b0.get_weights()
-    randomise(b0, seed=4)
+    randomize(b0, seed=4)
     said = pretrained.load(b0, "efficientnet-b0", str(path))
     assert said.endswith(f"(sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}), head loaded")
     for a, b in zip(saved, b0.get_weights(), strict=True):
@@ -242,11 +232,11 @@ def test_our_own_weights_come_with_their_head(b0, tmp_path):
 @pytest.mark.parametrize("changed", [True, False])
 def test_the_checksum_beside_the_weights_of_a_run_holds(changed, b0, tmp_path):
     path = tmp_path / "model.weights.h5"
-    randomise(b0, seed=3)
+    randomize(b0, seed=3)
     b0.save_weights(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name("model.weights.h5.sha256").write_text(f"{digest}  {path.name}\n")
-    randomise(b0, seed=4)
+    randomize(b0, seed=4)
     before = b0.get_weights()
     if not changed:
         assert f"(sha256 {digest})" in pretrained.load(b0, "efficientnet-b0", str(path))
@@ -324,7 +314,7 @@ def _strip(file):
 def test_a_file_that_does_not_fit_is_named_and_nothing_is_loaded(damage, message, b0, legacy):
     with h5py.File(legacy, "r+") as file:
         damage(file)
-    randomise(b0, seed=5)
+    randomize(b0, seed=5)
     before = b0.get_weights()
     with pytest.raises(ValueError, match=message):
         pretrained.load(b0, "efficientnet-b0", str(legacy))
@@ -345,7 +335,7 @@ def test_a_keras_archive_is_read_and_no_code_in_it_run(donor, b0, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:  # a config that Keras could not even parse
         archive.writestr("config.json", "{__import__('os').abort()")
         archive.writestr("model.weights.h5", weights)
-    randomise(b0, seed=6)
+    randomize(b0, seed=6)
     said = pretrained.load(b0, "efficientnet-b0", str(path))
     assert f"309 tensors from {path}" in said
     for layer in models.backbone_layers(b0):
@@ -354,13 +344,13 @@ def test_a_keras_archive_is_read_and_no_code_in_it_run(donor, b0, tmp_path):
 
 
 def test_a_keras_archive_of_ours_comes_with_head_and_optimizer(b0, tmp_path):
-    randomise(b0, seed=7)
+    randomize(b0, seed=7)
     trained = keras.models.clone_model(b0)
     trained.set_weights(b0.get_weights())
     trained.compile("adam", "mse")
     trained.optimizer.build(trained.trainable_variables)
     trained.save(tmp_path / "ours.keras")
-    randomise(b0, seed=8)
+    randomize(b0, seed=8)
     assert pretrained.load(b0, "efficientnet-b0", str(tmp_path / "ours.keras")).endswith("head loaded")
     for a, b in zip(trained.get_weights(), b0.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -423,17 +413,18 @@ def test_a_tensor_that_does_not_fit_is_not_read(b0, legacy):
 # ---- names and fetching ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(models.BACKBONES))
+@pytest.mark.parametrize("name", FETCHED)
 def test_every_backbone_has_its_files_and_checksums(name):
     published = pretrained.sources(name)
-    assert list(published) == (["imagenet"] if "v2" in name else ["imagenet", "noisy-student", "autoaugment"])
+    has_more = name.startswith("efficientnet-b")
+    assert list(published) == (["imagenet", "noisy-student", "autoaugment"] if has_more else ["imagenet"])
     for source in published.values():
         assert source.url.startswith("https://")
-        assert source.file.endswith("_notop.h5")
+        assert source.file.endswith(("_notop.h5", "_no_top_v2.h5"))
         assert len(bytes.fromhex(source.checksum)) in (16, 32)
 
 
-@pytest.mark.parametrize("name", [name for name in models.BACKBONES if "v2" not in name])
+@pytest.mark.parametrize("name", list(pretrained.catalogue.NOISY_STUDENT_MD5))
 def test_the_catalogue_is_the_one_of_the_efficientnet_package(name):
     import efficientnet.weights as theirs
 

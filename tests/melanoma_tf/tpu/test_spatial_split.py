@@ -20,8 +20,7 @@ V1, V2 = "efficientnet-b0", "efficientnetv2-b0"
 
 
 def published(name, size):
-    constructor = getattr(keras.applications, backbones.backbone(name).constructor)
-    return constructor(weights=None, include_top=False, input_shape=(size, size, 3))
+    return backbones.published(name, size)
 
 
 def build_both(name, size, count, **options):

