@@ -32,6 +32,7 @@ from absl import flags
 from melanoma_tf.core import cli, files
 from melanoma_tf.devices import select
 from melanoma_tf.training.run_dir import CALIBRATION, METRICS, OOF, REPORTS, RUN, RunDirError, read_predictions
+from tfrecord_tools.core import json_file
 from tfrecord_tools.core.cli import UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
     if FLAGS.prevalence is not None and not 0 < FLAGS.prevalence < 1:
         raise UsageError(f"--prevalence {FLAGS.prevalence:g}: expected a share between 0 and 1")
+    select.check_flags()
     data = None
     if FLAGS.workdir:
         folder = cli.local_folder("workdir", FLAGS.workdir)
@@ -124,7 +126,6 @@ def _stressed(folder: Path) -> Callable[..., dict[str, Any]]:
     """Checks what --stress needs; returns what measures it, given a table, its figures and options."""
     from melanoma_tf import stress
 
-    select.check_flags()
     data = cli.existing_folder("data", FLAGS.data, expected="the output folder of tfrecord_tools.build")
     return functools.partial(stress.measure, stress.open_run(folder, data), most=FLAGS.stress_images)
 
@@ -251,9 +252,14 @@ def _choices(table: pd.DataFrame, images: Collection[str]) -> dict[str, list[str
 
 
 def _of_training(predictions: Path) -> dict[str, Any] | None:
-    """Returns the contents of the run.json beside a run's predictions."""
+    """Returns the contents of the run.json beside a run's predictions. Raises RunDirError if it is damaged."""
     run = predictions.parent / RUN
-    return json.loads(run.read_text(encoding="utf-8")) if predictions.name == OOF and run.is_file() else None
+    if predictions.name != OOF or not run.is_file():
+        return None
+    try:
+        return json_file.read(run)
+    except ValueError as error:
+        raise RunDirError(f"{run}: {error}; expected what melanoma_tf.train wrote; restore it or remove it") from error
 
 
 def write_classes(path: Path, out: Path) -> str:
@@ -297,7 +303,7 @@ def _grad_cam(
     try:
         opened = explain.open_run(run)
         if not started:
-            select.start("auto")
+            select.start_as_asked()
         drawn = explain.overlays(opened, table, images)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         cli.say(f"note: no Grad-CAM in the gallery: {error}")

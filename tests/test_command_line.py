@@ -36,7 +36,7 @@ VALUES |= {"melanoma_tf.explain": "most_confident_errors"}
 
 # Command lines that are refused before TensorFlow starts: exit code and first words. {0} is a folder with the builds
 # `build` and `other`, and with runs.
-NAMED = "expected a config file or one of: b3_384, b6_512, default, smoke; see --help"
+NAMED = "expected a config file or one of: b3_384, b6_512, default, lite0_224, smoke; see --help"
 REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
     ("train", "--config.learning_rate=1"): (2, "--config has no such setting: 'learning_rate'; see --help"),
     ("train", "--strateg=cpu"): (2, "unknown flag --strateg; did you mean --strategy? See --help"),

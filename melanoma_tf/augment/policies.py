@@ -16,10 +16,12 @@ OPS = (
     "gamma",
     "grey_world",
     "hair",
+    "ink",
     "microscope",
     "mixup",
     "noise",
     "quarter_turn",
+    "ruler",
 )
 # Named policies. Those of the competition's solutions are approximations where an operation is missing.
 POLICIES = {

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from melanoma_tf.core import files
 from melanoma_tf.evaluation import calibration, operating_point
 from melanoma_tf.evaluation.calibration import Calibrator
+from tfrecord_tools.core import json_file
 
 AGAIN = "run python -m melanoma_tf.evaluate --workdir RUN again"
 
@@ -106,12 +107,12 @@ def read(path: Path, predictions: Path) -> Stored | None:
       StoredError: it is damaged, or fitted to other predictions.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_file.read(path)
         stored = Stored(**{**found, "calibrator": Calibrator.from_json(found["calibrator"])})
         _check(stored)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise StoredError(f"{path} is damaged: {error}; {AGAIN}") from error
     if not predictions.is_file() or files.sha256(predictions) != stored.oof_sha256:
         raise StoredError(f"{path} was fitted to another {predictions.name} than the one beside it; {AGAIN}")

@@ -52,6 +52,7 @@ def run(shards, tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_the_complete_backbone_trains_and_predicts(shards, tmp_path):
     """EfficientNet-B0 through both commands, without the tiny model in its place."""
     where = ["--data", str(shards), "--workdir", str(tmp_path / "run")]
@@ -149,7 +150,7 @@ def test_evaluate_repeats_the_metrics_of_training(run):
 def in_this_process(monkeypatch):
     """The tiny model, and the devices that are there already, so that no other process has to start TensorFlow."""
     monkeypatch.setattr(backbones, "build_classifier", tiny.build_classifier)
-    monkeypatch.setattr(select, "start", lambda strategy: None)
+    monkeypatch.setattr(select, "start_as_asked", lambda: None)
 
 
 def test_images_are_explained_by_the_model_that_held_them_out(run, shards, tmp_path, in_this_process):

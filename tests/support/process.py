@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# JAX programs run once in a test: to optimize them takes longer than it saves.
+JAX_ON_CPU = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+}
 HANG_S = 600  # no wait takes as long, except on a machine that hangs
 
 

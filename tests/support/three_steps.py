@@ -1,6 +1,6 @@
 """Run by test_fold on each backend: training steps from the same weights, augmentation included, as JSON.
 
-Arguments: a folder for the weights, and `rewrites` for the graphs rewritten for TPUs as well.
+Arguments: a folder for the weights, and `all` for the whole B0 and the graphs rewritten for TPUs as well.
 """
 
 from __future__ import annotations
@@ -60,18 +60,19 @@ def fast_layers(classifier: keras.Model) -> list[int]:
 
 choose = build.rewrite.choose
 found: dict[str, Any] = {"backend": keras.backend.backend()}
-# Batch norm frozen: over eight images of one pixel, as in the last blocks, its statistics would blow up last digits.
-found["b0"] = three_steps("b0", freeze_batch_norm=True, lr=1e-3)
+everything = sys.argv[2:] == ["all"]
+if everything:
+    # Batch norm frozen: over eight images of one pixel, as in the last blocks, it would blow up last digits.
+    found["b0"] = three_steps("b0", freeze_batch_norm=True, lr=1e-3)
 augment = build.policy.Augment(tiny.config().augment, dtype="float32")
 augmented = augment(features["image"], features["seed"], training=True)
 found["augmented"] = keras.ops.convert_to_numpy(augmented).ravel().tolist()
 backbones.build_classifier = tiny.build_classifier  # type: ignore[assignment]
 tiny.LAST_LAYER = "block2a_project_bn"  # where splits of 32 px end
 found["two_blocks"] = three_steps("two_blocks", lr=1e-3)
-with_rewrites = sys.argv[2:] == ["rewrites"]
-if with_rewrites:
+if everything:
     found["two_blocks_split"] = three_steps("two_blocks", Rewrite(2), lr=1e-3)
-if with_rewrites and found["backend"] == "jax":
+if everything and found["backend"] == "jax":
     build.rewrite.choose = choose
     found |= {"float32": {}, "mixed_bfloat16": {}}
     # tests of DeviceProfile have the other combinations

@@ -81,7 +81,10 @@ def test_an_out_that_cannot_be_looked_at_is_named_and_no_resume_proposed(data, t
         build.build(settings(data, out))
 
 
-@pytest.mark.parametrize("flag", ["out", "csv", "images", "from_tfrecords", "against"])
+@pytest.mark.parametrize(
+    "flag",
+    ["out", "csv", *(pytest.param(flag, marks=pytest.mark.slow) for flag in ("images", "from_tfrecords", "against"))],
+)
 def test_a_url_that_cannot_be_reached_is_named_and_no_resume_proposed(data, tmp_path, flag):
     args = command(data, tmp_path / "out")
     if flag == "from_tfrecords":

@@ -18,11 +18,9 @@ import pytest
 from melanoma_tf.data import pipeline
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tests.support import tiny
-from tests.support.process import HANG_S, REPOSITORY, run_command
+from tests.support.process import HANG_S, JAX_ON_CPU, REPOSITORY, run_command
 
 pytestmark = pytest.mark.integration
-
-CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "jax"}
 
 
 @pytest.fixture
@@ -37,7 +35,8 @@ def start_hosts(
     workdirs: list[Path], settings: list[list[str]], logs: Path, devices: int = 1
 ) -> list[subprocess.Popen[str]]:
     """melanoma_tf.train with the tiny model, once per host; what each prints goes to logs/host-I."""
-    hosts, environment = len(workdirs), {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    hosts = len(workdirs)
+    xla = f"{JAX_ON_CPU['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -48,7 +47,7 @@ def start_hosts(
         args += [f"--process_id={host}", f"--workdir={workdirs[host]}", *settings[host]]
         with (logs / f"host-{host}").open("w") as log:
             command = [sys.executable, "-c", tiny.TRAIN, *args]
-            env = {**os.environ, **CPU, **environment}
+            env = {**os.environ, **JAX_ON_CPU, "XLA_FLAGS": xla}
             processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=log, stderr=log, text=True))
     return processes
 
@@ -60,7 +59,7 @@ def outcome(workdir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_two_hosts_train_as_one_does_also_after_one_of_them_died(settings, tmp_path):
     """Host 0 is killed after the first checkpoint; host 1 ends too, and both started again finish as one host does."""
-    one = run_command("-c", tiny.TRAIN, "--strategy=cpu", f"--workdir={tmp_path / 'one'}", *settings, **CPU)
+    one = run_command("-c", tiny.TRAIN, "--strategy=cpu", f"--workdir={tmp_path / 'one'}", *settings, **JAX_ON_CPU)
     assert one.returncode == 0, one.stderr[-3000:]
     workdirs, logs = [tmp_path / "two", tmp_path / "not-written"], tmp_path / "logs"
     kill_a_host(workdirs, settings, logs, killed=0)
@@ -188,10 +187,10 @@ def test_three_hosts_read_each_image_once_in_an_order_of_their_own(shards):
 
 
 def test_flags_that_do_not_fit_are_named():
-    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--backend=tensorflow", **CPU)
+    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--backend=tensorflow", **JAX_ON_CPU)
     assert done.returncode == 1
     assert "error: --strategy multihost runs on JAX" in done.stderr
-    done = run_command("-m", "melanoma_tf.train", "--strategy=cpu", "--process_id=1", **CPU)
+    done = run_command("-m", "melanoma_tf.train", "--strategy=cpu", "--process_id=1", **JAX_ON_CPU)
     assert "error: --coordinator, --num_processes and --process_id belong to --strategy multihost" in done.stderr
-    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--num_processes=2", **CPU)
+    done = run_command("-m", "melanoma_tf.train", "--strategy=multihost", "--num_processes=2", **JAX_ON_CPU)
     assert "error: no other hosts: JAX, given --num_processes 2, found none (" in done.stderr

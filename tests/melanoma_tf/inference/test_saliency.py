@@ -11,7 +11,7 @@ from melanoma_tf.inference import saliency
 from melanoma_tf.models import backbones
 from tests.support import class_activation
 from tests.support.images import textured
-from tests.support.process import run_command
+from tests.support.process import JAX_ON_CPU, run_command
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ def test_of_an_efficientnet_the_last_feature_map_is_explained():
 
 
 def test_it_is_the_closed_form_of_linear_and_hidden_heads_under_jax():
-    done = run_command("-m", "tests.support.class_activation", KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    done = run_command("-m", "tests.support.class_activation", **JAX_ON_CPU)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["jax", "jax", "False"]
 

@@ -75,7 +75,14 @@ def test_imagenet_normalization_is_inside_the_model(b0):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "name", ["efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "mobilenetv3-small", "resnet50v2"]
+    "name",
+    [
+        "efficientnetv2-b0",
+        pytest.param("efficientnetv2-s", marks=pytest.mark.slow),
+        "convnext-tiny",
+        "mobilenetv3-small",
+        "resnet50v2",
+    ],
 )
 def test_features_are_those_of_keras_applications_with_its_own_preprocessing(name):
     def prepared(images):  # the one that has no preprocessing in its graph

@@ -167,6 +167,7 @@ def test_layers_that_are_not_plain_are_refused(other):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.slow
 def test_there_the_compiler_expects_less_time():
     few, strided = (32, 3, 1), (144, 5, 2)
     found = on_jax("cycles", [(few, "never"), (few, "always"), (strided, "never"), (strided, "backward")])

@@ -61,16 +61,19 @@ def found():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (*_, least) in PROGRAMS.items() if least])
 def test_what_passes_the_memory_is_what_comes_and_what_goes(found, name):
     assert found[name]["memory_bytes"] == pytest.approx(PROGRAMS[name][2], rel=0.01)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_fast_memory_passes_more_than_once(found):
     size = 2 * 16384**2
     assert 3 * size <= found["summed first"]["memory_bytes"] <= 6 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chips", CHIPS)
 def test_cycles_are_a_few_more_than_the_matrix_units_take(found, chips):
     """Which holds the clock, too, that cycles are turned into seconds with."""

@@ -7,7 +7,7 @@ import pytest
 
 from melanoma_tf import doctor
 from melanoma_tf.tpu import measure
-from tests.support.process import run_command
+from tests.support.process import JAX_ON_CPU, run_command
 
 pytestmark = pytest.mark.integration
 
@@ -17,13 +17,11 @@ TINY = (
     "from melanoma_tf.tpu import measure; measure._STEPS_A_TURN = measure._TURNS = 1; "
 )
 SMALL = ["--measure", "--size=32", "--batch=8"]
-CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def run_doctor(backend, code=""):
-    done = run_command(
-        "-c", f"{TINY}{code}from melanoma_tf import doctor; doctor.run()", *SMALL, **CPU, KERAS_BACKEND=backend
-    )
+    environment = {**JAX_ON_CPU, "KERAS_BACKEND": backend}
+    done = run_command("-c", f"{TINY}{code}from melanoma_tf import doctor; doctor.run()", *SMALL, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 

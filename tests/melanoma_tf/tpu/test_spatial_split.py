@@ -73,7 +73,10 @@ def halves():
     return build_both(V1, 64, 2)[1]
 
 
-@pytest.mark.parametrize(("name", "size", "count"), [(V1, 128, 4), ("efficientnet-b1", 96, 3), (V2, 64, 2)])
+@pytest.mark.parametrize(
+    ("name", "size", "count"),
+    [pytest.param(V1, 128, 4, marks=pytest.mark.slow), ("efficientnet-b1", 96, 3), (V2, 64, 2)],
+)
 def test_splits_give_the_numbers_of_whole_images(name, size, count):
     """B1 has a block without expansion that is not the first, and drops whole images within the split blocks."""
     whole, split = build_both(name, size, count, drop_connect=0.5)
@@ -97,6 +100,7 @@ def test_there_are_fewer_splits_where_rows_are_few(size, asked, said):
     assert rewrite.describe(backbones.build_classifier(V1, size, rewrite=Rewrite(asked))) == said
 
 
+@pytest.mark.slow
 def test_mixed_precision_stays_within_its_own_noise():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -25,6 +25,7 @@ def train(*args):
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_second_run_ends_in_a_line_and_a_killed_one_leaves_nothing(shards, tmp_path):
     work = tmp_path / "run"
     where = ["--data", shards, "--workdir", work]
