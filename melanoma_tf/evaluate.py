@@ -55,7 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "metadata", None, "CSV with more columns by image_name: patient_id, sex, age_approx, width, ..."
     )
-    flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: metadata, pixels, a gallery.")
+    flags.DEFINE_string("data", None, "Build of tfrecord_tools.build that has the images: pixels, a gallery, metadata.")
     flags.DEFINE_bool("grad_cam", True, "With --workdir and --data: Grad-CAM of the images in the gallery.")
     flags.DEFINE_string("folds_from", None, "Column with the fold of each image; default: fold.")
     flags.DEFINE_string("out", None, "Folder for the report; default: --workdir.")
@@ -84,6 +84,10 @@ def main(argv: list[str]) -> None:
         raise UsageError("--stress needs --workdir RUN and --data, the build that it was trained on; see --help")
     if FLAGS.value is not None and not (FLAGS.value > 0 if FLAGS.rule == "cost" else 0 <= FLAGS.value <= 1):
         raise UsageError(f"--value {FLAGS.value}: expected {'a positive number' if FLAGS.rule == 'cost' else '0 to 1'}")
+    if FLAGS.stress_images == 1:
+        raise UsageError("--stress_images 1: expected at least 2, one of each class, or 0 for all")
+    if FLAGS.against:
+        _refuse_unused("--against", "rule", "value", "calibration", "prevalence")
     if FLAGS.prevalence is not None and not 0 < FLAGS.prevalence < 1:
         raise UsageError(f"--prevalence {FLAGS.prevalence:g}: expected a share between 0 and 1")
     select.check_flags()
@@ -92,7 +96,7 @@ def main(argv: list[str]) -> None:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
         path, table = folder / OOF, read_run(folder)
-        data = _build(table)
+        data = None if FLAGS.against else _build(table)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
         path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
@@ -147,9 +151,16 @@ def _has_classes(path: Path) -> bool:
     from melanoma_tf.evaluation import multiclass
 
     found = multiclass.has_classes(path)
-    if found and (FLAGS.against or FLAGS.data or FLAGS.folds_from):
-        raise UsageError(f"{path} has several classes; --against, --data and --folds_from are for one prediction")
+    if found:
+        for_one = ("against", "data", "folds_from", "rule", "value", "calibration", "prevalence", "allow_leakage")
+        _refuse_unused(f"{path}, which has several classes,", *for_one)
     return found
+
+
+def _refuse_unused(what: str, *names: str) -> None:
+    """Raises UsageError for flags that were given and would do nothing."""
+    if unused := [f"--{name}" for name in names if FLAGS[name].present]:
+        raise UsageError(f"{what} does not use {', '.join(unused)}; leave out what is not used, see --help")
 
 
 def _build(table: pd.DataFrame) -> Build | None:
@@ -175,8 +186,7 @@ def _of_file(path: Path) -> tuple[pd.DataFrame, Build | None]:
         table = predictions.with_metadata(table, known, FLAGS.metadata, in_metadata)
     data = _build(table)
     if data:
-        has_folds = (table["fold"] != predictions.NO_FOLD).any()
-        table = predictions.with_metadata(table, data.metadata, FLAGS.data, None if has_folds else "fold")
+        table = predictions.with_metadata(table, data.metadata, FLAGS.data)
     return table, data
 
 
@@ -216,7 +226,7 @@ def write(
     from melanoma_tf.evaluation import analysis, intervals, progress, stored, summary
     from melanoma_tf.evaluation.report import checklist, gallery, model_card, page
 
-    shown = progress.Shown()
+    shown, sha256, training = progress.Shown(), files.sha256(path), _of_training(path)
     if data:
         table = table.assign(skin_tone=data.skin_tones(table))
     with intervals.watched(shown.resampled):
@@ -228,7 +238,10 @@ def write(
     if data:
         errors = gallery.most_confident(table)
         images = data.images([name for names in errors.values() for name in names])
-        results.setdefault("floor", {})["pixels"] = data.pixel_floor(table)
+        if pixels := data.pixel_floor(table):
+            results.setdefault("floor", {})["pixels"] = pixels
+        if absent := int((~data.has(table)).sum()):
+            results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
     results = analysis.to_json(results)
     name = path.parent.resolve().name if path.name == OOF else path.name
     title = f"Evaluation of {name}"
@@ -238,9 +251,11 @@ def write(
     sheets = gallery.section(table, errors, images, overlays) if data else None
     files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images)))
     files.write_text(out / CARD, model_card.make(title, results))
-    files.write_text(out / CHECKLIST, checklist.make(title, results, _of_training(path)))
-    stored.write(out / CALIBRATION, stored.of_results(results, path))
+    files.write_text(out / CHECKLIST, checklist.make(title, results, training))
+    kept = stored.of_results(results, sha256)
+    stored.write(out / CALIBRATION, kept)
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
+    written.append(f"calibration: {out / CALIBRATION}" if kept else "calibration: none that is worth storing")
     return "\n".join([*summary.lines(results), *written])
 
 
@@ -257,7 +272,10 @@ def _of_training(predictions: Path) -> dict[str, Any] | None:
     if predictions.name != OOF or not run.is_file():
         return None
     try:
-        return json_file.read(run)
+        found = json_file.read(run)
+        if not isinstance(found, dict):
+            raise ValueError("expected an object")
+        return found
     except ValueError as error:
         raise RunDirError(f"{run}: {error}; expected what melanoma_tf.train wrote; restore it or remove it") from error
 

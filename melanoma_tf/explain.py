@@ -36,6 +36,7 @@ FOLDER, PAGE = "explain", "explain.html"
 METHODS = ("smooth", "grad_cam")
 SIDE = 224  # pixels of an image on the page
 _SHOWN = 5  # names in an error
+_OF_AN_IMAGE = re.compile(r"\d{3,}_[A-Za-z0-9_-]*_(raised|lowered)\.png")
 _LONGEST = 100  # characters of an image's name in that of a file
 
 
@@ -194,6 +195,9 @@ def write(
     from tfrecord_tools.html import page
 
     out.mkdir(parents=True, exist_ok=True)
+    for path in out.glob("*.png"):
+        if _OF_AN_IMAGE.fullmatch(path.name):  # of an earlier call
+            path.unlink()
     names = [name for members in groups.values() for name in members]
     for number, name in enumerate(names, start=1):
         # Names come from tables of others; the number tells apart those that become the same.

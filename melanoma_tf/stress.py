@@ -83,7 +83,8 @@ def measure(
 
     shards = [shard for fold in opened.folds for shard in opened.build.fold(fold)]
     cli.say(integrity.check(shards))
-    rows = stress.choose(table, pipeline.read_metadata(shards)["image_name"], most)
+    names = pipeline.read_metadata(shards)["image_name"]
+    rows = stress.choose(table, names, most)
     corruptions = {f"{each.kind} {each.level:g}": each for each in CORRUPTIONS}
     scores = _scores(opened, rows, corruptions, devices).set_index("image_name").loc[rows["image_name"]]
     moved = float(np.abs(scores[CLEAN].to_numpy() - rows["logit"].to_numpy()).max())
@@ -99,7 +100,7 @@ def measure(
 
     return {
         "images": len(rows),
-        "available": len(table),
+        "available": int(table["image_name"].isin(names).sum()),
         "positives": int(rows["target"].sum()),
         "clean": effect(CLEAN),
         "clean_logits_differ_by": moved,

@@ -77,7 +77,8 @@ def analyze(
         "patients": int(table["patient"].nunique()),
         "positives": int(table["target"].sum()),
         "patients_known": bool(table["patient_id"].notna().any()),
-        "out_of_fold": bool((table["fold"] != predictions.NO_FOLD).all()) and not shared,
+        "out_of_fold": bool((table["fold"] != predictions.NO_FOLD).all())
+        and not (shared or table.attrs.get("folds_assumed")),
         "replicates": asked.replicates,
         "warnings": _warnings(table, shared),
     }
@@ -125,6 +126,11 @@ def _warnings(table: pd.DataFrame, shared: list[str]) -> list[str]:
         found.append(f"{who}: intervals take their images as independent, and are too narrow")
     if left_out := table.attrs.get("left_out"):
         found.append(f"{left_out:,} images of fold {predictions.NO_FOLD} are left out, because the others have folds")
+    if table.attrs.get("folds_assumed"):
+        found.append(
+            "the folds are those of the metadata, and nothing says that the model was trained by them: if it was, add "
+            "a column fold to the predictions"
+        )
     if table["probability"].isna().any():
         found.append("predictions are no probabilities in [0, 1]: before calibration they are scores only")
     return found

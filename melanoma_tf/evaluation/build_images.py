@@ -33,7 +33,10 @@ def records(folder: str) -> Iterator[schema.Record]:
         raise PredictionsError(f"--data {folder}: {error}") from error
     for shard in manifest.shards:
         for data in tfrecord.read_records(place / shard.name):
-            record = schema.decode(data)
+            try:
+                record = schema.decode(data)
+            except schema.SchemaError as error:
+                raise PredictionsError(f"{place / shard.name}: {error}; {_check(folder)}") from error
             if record.target != schema.MISSING:
                 yield record
 
@@ -42,6 +45,10 @@ def read(folder: str, names: Collection[str]) -> dict[str, bytes]:
     """Returns the JPEG bytes of some images."""
     wanted = frozenset(names)
     return {record.image_name: record.image for record in records(folder) if record.image_name in wanted}
+
+
+def _check(folder: str) -> str:
+    return f"the build is damaged, see python -m tfrecord_tools.verify {folder}"
 
 
 class Build:
@@ -72,8 +79,11 @@ class Build:
         for record in records(folder):
             rows.append(_row(record))
             if (row := self._row_of.get(record.image_name)) is not None:
-                self._pixels[row] = thumbnail(record.image)
-                self._angles[record.image_name] = skin_tone.of_jpeg(record.image)
+                try:
+                    self._pixels[row] = thumbnail(record.image)
+                    self._angles[record.image_name] = skin_tone.of_jpeg(record.image)
+                except ValueError as error:
+                    raise PredictionsError(f"image {record.image_name!r}: {error}; {_check(folder)}") from error
             if record.image_name in kept:
                 self._jpegs[record.image_name] = record.image
         self.metadata = pd.DataFrame(rows)
@@ -88,24 +98,25 @@ class Build:
         """Returns the estimated skin tone of each image of a table, see `skin_tone`; unknown where it is not here."""
         return skin_tone.classify(table["image_name"].map(self._angles)).set_axis(table.index)
 
+    def has(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Returns for each image of a table whether it is here, [N]."""
+        rows = [self._row_of[name] for name in table["image_name"]]
+        return ~np.isnan(self._pixels[rows, 0, 0, 0])
+
     def pixel_floor(self, table: pd.DataFrame) -> dict[str, float]:
         """AUC of a thumbnail of 16 x 16 pixels, in which no structure of a lesion is seen, and of its border alone.
 
         Args:
-          table: a checked table with folds, of the same images as at first, or some of them.
+          table: a checked table with folds, of the same images as at first, or some of them; those that are not here
+            are left out.
 
         Returns:
           AUC by what was seen; empty where there are no two folds.
-
-        Raises:
-          PredictionsError: the build lacks an image.
         """
+        table = table[self.has(table)]
         if table["fold"].nunique() < 2:
             return {}
         pixels = self._pixels[[self._row_of[name] for name in table["image_name"]]]
-        absent = table["image_name"][np.isnan(pixels[:, 0, 0, 0])]
-        if len(absent):
-            raise PredictionsError(f"--data {self.folder}: no image of {absent.min()} and {len(absent) - 1:,} others")
         y, folds = table["target"].to_numpy(), np.unique(table["fold"], return_inverse=True)[1] % 5
         inside = np.zeros((_SIDE, _SIDE), bool)
         inside[1:-1, 1:-1] = True

@@ -40,8 +40,9 @@ class Classified:
 
 
 def has_classes(path: Path) -> bool:
-    """Whether a CSV has a column of predictions for each of several classes."""
-    return len(_columns(predictions.read_metadata(path))) > 1
+    """Whether a CSV has a column of predictions for each of several classes, and none of melanoma alone."""
+    table = predictions.read_metadata(path)
+    return len(_columns(table)) > 1 and not {"logit", "prediction"} & set(table)
 
 
 def _columns(table: pd.DataFrame) -> list[str]:
@@ -60,7 +61,7 @@ def read(path: Path, metadata: Path | None = None) -> Classified:
     """
     table = predictions.read_metadata(path)
     if metadata is not None:
-        table = _joined(table, predictions.read_metadata(metadata), str(metadata))
+        table = _joined(table, predictions.read_metadata(metadata), str(path), str(metadata))
     missing = [name for name in ("image_name", "diagnosis") if name not in table]
     if missing:
         raise PredictionsError(
@@ -92,9 +93,10 @@ def read(path: Path, metadata: Path | None = None) -> Classified:
     )
 
 
-def _joined(table: pd.DataFrame, metadata: pd.DataFrame, origin: str) -> pd.DataFrame:
-    if "image_name" not in metadata or "image_name" not in table:
-        raise PredictionsError(f"{origin} has no column image_name; got {', '.join(metadata.columns)}")
+def _joined(table: pd.DataFrame, metadata: pd.DataFrame, path: str, origin: str) -> pd.DataFrame:
+    for each, name in ((table, path), (metadata, origin)):
+        if "image_name" not in each:
+            raise PredictionsError(f"{name} has no column image_name; got {', '.join(each.columns)}")
     new = [name for name in ("diagnosis", "patient_id") if name in metadata and name not in table]
     twice = metadata["image_name"].duplicated() & metadata["image_name"].isin(table["image_name"])
     if twice.any():

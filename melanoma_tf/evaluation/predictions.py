@@ -71,6 +71,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
             table[name] = table[name].map(text.from_cell, na_action="ignore")
     for name, others in _OTHER_NAMES.items():
         known = next((other for other in others if other in table), None)
+        if name == "prediction" and "logit" in table:  # a run's oof.csv has both, and the logit has more digits
+            continue
         if name not in table and known is not None:
             table = table.rename(columns={known: name})
     return table
@@ -159,6 +161,9 @@ def with_metadata(
 ) -> pd.DataFrame:
     """Adds what another table knows of the images.
 
+    Folds that nobody named are those of `metadata` if it has any; `attrs` says so, because nothing then says that the
+    model was trained by them.
+
     Args:
       table: a checked table.
       metadata: image_name and any of patient_id, source, METADATA and `folds_from`.
@@ -188,6 +193,7 @@ def with_metadata(
             joined[name] = new.where(new.notna(), old)
     if folds_from or ((joined["fold"] == NO_FOLD).all() and "fold" in row_of):
         joined["fold"] = _folds(row_of, origin, folds_from)
+        joined.attrs["folds_assumed"] = folds_from is None
     if "target" in row_of:
         other = pd.to_numeric(row_of["target"], errors="coerce")
         _refuse(origin, other.notna() & (other != joined["target"]), "another target", names)

@@ -65,12 +65,12 @@ class Stored:
         return found, flagged
 
 
-def of_results(results: Mapping[str, Any], predictions: Path) -> Stored | None:
+def of_results(results: Mapping[str, Any], oof_sha256: str) -> Stored | None:
     """Takes what is to be stored from metrics.json; None where nothing was calibrated, or to a constant.
 
     Args:
       results: the contents of metrics.json.
-      predictions: file of the predictions.
+      oof_sha256: SHA-256 of the file of predictions.
     """
     if "calibrator" not in results["calibration"]:
         return None
@@ -84,7 +84,7 @@ def of_results(results: Mapping[str, Any], predictions: Path) -> Stored | None:
         point["threshold"],
         results["positives"] / results["images"],
         results["images"],
-        files.sha256(predictions),
+        oof_sha256,
     )
 
 

@@ -60,6 +60,10 @@ def done(files):
         "nothing": [],
         "certain": ["--predictions", files / "a.csv", "--out", files / "x", "--prevalence", "1"],
         "classes against": ["--predictions", files / "classes.csv", "--against", files / "b.csv", "--out", files / "x"],
+        "rule against": [
+            "--predictions", files / "a.csv", "--against", files / "b.csv", "--out", files / "x", "--rule", "cost",
+        ],
+        "classes calibrated": ["--predictions", files / "classes.csv", "--out", files / "x", "--calibration", "platt"],
         "no out": ["--predictions", files / "a.csv"],
         "stress": ["--predictions", files / "a.csv", "--out", files / "x", "--stress"],
         "no column": ["--predictions", files / "a.csv", "--folds_from", "shard", "--out", files / "x"],
@@ -118,7 +122,9 @@ def test_two_models_are_compared_on_the_same_images(files, done):
         ("nothing", 2, "pass --workdir RUN or --predictions CSV"),
         ("no out", 2, "--predictions needs --out"),
         ("certain", 2, "--prevalence 1: expected a share between 0 and 1"),
-        ("classes against", 2, "has several classes; --against, --data and --folds_from are for one prediction"),
+        ("classes against", 2, "classes.csv, which has several classes, does not use --against; leave out what is"),
+        ("classes calibrated", 2, "classes.csv, which has several classes, does not use --calibration; leave out"),
+        ("rule against", 2, "--against does not use --rule; leave out what is not used"),
         ("stress", 2, "--stress needs --workdir RUN and --data"),
         ("no column", 1, "has no column shard (--folds_from); got image_name"),
     ],
@@ -163,6 +169,23 @@ def test_folds_that_share_patients_are_refused_or_said_at_the_top():
         analysis.analyze(table)
     found = analysis.analyze(table, analysis.Options(allow_leakage=True, replicates=100))
     assert "every figure is too good" in found["warnings"][0]
+
+
+def test_a_runs_own_table_has_a_logit_and_a_probability(tmp_path):
+    table = example().rename(columns={"prediction": "probability"})
+    table.assign(logit=np.arange(len(table)) / 7).to_csv(tmp_path / "oof.csv", index=False)
+    np.testing.assert_allclose(predictions.read(tmp_path / "oof.csv")["logit"], np.arange(len(table)) / 7)
+
+
+def test_folds_that_nobody_named_are_not_taken_for_those_of_the_model():
+    table, plain = example(), example().drop(columns="fold")
+    joined = predictions.with_metadata(predictions.check(plain, "a"), table, "metadata")
+    found = analysis.analyze(joined, QUICK)
+    assert not found["out_of_fold"]
+    assert "floor" in found
+    assert any("nothing says that the model was trained by them" in text for text in found["warnings"])
+    named = predictions.with_metadata(predictions.check(plain, "a"), table, "metadata", "fold")
+    assert analysis.analyze(named, QUICK)["out_of_fold"]
 
 
 def test_metadata_fills_gaps_and_does_not_overwrite():

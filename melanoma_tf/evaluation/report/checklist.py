@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from melanoma_tf.evaluation.analysis import SKIN_TONE
 from melanoma_tf.evaluation.report.model_card import plain
 from melanoma_tf.evaluation.report.page import interval, number, resampled, rule
 
@@ -129,18 +130,23 @@ def _answers(results: Mapping[str, Any]) -> dict[str, str]:
     groups = ", ".join(results["subgroups"])
     drawn = "patients" if results["patients_known"] else "images"
     division = "Every image was predicted by a model that was trained on other folds"
-    division += "; no patient is in two folds" * results["patients_known"]
+    division += "; no patient that is known is in two folds" * results["patients_known"]
+    people = [name for name in ("sex", "age", "site") if name in results["subgroups"]]
+    toned = SKIN_TONE in results["subgroups"]
+    moved = f", {number(there['probability'], 4)} at a prevalence of {there['prevalence']:.2%}" * there["stated"]
     found = {
         "12e": "AUC, average precision, partial AUC, sensitivity and specificity, Brier score, calibration slope and "
-        f"intercept, net benefit; percentile intervals of resampled {drawn}",
+        f"intercept, net benefit; intervals resample {drawn}, those of rates are Wilson's",
         "13": f"Melanoma is {share:.2%} of the images{_at(there)}",
-        "15": f"A probability of melanoma; threshold {number(point['probability'], 4)}, for {rule(point)}",
+        "15": f"A probability of melanoma; threshold {number(point['probability'], 4)}{moved}, for {rule(point)}",
         "21": size,
         "23a": performance + floor,
         "sample sizes and class balance": size,
         "performance measures, comparison with others": f"See 23a; comparison: {MISSING}",
-        "patients: age, sex, site": f"Known and evaluated: {groups}" if groups else MISSING,
-        "skin tone, and how it was assessed": "**missing**: not recorded in ISIC 2020",
+        "patients: age, sex, site": f"Known and evaluated: {', '.join(people)}" if people else MISSING,
+        "skin tone, and how it was assessed": f"Estimated from images, with a large error: see report.html. {MISSING}"
+        if toned
+        else MISSING,
     }
     if groups:
         found["14"] = found["bias between groups"] = f"AUC, sensitivity and specificity by {groups}: see report.html"
@@ -178,7 +184,8 @@ def _of_run(run: Run) -> dict[str, str]:
     size = config.get("image_size", "?")
     prepared = f"Center crop resampled to {size} x {size} pixels; files that cannot be decoded are quarantined"
     trained = plain(f"Convolutional network: {settings}. Epochs are not chosen by the held-out fold")
-    code = plain(f"{versions}; commit {(last.get('git') or {}).get('commit', 'unknown')}")
+    commit = (last.get("git") or {}).get("commit", "unknown")
+    code = plain(f"{versions}; commit {commit}") if versions else MISSING
     return {
         "7": prepared,
         "preprocessing": prepared,

@@ -90,11 +90,12 @@ def _legend() -> Html:
 def _lines(row: Mapping[Any, Any], rank: int, images: int) -> list[str]:
     """Lines of a caption."""
     probability = row.get("probability")
-    lines = [f"probability {probability:.3g}"] if probability is not None and not math.isnan(probability) else []
+    known = probability is not None and not math.isnan(probability)
+    lines = [f"probability {probability:.3g} before calibration"] if known else []
     lines.append("highest" * (rank == 1) or f"rank {rank:,}")
     lines[-1] += f" of {images:,} predictions"
-    known = (row.get(key) for key in ("diagnosis", "anatom_site_general_challenge", "source"))
-    return [*lines, *(text for text in known if isinstance(text, str))]
+    words = (row.get(key) for key in ("diagnosis", "anatom_site_general_challenge", "source"))
+    return [*lines, *(word for word in words if isinstance(word, str))]
 
 
 def _marks(row: Mapping[Any, Any]) -> dict[str, str]:

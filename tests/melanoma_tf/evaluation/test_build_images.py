@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import simplejpeg
 import sklearn.metrics
 from PIL import Image
 
@@ -66,11 +67,20 @@ def test_a_subset_has_the_floor_of_its_own_images(finished):
     assert build_images.Build(str(finished), table).pixel_floor(kept) == alone
 
 
-def test_an_image_that_the_build_lacks_is_named(finished):
+@pytest.mark.usefixtures("without_boosting")
+def test_images_that_the_build_lacks_are_left_out(finished):
     table, _ = table_of(finished)
-    table.loc[0, "image_name"] = "absent"
-    with pytest.raises(PredictionsError, match="no image of absent and 0 others"):
-        build_images.Build(str(finished), table).pixel_floor(table)
+    more = pd.concat([table, table.iloc[:1].assign(image_name="absent")], ignore_index=True)
+    build = build_images.Build(str(finished), more)
+    assert build.has(more).tolist() == [True] * len(table) + [False]
+    assert build.pixel_floor(more) == build.pixel_floor(table)
+
+
+def test_a_damaged_image_is_named(finished, monkeypatch):
+    table, _ = table_of(finished)
+    monkeypatch.setattr(build_images, "thumbnail", lambda jpeg: simplejpeg.decode_jpeg(b"no JPEG"))
+    with pytest.raises(PredictionsError, match=r"^image 'ISIC_.*': .*; the build is damaged, see python -m tfrecord_"):
+        build_images.Build(str(finished), table)
 
 
 def test_images_are_read_by_name(finished):
@@ -139,5 +149,5 @@ def test_the_floor_of_pixels_is_what_a_thumbnail_gives_away(monkeypatch, in_pixe
     assert all(low <= auc <= high for auc in found.values()), found
     assert build.pixel_floor(table.assign(fold=0)) == {}
     del images["i7"], images["i3"]
-    with pytest.raises(PredictionsError, match="--data DIR: no image of i3 and 1 others"):
-        build_images.Build("DIR", table).pixel_floor(table)
+    left = table[~table["image_name"].isin(["i3", "i7"])]
+    assert build_images.Build("DIR", table).pixel_floor(table) == build_images.Build("DIR", left).pixel_floor(left)

@@ -74,6 +74,8 @@ def test_metadata_may_hold_the_diagnosis(table, tmp_path):
     joined, own = read(plain, tmp_path, truth), read(table, tmp_path)
     assert joined.diagnosis.tolist() == own.diagnosis.tolist()
     assert joined.patients.tolist() == own.patients.tolist()
+    with pytest.raises(PredictionsError, match=r"^\S+p\.csv has no column image_name; got "):
+        read(plain.rename(columns={"image_name": "name"}), tmp_path, truth)
     with pytest.raises(PredictionsError, match="two rows for 'i5'"):
         read(plain, tmp_path, pd.concat([truth, truth[truth["image_name"] == "i5"]]))
 
@@ -100,5 +102,7 @@ def test_one_class_has_no_balanced_accuracy(table, tmp_path):
 def test_binary_predictions_are_not_taken_for_several_classes(table, tmp_path):
     table.to_csv(tmp_path / "p.csv")
     assert multiclass.has_classes(tmp_path / "p.csv")
+    table.assign(prediction=0.5).to_csv(tmp_path / "p.csv")
+    assert not multiclass.has_classes(tmp_path / "p.csv")
     table[["image_name", "prediction_MEL"]].rename(columns={"prediction_MEL": "prediction"}).to_csv(tmp_path / "p.csv")
     assert not multiclass.has_classes(tmp_path / "p.csv")

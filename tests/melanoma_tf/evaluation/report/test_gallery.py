@@ -66,8 +66,8 @@ def test_captions_have_the_probability_and_the_rank():
     page = _Page(gallery.section(table, {"All": list("adcfb")}, IMAGES))
     lines = page.text("span")
     # 1 / (1 + exp(-3)) and so on
-    assert lines[:4] == ["probability 0.953", "highest of 6 predictions", "melanoma", "here"]
-    assert lines[4:8] == ["probability 0.881", "rank 2 of 6 predictions", "nevus", "here"]
+    assert lines[:4] == ["probability 0.953 before calibration", "highest of 6 predictions", "melanoma", "here"]
+    assert lines[4:8] == ["probability 0.881 before calibration", "rank 2 of 6 predictions", "nevus", "here"]
     assert [line for line in lines if "of 6" in line][2:] == ["rank 3 of 6 predictions"] * 2 + [
         "rank 6 of 6 predictions"
     ]
