@@ -255,7 +255,8 @@ def write(
     kept = stored.of_results(results, sha256)
     stored.write(out / CALIBRATION, kept)
     written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
-    written.append(f"calibration: {out / CALIBRATION}" if kept else "calibration: none that is worth storing")
+    why = "not stored; that takes two folds, and a model better than chance"
+    written.append(f"calibration: {out / CALIBRATION if kept else why}")
     return "\n".join([*summary.lines(results), *written])
 
 
