@@ -96,7 +96,8 @@ def main(argv: list[str]) -> None:
         folder = cli.local_folder("workdir", FLAGS.workdir)
         cli.existing_folder("workdir", FLAGS.workdir, expected="the --workdir of melanoma_tf.train")
         path, table = folder / OOF, read_run(folder)
-        data = None if FLAGS.against else _build(table)
+        if not FLAGS.against:
+            table, data = _with_build(table)
         out = cli.local_folder("out", FLAGS.out) if FLAGS.out else folder
     else:
         path, out = Path(FLAGS.predictions), cli.local_folder("out", FLAGS.out)
@@ -163,16 +164,19 @@ def _refuse_unused(what: str, *names: str) -> None:
         raise UsageError(f"{what} does not use {', '.join(unused)}; leave out what is not used, see --help")
 
 
-def _build(table: pd.DataFrame) -> Build | None:
-    """Reads --data, with the images that the gallery will show."""
-    from melanoma_tf.evaluation import build_images, progress
+def _with_build(table: pd.DataFrame) -> tuple[pd.DataFrame, Build | None]:
+    """Reads --data, with the images that the gallery will show, and adds what it knows of the images to a table."""
+    from melanoma_tf.evaluation import build_images, predictions, progress
     from melanoma_tf.evaluation.report import gallery
 
     if not FLAGS.data:
-        return None
+        return table, None
     progress.say("images")
     shown = gallery.most_confident(table).values()
-    return build_images.Build(FLAGS.data, table, [name for names in shown for name in names])
+    data = build_images.Build(FLAGS.data, table, [name for names in shown for name in names])
+    if FLAGS.workdir and not data.has(table).all():  # a run's table has most of it already
+        return table, data
+    return predictions.with_metadata(table, data.metadata, FLAGS.data), data
 
 
 def _of_file(path: Path) -> tuple[pd.DataFrame, Build | None]:
@@ -184,10 +188,7 @@ def _of_file(path: Path) -> tuple[pd.DataFrame, Build | None]:
     if FLAGS.metadata:
         known = predictions.read_metadata(Path(FLAGS.metadata))
         table = predictions.with_metadata(table, known, FLAGS.metadata, in_metadata)
-    data = _build(table)
-    if data:
-        table = predictions.with_metadata(table, data.metadata, FLAGS.data)
-    return table, data
+    return _with_build(table)
 
 
 def report(folder: Path) -> str:

@@ -43,12 +43,12 @@ SKIN = (0.75, 0.6, 0.5)  # light skin, RGB in [0,1]
 MARKER = (0.4, 0.2, 0.75)  # gentian violet, of which skin markers are made
 
 
-def hairs(images: Any, strokes: Sequence[Sequence[Any]], color: tuple[float, float, float] = SKIN) -> Any:
-    """Draws dark or light arcs.
+def arcs(images: Any, strokes: Sequence[Sequence[Any]], color: tuple[float, float, float] = SKIN) -> Any:
+    """Draws dark or light arcs: hairs, or ink.
 
     Args:
       images: float[B,H,W,3] in [0,1].
-      strokes: for each hair `(x, y, angle, bend, length, thickness, shade)`, each f32[B]. x, y: the hair's center, in
+      strokes: for each arc `(x, y, angle, bend, length, thickness, shade)`, each f32[B]. x, y: the arc's center, in
         [0,1] of width and height. angle: radians. bend: 1/radius of the arc, per shorter side. length, thickness:
         fractions of the shorter side; a thickness of 0 draws nothing. shade: in [0,1], from black to `color`.
       color: RGB in [0,1].

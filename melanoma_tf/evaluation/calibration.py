@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 
-from melanoma_tf.evaluation import metrics
+from melanoma_tf.evaluation import metrics, nesting
 
 Floats = NDArray[np.float64]
 Method = Literal["temperature", "platt", "isotonic"]
@@ -207,8 +208,8 @@ def _fit_logistic(
     return float(a / scale), float(b - a / scale * middle)
 
 
-def nested(method: Method, labels: ArrayLike, logits: ArrayLike, folds: ArrayLike) -> Floats:
-    """Calibrates each fold by a map fitted on the others.
+def fit_nested(method: Method, labels: ArrayLike, logits: ArrayLike, folds: ArrayLike) -> dict[int, Calibrator]:
+    """Returns for each fold a map that is fitted to the others.
 
     Args:
       method: see `fit`.
@@ -216,21 +217,24 @@ def nested(method: Method, labels: ArrayLike, logits: ArrayLike, folds: ArrayLik
       logits: [N], out of fold.
       folds: [N].
 
-    Returns:
-      [N], calibrated logits, none of them fitted on its own fold.
-
     Raises:
       metrics.UndefinedMetricError: a single fold, or only one class beside one.
     """
-    y, z, fold = np.asarray(labels), np.asarray(logits, np.float64), np.asarray(folds)
-    names = np.unique(fold)
-    if len(names) < 2:
-        raise metrics.UndefinedMetricError("calibration needs out-of-fold predictions of two folds; got one")
-    calibrated = np.empty_like(z)
-    for name in names:
-        own = fold == name
-        calibrated[own] = fit(method, y[~own], z[~own])(z[own])
-    return calibrated
+    y, z = np.asarray(labels), np.asarray(logits, np.float64)
+    return {name: fit(method, y[~own], z[~own]) for name, own in nesting.each_fold(folds, "calibration")}
+
+
+def apply_nested(calibrators: Mapping[int, Calibrator], logits: ArrayLike, folds: ArrayLike) -> Floats:
+    """Returns logits [N] by the models of folds [N], each calibrated by the map of its fold, if there is one."""
+    found, fold = np.array(logits, np.float64), np.asarray(folds)
+    for name, calibrator in calibrators.items():
+        found[fold == name] = calibrator(found[fold == name])
+    return found
+
+
+def nested(method: Method, labels: ArrayLike, logits: ArrayLike, folds: ArrayLike) -> Floats:
+    """Calibrates each fold by a map fitted to the others; see `fit_nested`. Returns calibrated logits [N]."""
+    return apply_nested(fit_nested(method, labels, logits, folds), logits, folds)
 
 
 def at_prevalence(logits: ArrayLike, prevalence: float, wanted: float) -> Floats:

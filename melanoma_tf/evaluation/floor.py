@@ -12,7 +12,7 @@ import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from melanoma_tf.evaluation import metrics
+from melanoma_tf.evaluation import metrics, nesting
 
 Floats = NDArray[np.float64]
 # Names of features; those of a patient use all images of the data, as a model in use would not.
@@ -70,13 +70,9 @@ def out_of_fold(columns: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> Floa
     Raises:
       metrics.UndefinedMetricError: a single fold, or only one class beside one.
     """
-    x, y, fold = np.asarray(columns, np.float64), np.asarray(labels), np.asarray(folds)
-    names = np.unique(fold)
-    if len(names) < 2:
-        raise metrics.UndefinedMetricError("the floor needs two folds; got one")
+    x, y = np.asarray(columns, np.float64), np.asarray(labels)
     scores = np.empty(len(y))
-    for name in names:
-        own = fold == name
+    for name, own in nesting.each_fold(folds, "the floor"):
         if len(np.unique(y[~own])) < 2:
             raise metrics.UndefinedMetricError(f"the folds beside {name} have only one class")
         # Few shallow trees: positives are few, and a floor that overfits would be too low.

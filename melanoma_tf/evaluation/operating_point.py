@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from melanoma_tf.evaluation import intervals, metrics
+from melanoma_tf.evaluation import intervals, metrics, nesting
 
 Floats = NDArray[np.float64]
 Rule = Literal["sensitivity", "specificity", "cost"]
@@ -76,13 +76,9 @@ def nested_flags(
     Raises:
       metrics.UndefinedMetricError: a single fold, or only one class beside one.
     """
-    y, s, fold = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(folds)
-    names = np.unique(fold)
-    if len(names) < 2:
-        raise metrics.UndefinedMetricError("a nested threshold needs two folds; got one")
+    y, s = np.asarray(labels), np.asarray(scores, np.float64)
     flagged = np.zeros(len(y), bool)
-    for name in names:
-        own = fold == name
+    for _, own in nesting.each_fold(folds, "a nested threshold"):
         flagged[own] = s[own] >= choose(y[~own], s[~own], rule, value, prevalence)
     return flagged
 

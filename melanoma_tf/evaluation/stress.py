@@ -117,24 +117,16 @@ class Decider:
           method: see `calibration.fit`.
           threshold: of calibrated logits, or of logits where they cannot be calibrated.
         """
-        folds = table["fold"].unique()
-        others = {fold: table[table["fold"] != fold] for fold in folds}
+        columns = (table[name] for name in ("target", "logit", "fold"))
         try:
-            found = {int(f): calibration.fit(method, part["target"], part["logit"]) for f, part in others.items()}
+            found = calibration.fit_nested(method, *columns)
         except metrics.UndefinedMetricError:  # one fold, or one class beside a fold
             found = {}
-        scores = cls(found, threshold).calibrated(table["logit"], table["fold"])
+        scores = calibration.apply_nested(found, table["logit"], table["fold"])
         # Halfway to the next score, because another device does not repeat a score to the last bit.
         below = scores[scores < threshold]
         return cls(found, (threshold + below.max()) / 2 if len(below) else threshold)
 
     def __call__(self, logits: ArrayLike, folds: ArrayLike) -> NDArray[np.bool_]:
         """Returns whether images are flagged [N], from logits [N] by the models of folds [N]."""
-        return self.calibrated(logits, folds) >= self.threshold
-
-    def calibrated(self, logits: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
-        """Returns logits [N] by the models of folds [N], calibrated."""
-        found, fold = np.array(logits, np.float64), np.asarray(folds)
-        for name, calibrator in self.calibrators.items():
-            found[fold == name] = calibrator(found[fold == name])
-        return found
+        return calibration.apply_nested(self.calibrators, logits, folds) >= self.threshold

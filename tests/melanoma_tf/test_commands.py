@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from melanoma_tf.evaluation import analysis, build_images, predictions, stored
 from melanoma_tf.evaluation.calibration import Calibrator
 from melanoma_tf.evaluation.report import gallery, overlay
 from melanoma_tf.inference import corruption
-from melanoma_tf.models import backbones, registry
+from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.process import run_command
@@ -361,52 +360,6 @@ def test_flagged_images_are_counted(run, tmp_path):
     assert "2 of 3 images are flagged" in text
 
 
-def test_which_models_predict_a_shard():
-    shard, test = pipeline.Shard("a", 1, 10, 2, 32), pipeline.Shard("b", -1, 10, -1, 32)
-    assert predict.models_for(shard, [0, 1], seen=True) == [1]
-    assert predict.models_for(shard, [0], seen=True) == [0]
-    assert predict.models_for(shard, [0, 1], seen=False) == [0, 1]
-    assert predict.models_for(test, [0, 1], seen=True) == [0, 1]
-
-
-TEST = dataset.Shard("t", -1, 2, -1, 32)
-
-
-@pytest.mark.parametrize(
-    ("fill", "expected", "said"),
-    [
-        (None, {"b": 0.5, "a": 0.1}, "warning: 2 of 4 images of the test table have no prediction"),
-        ("mean", {"c": 0.3, "b": 0.5, "=d": 0.3, "a": 0.1}, "They are written with --fill mean: 0.3"),
-        ("0", {"c": 0.0, "b": 0.5, "=d": 0.0, "a": 0.1}, "They are written with --fill 0.0: 0"),
-    ],
-)
-def test_predictions_have_the_order_of_the_table_and_the_missing_are_named(fill, expected, said):
-    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c", "b", "=d", "a"))
-    table = pd.DataFrame({"image_name": ["a", "b"], "target": [0.1, 0.5]})
-    found, note = predict.in_order(table, build, predict.parse_fill(fill))
-    assert found["image_name"].tolist() == list(expected)
-    np.testing.assert_allclose(found["target"], list(expected.values()))
-    assert said in note
-    assert "see DIR/quarantine.csv): c, =d" in note
-
-
-def test_one_missing_image_is_one():
-    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c", "b"))
-    table = pd.DataFrame({"image_name": ["b"], "target": [0.5]})
-    warning, note = (predict.in_order(table, build, fill)[1] for fill in (None, "mean"))
-    assert warning.startswith("warning: 1 of 2 images of the test table has no prediction (no record: ")
-    assert warning.endswith("): c. Kaggle refuses a file without it: write it with --fill mean, or a number")
-    assert note.endswith("): c. It is written with --fill mean: 0.5")
-
-
-def test_of_earlier_builds_only_the_unusable_images_are_known():
-    build = dataset.DataSet("DIR", 32, 5, (), (TEST,), ("c",))
-    table = pd.DataFrame({"image_name": ["b", "a"], "target": [0.5, 0.1]})
-    assert predict.in_order(table, build, "mean")[0]["image_name"].tolist() == ["b", "a", "c"]
-    complete = dataclasses.replace(build, test_names=("a", "b"))
-    assert predict.in_order(table, complete, None)[1] == ""
-
-
 # --------------------------------------------------------------------------------------------------- bad input
 
 
@@ -430,53 +383,6 @@ def test_a_setting_that_does_not_exist_is_an_error(which):
     assert done.returncode == 2
     assert "error: --config has no such setting: 'learning_rate'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
-    settings = config.default()
-    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
-    settings.lr = 0.5
-    assert run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False).config.lr == 0.5
-    assert run_dir.open_workdir(tmp_path / "run").config.lr == 0.5
-
-
-def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
-    settings = config.default()
-    run = run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
-    (run.fold(0) / "checkpoints").mkdir(parents=True)
-    (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
-    (run.path / "submission.csv").write_text("mine")
-    settings.lr = 0.5
-    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=True)
-    assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"precision": "float17"}, "config.precision='float17'.* auto, float32, mixed_bfloat16, mixed_float16"),
-        ({"optimizer": "sgdx"}, "config.optimizer='sgdx'.* adam, adamw"),
-        ({"warmup_epochs": 12}, "config.warmup_epochs=12.* must be fewer than config.epochs=12"),
-    ],
-)
-def test_settings_out_of_range_are_reported(change, message):
-    settings = config.default()
-    settings.update(change)
-    with pytest.raises(ValueError, match=message):
-        config.check(settings)
-
-
-@pytest.mark.parametrize("path", sorted(config.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_each_config_is_valid_and_documented(path):
-    module = runpy.run_path(str(path))
-    settings = module["get_config"]()
-    config.check(settings)
-    registry.backbone(settings.model)
-    assert settings.keys() == config.default().keys()
-    for word in ("python -m melanoma_tf.train", "Hardware:", "easured"):
-        assert word in module["__doc__"]
-    changed = [key for key in settings if settings[key] != config.default()[key]]
-    assert bool(changed) == (path.stem != "default")
 
 
 def test_configs_that_come_with_the_package_are_found_from_anywhere(tmp_path):
@@ -549,18 +455,6 @@ def test_predict_and_evaluate_need_a_run(tmp_path, shards):
         run_dir.open_workdir(tmp_path)
     with pytest.raises(run_dir.RunDirError, match=r"oof.csv does not exist; melanoma_tf.train writes it"):
         evaluate.report(tmp_path)
-
-
-def test_image_names_are_kept_as_text(tmp_path):
-    run = run_dir.RunDir(tmp_path, tiny.config(), ())
-    names = ["00022", "NA", "1e5", "7"]
-    table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
-    run.fold(0).mkdir()
-    run.finish(0, table.assign(target=[1, 0, 1, 0], logit=[2.0, 1.0, 0.5, -1.0], probability=0.5))
-    read = run_dir.read_predictions(tmp_path / "oof.csv")
-    assert read["image_name"].tolist() == names
-    assert read["patient_id"].fillna("?").tolist() == ["007", "?", "NA", "08"]
-    assert "held out: 4 images of 4 patients, 2 malignant" in evaluate.report(tmp_path)
 
 
 def test_running_out_of_device_memory_gives_advice():

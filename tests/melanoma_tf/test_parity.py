@@ -5,18 +5,13 @@ tensorflow-addons needs TensorFlow 2.15 and Python 3.11: `make parity` makes it 
 
 from __future__ import annotations
 
-import subprocess
-
 import keras
 import numpy as np
 import pytest
 
 from melanoma_tf import addons
 from melanoma_tf.training import build
-from tests.support import tiny
-from tests.support.process import REPOSITORY
-
-PYTHON = REPOSITORY / ".venv-addons" / "bin" / "python"
+from tests.support import reference, tiny
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +36,7 @@ def given():
 
 @pytest.fixture(scope="module")
 def theirs(given, tmp_path_factory):
-    if not PYTHON.exists():
-        pytest.skip("no .venv-addons: `make parity` makes it where there is a python3.11")
-    folder = tmp_path_factory.mktemp("parity")
-    np.savez(folder / "in.npz", **given)
-    script = REPOSITORY / "tests/support/parity_reference.py"
-    command = [str(PYTHON), str(script), str(folder / "in.npz"), str(folder / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(folder / "out.npz"))
+    return reference.results(".venv-addons", "parity_reference.py", given, tmp_path_factory.mktemp("parity"))
 
 
 def test_focal_loss(given, theirs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from keras import ops
@@ -45,6 +46,16 @@ class Cutout(PixelOp):
         return images
 
 
+def _up_to(most: int, rng: random.Stream, p: float, draws: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Yields for each of `most` arcs in which images it is drawn, bool[B], and its draws, each f32[B] in [0,1).
+
+    With probability p an image has from 1 to all of them, else none.
+    """
+    count = ops.where(rng.bernoulli(0, p), rng.uniform(1, 1.0, most + 1.0), 0.0)
+    for n in range(most):
+        yield count >= n + 1, [rng.uniform(2 + draws * n + k) for k in range(draws)]
+
+
 @register("hair")
 @dataclasses.dataclass(frozen=True)
 class Hair(PixelOp):
@@ -62,18 +73,15 @@ class Hair(PixelOp):
         check_ranges(self, most=(DRAWS_PER_OP - 2) // _DRAWS_PER_HAIR, p=1.0)
 
     def draw(self, rng: random.Stream) -> Any:
-        count = ops.where(rng.bernoulli(0, self.p), rng.uniform(1, 1.0, self.most + 1.0), 0.0)
         strokes = []
-        for n in range(self.most):
-            x, y, angle, bend, length, thickness, shade = (
-                rng.uniform(2 + _DRAWS_PER_HAIR * n + k) for k in range(_DRAWS_PER_HAIR)
-            )
-            visible = ops.where(count >= n + 1, 0.003 + 0.006 * thickness, 0.0)  # 1 to 3.5 px at 384
+        for drawn, values in _up_to(self.most, rng, self.p, _DRAWS_PER_HAIR):
+            x, y, angle, bend, length, thickness, shade = values
+            visible = ops.where(drawn, 0.003 + 0.006 * thickness, 0.0)  # 1 to 3.5 px at 384
             strokes.append((x, y, angle * math.pi, bend * 4.0 - 2.0, 0.2 + 0.6 * length, visible, shade**3 * 0.9))
         return strokes
 
     def apply(self, images: Any, params: Any) -> Any:
-        return degradation.hairs(images, params)
+        return degradation.arcs(images, params)
 
 
 @register("ink")
@@ -93,21 +101,17 @@ class Ink(PixelOp):
         check_ranges(self, most=(DRAWS_PER_OP - 2) // _DRAWS_PER_STROKE, p=1.0)
 
     def draw(self, rng: random.Stream) -> Any:
-        count = ops.where(rng.bernoulli(0, self.p), rng.uniform(1, 1.0, self.most + 1.0), 0.0)
         strokes = []
-        for n in range(self.most):
-            turn, radius, length, thickness, shade = (
-                rng.uniform(2 + _DRAWS_PER_STROKE * n + k) for k in range(_DRAWS_PER_STROKE)
-            )
+        for drawn, (turn, radius, length, thickness, shade) in _up_to(self.most, rng, self.p, _DRAWS_PER_STROKE):
             turn, radius = turn * (2.0 * math.pi), 0.3 + 0.15 * radius
             x, y = 0.5 + radius * ops.cos(turn), 0.5 + radius * ops.sin(turn)
-            visible = ops.where(count >= n + 1, 0.01 + 0.02 * thickness, 0.0)  # 4 to 12 px at 384
+            visible = ops.where(drawn, 0.01 + 0.02 * thickness, 0.0)  # 4 to 12 px at 384
             # An arc of the circle around the center.
             strokes.append((x, y, turn + math.pi / 2, 1.0 / radius, 0.1 + 0.2 * length, visible, 0.5 + 0.5 * shade))
         return strokes
 
     def apply(self, images: Any, params: Any) -> Any:
-        return degradation.hairs(images, params, degradation.MARKER)
+        return degradation.arcs(images, params, degradation.MARKER)
 
 
 @register("ruler")

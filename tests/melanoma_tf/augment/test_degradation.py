@@ -56,7 +56,7 @@ def test_cutout_covers_a_square_cut_off_at_the_edges():
 def test_a_straight_hair_covers_a_rectangle_of_its_length_and_thickness():
     white = np.ones((1, 100, 100, 3), np.float32)
     stroke = [column(v) for v in (0.5, 0.5, 0.0, 0.0, 0.6, 0.04, 0.0)]
-    found = np.asarray(degradation.hairs(white, [stroke]))[0]
+    found = np.asarray(degradation.arcs(white, [stroke]))[0]
     assert (1 - found).sum() / 3 == pytest.approx(60 * 4, rel=0.02)  # antialiased, so the area is exact
     inside = np.argwhere((found < 0.5).all(axis=2))
     assert np.ptp(inside[:, 0]) <= 4
@@ -66,12 +66,12 @@ def test_a_straight_hair_covers_a_rectangle_of_its_length_and_thickness():
 def test_a_bent_hair_is_an_arc_and_none_is_drawn_without_thickness():
     white = np.ones((1, 200, 200, 3), np.float32)
     bent = [column(v) for v in (0.5, 0.3, 0.0, 1.0, 0.5, 0.02, 0.0)]
-    dark = np.argwhere(np.asarray(degradation.hairs(white, [bent]))[0, ..., 0] < 0.5)
+    dark = np.argwhere(np.asarray(degradation.arcs(white, [bent]))[0, ..., 0] < 0.5)
     radius = 200.0  # 1 / bend, below the hair's middle
     distance = np.hypot(dark[:, 0] + 0 - (0.3 * 200 + radius), dark[:, 1] - 100)
     assert np.abs(distance - radius).max() < 5
     nothing = [*bent[:5], column(0.0), bent[6]]
-    np.testing.assert_array_equal(degradation.hairs(white, [nothing]), white)
+    np.testing.assert_array_equal(degradation.arcs(white, [nothing]), white)
 
 
 def test_strokes_of_ink_are_violet_arcs_around_the_center():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from melanoma_tf.core import config
+from melanoma_tf.models import registry
 from tests.support.process import run_command
 
 RUN = Path("run.json")
@@ -56,3 +58,31 @@ def test_config_files_of_earlier_versions_name_what_to_change():
         del old.strips, old.tpu
     with pytest.raises(ValueError, match=r"the config has no setting 'tpu\.\w+'; start config files from"):
         config.check(old)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "float17"}, "config.precision='float17'.* auto, float32, mixed_bfloat16, mixed_float16"),
+        ({"optimizer": "sgdx"}, "config.optimizer='sgdx'.* adam, adamw"),
+        ({"warmup_epochs": 12}, "config.warmup_epochs=12.* must be fewer than config.epochs=12"),
+    ],
+)
+def test_settings_out_of_range_are_reported(change, message):
+    settings = config.default()
+    settings.update(change)
+    with pytest.raises(ValueError, match=message):
+        config.check(settings)
+
+
+@pytest.mark.parametrize("path", sorted(config.CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_each_config_is_valid_and_documented(path):
+    module = runpy.run_path(str(path))
+    settings = module["get_config"]()
+    config.check(settings)
+    registry.backbone(settings.model)
+    assert settings.keys() == config.default().keys()
+    for word in ("python -m melanoma_tf.train", "Hardware:", "easured"):
+        assert word in module["__doc__"]
+    changed = [key for key in settings if settings[key] != config.default()[key]]
+    assert bool(changed) == (path.stem != "default")

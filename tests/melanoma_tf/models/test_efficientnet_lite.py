@@ -6,7 +6,6 @@ PyTorch is large: `make parity` makes it an environment of its own.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 
 import keras
@@ -16,10 +15,10 @@ from PIL import Image
 
 from melanoma_tf.models import backbones, catalogue, efficientnet_lite, pretrained, registry, torch_state
 from melanoma_tf.tpu.rewrite import Rewrite, spatial_splits
+from tests.support import reference
 from tests.support.networks import agree, calibrate, features, pixels, randomize
-from tests.support.process import REPOSITORY
 
-PYTHON = REPOSITORY / ".venv-lite" / "bin" / "python"
+ENVIRONMENT = ".venv-lite"
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}  # as published
 IMAGES = 6
 
@@ -34,21 +33,13 @@ def given(real_data) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def theirs(given, tmp_path_factory) -> dict[str, np.ndarray]:
-    if not PYTHON.exists():
-        pytest.skip("no .venv-lite: `make parity` makes it")
-    folder = tmp_path_factory.mktemp("lite")
-    np.savez(folder / "in.npz", **given)
-    script = REPOSITORY / "tests/support/lite_reference.py"
-    command = [str(PYTHON), str(script), str(folder / "in.npz"), str(folder / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(folder / "out.npz"))
+    return reference.results(ENVIRONMENT, "lite_reference.py", given, tmp_path_factory.mktemp("lite"))
 
 
 @pytest.fixture
 def wheels(monkeypatch):
     """The wheels of the reference's environment, which is sure to have them."""
-    (folder,) = PYTHON.parents[1].glob("lib/python3*/site-packages")
+    (folder,) = reference.python(ENVIRONMENT).parents[1].glob("lib/python3*/site-packages")
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
 
 

@@ -12,6 +12,7 @@ import sys
 import pandas as pd
 import pytest
 
+from melanoma_tf import evaluate
 from melanoma_tf.core import config, files
 from melanoma_tf.training import run_dir
 from tests.support import tiny
@@ -138,3 +139,34 @@ def test_numbers_are_written_as_pandas_writes_them(tmp_path):
     assert (tmp_path / "t.csv").read_text() == table.to_csv(index=False)
     files.write_csv(tmp_path / "t.csv", table, float_format="%.3g")
     assert (tmp_path / "t.csv").read_text() == table.to_csv(index=False, float_format="%.3g")
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_can_be_corrected(shards, tmp_path):
+    settings = config.default()
+    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
+    settings.lr = 0.5
+    assert run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False).config.lr == 0.5
+    assert run_dir.open_workdir(tmp_path / "run").config.lr == 0.5
+
+
+def test_overwrite_removes_what_a_run_wrote_and_nothing_else(shards, tmp_path):
+    settings = config.default()
+    run = run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=False)
+    (run.fold(0) / "checkpoints").mkdir(parents=True)
+    (run.fold(0) / "checkpoints" / "LAST").write_text("step-1\n")
+    (run.path / "submission.csv").write_text("mine")
+    settings.lr = 0.5
+    run_dir.claim(tmp_path / "run", settings, [str(shards)], overwrite=True)
+    assert sorted(p.name for p in run.path.iterdir()) == ["run.json", "submission.csv"]
+
+
+def test_image_names_are_kept_as_text(tmp_path):
+    run = run_dir.RunDir(tmp_path, tiny.config(), ())
+    names = ["00022", "NA", "1e5", "7"]
+    table = pd.DataFrame({"image_name": names, "patient_id": ["007", "", "NA", "08"], "source": "12", "fold": 0})
+    run.fold(0).mkdir()
+    run.finish(0, table.assign(target=[1, 0, 1, 0], logit=[2.0, 1.0, 0.5, -1.0], probability=0.5))
+    read = run_dir.read_predictions(tmp_path / "oof.csv")
+    assert read["image_name"].tolist() == names
+    assert read["patient_id"].fillna("?").tolist() == ["007", "?", "NA", "08"]
+    assert "held out: 4 images of 4 patients, 2 malignant" in evaluate.report(tmp_path)
