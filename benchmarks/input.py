@@ -34,6 +34,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import DataSet, open_data
 from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
 
@@ -45,7 +46,7 @@ flags.DEFINE_integer("images", 4096, "Images measured per turn.", 1)
 flags.DEFINE_integer("repeat", 5, "Turns.", 1)
 
 
-def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
+def limit(dataset: DataSet, batches: int = 0) -> Iterator[int]:
     """Yields the number of images decoded into `batches` reused batches; 0: each image is dropped."""
     jpegs = [
         schema.parse(record)["image"].numpy() for shard in dataset.train for record in tfrecord.read_records(shard.path)
@@ -64,7 +65,7 @@ def limit(dataset: pipeline.DataSet, batches: int = 0) -> Iterator[int]:
             yield from threads.map(decode, range(0, len(jpegs), SHARE))
 
 
-def ours(dataset: pipeline.DataSet) -> Iterator[int]:
+def ours(dataset: DataSet) -> Iterator[int]:
     """Yields the number of images of each batch, epoch after epoch."""
     for epoch in itertools.count():
         for features, _ in pipeline.train_batches(
@@ -79,7 +80,7 @@ def ours(dataset: pipeline.DataSet) -> Iterator[int]:
             yield features["image"].shape[0]
 
 
-def plain(dataset: pipeline.DataSet) -> Iterator[int]:
+def plain(dataset: DataSet) -> Iterator[int]:
     """Yields the number of images of each batch of the usual pipeline."""
 
     def example(serialized: tf.Tensor) -> Any:
@@ -110,8 +111,8 @@ def resident_mb() -> float:
 
 def main(argv: list[str]) -> None:
     del argv
-    dataset = pipeline.open_data(FLAGS.data)
-    ways: dict[str, Callable[[pipeline.DataSet], Iterator[int]]] = {
+    dataset = open_data(FLAGS.data)
+    ways: dict[str, Callable[[DataSet], Iterator[int]]] = {
         "limit: simplejpeg decodes, nothing else": limit,
         "the same, into batches": functools.partial(limit, batches=pipeline.PREFETCHED + 2),
         "this project": ours,

@@ -53,9 +53,10 @@ def main(argv: list[str]) -> None:
 
     devices = select.start("cpu")
     from melanoma_tf.data import pipeline
+    from melanoma_tf.data.dataset import open_data
     from melanoma_tf.evaluation import metrics
 
-    dataset = pipeline.open_data(str(records))
+    dataset = open_data(str(records))
     table = pipeline.read_metadata(dataset.fold(FLAGS.fold))
     recipes: list[Any] = [Ours(dataset, devices), Plain(dataset)]
     rows = []
@@ -158,7 +159,7 @@ class Ours:
         from melanoma_tf.training import checkpoint
 
         with checkpoint.averaged(self.classifier, self.trainer.optimizer):
-            return predictor.predict_logits(model, self.held_out, batch_size=batch_size, image_size=SIZE)
+            return predictor.predict_outputs(model, self.held_out, batch_size=batch_size, image_size=SIZE)[:, 0]
 
 
 class Plain:

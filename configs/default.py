@@ -18,21 +18,41 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = "efficientnet-b3"  # a name of melanoma_tf/models/registry.py
     c.weights = "noisy-student"  # imagenet | noisy-student | autoaugment | none | a path
     c.image_size = 384  # pixels; records of another size are resampled on the host
+    c.first_sizes = (
+        ""  # progressive resizing: "192x2,256x3" trains 2 epochs at 192 px, 3 at 256, the rest at image_size
+    )
+    c.pooling = "avg"  # avg | max | gem
     c.dropout = 0.3
+    c.dropout_samples = 1  # masks of dropout whose logits are averaged: multi-sample dropout
     c.drop_connect = 0.2
     c.batch_norm_momentum = ml_collections.config_dict.placeholder(float)  # None: the backbone's own
     c.freeze_batch_norm = False
 
+    # What is learned, see docs/training.md.
+    c.target = "melanoma"  # melanoma | malignant | diagnoses: "melanoma, basal cell carcinoma"
+    c.head = "target"  # target | target+diagnosis | diagnosis, whose softmax gives the target's logit
+    c.diagnosis_weight = 0.3  # of its cross-entropy beside the loss of the target
+    c.metadata = ""  # "sex, age, site" joins them to the image; image_size, images_per_patient are shortcuts
+    c.soft_labels = ""  # CSV of image_name,target that replaces labels; {fold} in its name is the held-out fold
+
     # Operations or the name of a policy, see docs/augmentation.md; runs on the device.
     c.augment = "flip|affine(rotate=180, shear=2, zoom=0.1, shift=0.02)|color(0.1, 0.1, 0.1, 0.02)"
     c.tta = True  # predict: mean over the eight flips and quarter turns
+    c.tta_random = 0  # views drawn by `augment` instead of the eight
 
-    c.loss = "focal"  # focal | bce
+    c.loss = "focal"  # focal | class_balanced, focal with an alpha from the number of images of each class | bce
     c.focal_gamma = 2.0
     c.focal_alpha = 0.25  # of the positive class, Lin et al. 2017; 0 for no weights
+    c.class_balanced_beta = 0.999  # class_balanced only, Cui et al. 2019: from 0, no weights, towards 1, equal classes
+    c.pos_weight = 1.0  # bce only: factor of the positive class
     c.label_smoothing = 0.0
+    c.oversample = 1  # how often an epoch reads each positive image
+    c.positive_share = 0.0  # of each batch; 0: as the data has them
 
     c.epochs = 12
+    c.freeze_epochs = 0  # first of them, in which only the head is trained
+    c.freeze_lr = 1e-3  # by Adam, constant
+    c.patience = 0  # epochs without a better AUC on the next fold, which is then not trained on; 0: all epochs
     c.batch_size = 64  # global: the same learning rate fits any number of devices
     c.optimizer = "adam"  # adam | adamw
     c.lr = 3e-4  # peak

@@ -224,8 +224,8 @@ def write(
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, progress, stored, summary
-    from melanoma_tf.evaluation.report import checklist, gallery, model_card, page
+    from melanoma_tf.evaluation import analysis, intervals, multiclass, progress, stored, summary
+    from melanoma_tf.evaluation.report import checklist, classes, gallery, model_card, page
 
     shown, sha256, training = progress.Shown(), files.sha256(path), _of_training(path)
     if data:
@@ -243,6 +243,10 @@ def write(
             results.setdefault("floor", {})["pixels"] = pixels
         if absent := int((~data.has(table)).sum()):
             results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
+    if path.name == OOF and (classified := multiclass.of_run(path)):
+        shown.part("diagnoses")
+        with intervals.watched(shown.resampled):
+            results["diagnoses"] = multiclass.analyze(classified, (options or analysis.Options()).replicates)
     results = analysis.to_json(results)
     name = path.parent.resolve().name if path.name == OOF else path.name
     title = f"Evaluation of {name}"
@@ -250,7 +254,8 @@ def write(
     files.write_text(out / METRICS, json.dumps(results, indent=1) + "\n")
     overlays = _grad_cam(run, table, images, stressed is not None)
     sheets = gallery.section(table, errors, images, overlays) if data else None
-    files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images)))
+    diagnoses = classes.section(results["diagnoses"]) if "diagnoses" in results else None
+    files.write_text(out / REPORT, page.make(title, results, sheets, _choices(table, images), diagnoses))
     files.write_text(out / CARD, model_card.make(title, results))
     files.write_text(out / CHECKLIST, checklist.make(title, results, training))
     kept = stored.of_results(results, sha256)

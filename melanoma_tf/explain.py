@@ -149,15 +149,20 @@ def overlays(
     import keras
     import numpy as np
 
-    from melanoma_tf.data import decoder
+    from melanoma_tf.data import decoder, metadata
+    from melanoma_tf.data.metadata import Metadata
     from melanoma_tf.evaluation.report import overlay
     from melanoma_tf.inference import saliency
+    from melanoma_tf.models import heads
     from melanoma_tf.training import checkpoint
     from melanoma_tf.training.build import build_classifier
 
     keras.config.set_dtype_policy("float32")  # few images: their gradients need not be fast
     classifier = build_classifier(run.config)
-    grad_cam = saliency.GradCam(classifier, smooth=smooth)
+    grad_cam = saliency.GradCam(heads.logit_only(classifier), smooth=smooth)
+    fields = metadata.parse(run.config.metadata)
+    # Images of folds that are not finished are not in the table, so a patient may have more than are counted here.
+    given = Metadata(fields, metadata.count_images([table]) if "images_per_patient" in fields else {})
     decode = decoder.of_size(run.config.image_size)
     fold_of = dict(zip(table["image_name"], table["fold"], strict=True))
     progress, found = Progress(len(images), title="explained: "), {}
@@ -166,7 +171,10 @@ def overlays(
         for name in images:
             if fold_of[name] == fold:
                 pixels = decode(np.array([images[name]], object))
-                saliency_map = grad_cam(pixels.astype(np.float32) / 255.0)[0]
+                inputs = [pixels.astype(np.float32) / 255.0]
+                if given.width:
+                    inputs.append(given.of_table(table[table["image_name"] == name]))
+                saliency_map = grad_cam(inputs if given.width else inputs[0])[0]
                 raised, lowered = (overlay.draw(pixels[0], saliency_map, against=each) for each in (False, True))
                 found[name] = (raised, lowered)
                 progress.show(len(found))

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
     build = dataset.open_data(data)
     cli.say(integrity.check(build.test or build.train))
-    batch_size = FLAGS.batch_size or predictor.batch_size(run.config.batch_size, run.config.tta, devices.replicas)
+    batch_size = FLAGS.batch_size or predictor.batch_size(run.config, devices.replicas)
     if batch_size % devices.replicas:
         raise ValueError(f"--batch_size {batch_size} is global; expected a multiple of {devices.replicas} replicas")
     precision = devices.precision(run.config.precision)
@@ -236,20 +236,26 @@ def predictions(
       run_dir.RunDirError: no fold is finished.
       pipeline.DataError: a shard is damaged.
     """
-    from melanoma_tf.data import pipeline
+    from melanoma_tf.data import pipeline, sampling
     from melanoma_tf.inference import predictor
     from melanoma_tf.training import checkpoint
     from melanoma_tf.training.build import build_classifier
 
     folds = check_finished(run)
-    shards = build.test or build.train
     seen = run_dir.data_sha256(build.path) in run.evaluation_data
+    if seen and run.sources:
+        build = sampling.by_source(build, run.sources)
+    shards = build.test or build.train
     models = [models_for(shard, folds, seen) for shard in shards]
     _warn(run, build, shards, models)
-    sizes = {"batch_size": batch_size, "image_size": run.config.image_size}
+    sizes = {
+        "batch_size": batch_size,
+        "image_size": run.config.image_size,
+        "metadata": pipeline.metadata_of(run.config.metadata, (*build.train, *build.test)),
+    }
     with devices.scope():
         classifier = build_classifier(run.config)
-        tta_predictor = predictor.predictor(classifier, tta=run.config.tta)
+        model = predictor.of_config(classifier, run.config, devices.profile)
     total = [np.zeros(shard.records) for shard in shards]
     work = sum(shard.records * len(used) for shard, used in zip(shards, models, strict=True))
     done, progress = 0, Progress(work, title="predicted: ")
@@ -260,7 +266,7 @@ def predictions(
         checkpoint.load_final(run.fold(k) / run_dir.WEIGHTS, classifier)
         # One shard at a time: reading several together interleaves their records.
         for i in predicted:
-            total[i] += predictor.predict_logits(tta_predictor, [shards[i]], **sizes) / len(models[i])
+            total[i] += predictor.predict_outputs(model, [shards[i]], **sizes)[:, 0] / len(models[i])
             done += shards[i].records
             progress.show(done)
     progress.clear()

@@ -77,10 +77,12 @@ def measure(
     from melanoma_tf.evaluation import predictions, stress
 
     devices = start()  # before Keras, which reads its backend when it is imported
-    from melanoma_tf.data import integrity, pipeline
+    from melanoma_tf.data import integrity, pipeline, sampling
     from melanoma_tf.inference.corruption import CORRUPTIONS
     from melanoma_tf.inference.stress import CLEAN
 
+    if opened.run.sources:
+        opened = dataclasses.replace(opened, build=sampling.by_source(opened.build, opened.run.sources))
     shards = [shard for fold in opened.folds for shard in opened.build.fold(fold)]
     cli.say(integrity.check(shards))
     names = pipeline.read_metadata(shards)["image_name"]
@@ -116,18 +118,21 @@ def _scores(opened: Opened, rows: pd.DataFrame, corruptions: dict[str, Any], dev
     import keras
     import pandas as pd
 
+    from melanoma_tf.data import pipeline
     from melanoma_tf.inference import predictor, stress
     from melanoma_tf.training import checkpoint
     from melanoma_tf.training.build import build_classifier
 
     config = opened.run.config
-    batch_size = predictor.batch_size(config.batch_size, config.tta, devices.replicas)
+    batch_size = predictor.batch_size(config, devices.replicas)
     precision = devices.precision(config.precision)
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(batch_size, precision))
     with devices.scope():
         classifier = build_classifier(config)
-        model = predictor.predictor(classifier, tta=config.tta)
+        model = predictor.of_config(classifier, config, devices.profile)
+    build = opened.build
+    metadata = pipeline.metadata_of(config.metadata, (*build.train, *build.test))
     passes, done, parts = 1 + len(corruptions), 0, []
     progress = Progress(passes * len(rows), title="scored: ")
 
@@ -147,6 +152,7 @@ def _scores(opened: Opened, rows: pd.DataFrame, corruptions: dict[str, Any], dev
                 corruptions,
                 batch_size=batch_size,
                 image_size=config.image_size,
+                metadata=metadata,
                 progress=show,
             )
         )

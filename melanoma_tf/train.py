@@ -11,6 +11,7 @@ Writes checkpoints, history.csv, the final weights and the predictions of the he
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,10 @@ from ml_collections import config_flags
 from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, provenance
 from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
-from melanoma_tf.data import dataset
+from melanoma_tf.data import dataset, metadata, targets
 from melanoma_tf.devices import select
 from melanoma_tf.models import registry
-from melanoma_tf.training import run_dir
+from melanoma_tf.training import run_dir, stages
 from tfrecord_tools.core import paths
 
 FLAGS = flags.FLAGS
@@ -39,6 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Output folder of tfrecord_tools.build. Default: tfrecords/SIZE.")
     flags.DEFINE_list("external", [], "More builds to train every fold on, as A,B; see tfrecord_tools.build --against.")
     flags.DEFINE_bool("validate_external", False, "Hold out and evaluate the folds of --external too.")
+    flags.DEFINE_bool("hold_out_source", False, "Folds are the sources of the records, to leave out one at a time.")
     flags.DEFINE_string("workdir", None, "Output folder of the run. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ..., several as 0,2, or 'all'.")
     flags.DEFINE_bool("overwrite", False, "Remove an earlier run from --workdir and start again.")
@@ -49,8 +51,7 @@ def main(argv: list[str]) -> None:
     """Trains the folds of --fold and reports the AUC of all finished folds."""
     config = FLAGS.config
     check(config)
-    policies.parse(config.augment)
-    registry.backbone(config.model)
+    check_recipe(config)
     name = Path(flags.FLAGS["config"].config_filename).stem
     folder = cli.local_folder("workdir", FLAGS.workdir or f"runs/{name}")
     data = FLAGS.data or os.path.join("tfrecords", str(config.image_size))
@@ -63,6 +64,24 @@ def main(argv: list[str]) -> None:
         train(config, folder, data)
     except KeyboardInterrupt:
         sys.exit(f"error: {describe_interrupt(folder)}")
+
+
+def check_recipe(config: ml_collections.ConfigDict) -> None:
+    """Checks the settings that are names or texts of a form of their own.
+
+    Raises:
+      ValueError: one is unknown, or two do not go together.
+    """
+    policies.parse(config.augment)
+    registry.backbone(config.model)
+    targets.parse(config.target)
+    metadata.parse(config.metadata)
+    stages.check(config)
+    if config.positive_share and config.oversample > 1:
+        raise ValueError(
+            f"config.oversample={config.oversample} and config.positive_share={config.positive_share:g}; expected one "
+            "of them: batches of a given share repeat positive images as often as they need"
+        )
 
 
 def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
@@ -80,19 +99,29 @@ def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> N
             registry.check_weights(config.model, config.weights)
         return
     opened = [dataset.open_data(path) for path in (data, *FLAGS.external)]
-    folds = parse_folds(FLAGS.fold, opened[0].folds)
-    if not FLAGS.external:  # which may have the class that a fold lacks
-        dataset.check_folds(opened[0], folds, config.batch_size)
-    run, before = run_dir.check(folder, config, *data_of_run(data), overwrite=FLAGS.overwrite)
-    if not all(before and (run.is_trained(k) or run.has_checkpoint(k)) for k in folds):
+    if FLAGS.hold_out_source:
+        folds = []  # known when the records are read
+    else:
+        folds = parse_folds(FLAGS.fold, opened[0].folds)
+        # External data may have the class that a fold lacks, and another rule finds other positives.
+        if not FLAGS.external and config.target == targets.MELANOMA:
+            dataset.check_folds(opened[0], folds, config.batch_size)
+    sources = None if FLAGS.hold_out_source else ()
+    run, before = run_dir.check(folder, config, *data_of_run(config, data), overwrite=FLAGS.overwrite, sources=sources)
+    if FLAGS.hold_out_source or not all(before and (run.is_trained(k) or run.has_checkpoint(k)) for k in folds):
         check_weights(config)
         registry.check_weights(config.model, config.weights)
 
 
-def data_of_run(data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The builds whose folds are held out, and those that only train."""
-    external = tuple(FLAGS.external)
-    return ((data, *external), ()) if FLAGS.validate_external else ((data,), external)
+def data_of_run(config: ml_collections.ConfigDict, data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The builds whose folds are held out; and those that only train, with the files of soft labels."""
+    external, soft = tuple(FLAGS.external), tuple[str, ...]()
+    if config.soft_labels:
+        pattern = Path(config.soft_labels.replace("{fold}", "*")).expanduser()
+        soft = tuple(map(str, sorted(pattern.parent.glob(pattern.name))))
+        if not soft:
+            raise FileNotFoundError(f"config.soft_labels={config.soft_labels}: no such file")
+    return ((data, *external), soft) if FLAGS.validate_external else ((data,), (*external, *soft))
 
 
 def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
@@ -114,7 +143,7 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(config.batch_size, precision))
     builds, folds = open_builds(config, data)
-    run = open_run(config, folder, data, devices)
+    run = open_run(config, folder, data, devices, builds.sources)
     finished = devices.hosts.broadcast([k for k in folds if run.is_trained(k)] if run else [])
     if run and len(finished) < len(folds):
         names = list(devices.devices)
@@ -141,32 +170,45 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
 
 def open_builds(config: ml_collections.ConfigDict, data: str) -> tuple[dataset.DataSet, list[int]]:
     """Opens the builds to train on, and the folds to hold out of them; their shards are checked before any is read."""
-    from melanoma_tf.data import integrity, pipeline
+    from melanoma_tf.data import integrity, sampling
+    from melanoma_tf.data.external import add_external
 
     builds = dataset.open_data(data)
-    folds = parse_folds(FLAGS.fold, builds.folds)
     read = list(builds.train)
     if FLAGS.external:  # whose records are compared with those of the test set too
         read += [*builds.test, *(shard for path in FLAGS.external for shard in dataset.open_data(path).train)]
     cli.say(integrity.check(read))
     if FLAGS.external:
-        builds = pipeline.add_external(builds, FLAGS.external, held_out=FLAGS.validate_external)
+        builds = add_external(builds, FLAGS.external, held_out=FLAGS.validate_external)
+    if FLAGS.hold_out_source:
+        builds = sampling.by_source(builds)
+        cli.say("folds: " + ", ".join(f"{k} holds out {source}" for k, source in enumerate(builds.sources)))
+    rule = targets.Targets(targets.parse(config.target))
+    builds = dataclasses.replace(builds, train=sampling.relabelled(builds.train, rule))
+    folds = parse_folds(FLAGS.fold, builds.folds)
     dataset.check_folds(builds, folds, config.batch_size)
+    if config.patience and builds.folds < 3:
+        raise ValueError(
+            f"config.patience={config.patience} takes another fold out of training to stop on; expected a build of at "
+            f"least 3 folds, got {builds.folds}"
+        )
     if builds.size != config.image_size:
         cli.say(f"data: images of {builds.size} px are resampled to {config.image_size} px on the host")
     return builds, folds
 
 
 def open_run(
-    config: ml_collections.ConfigDict, folder: Path, data: str, devices: select.Runtime
+    config: ml_collections.ConfigDict, folder: Path, data: str, devices: select.Runtime, sources: tuple[str, ...]
 ) -> run_dir.RunDir | None:
     """Locks and opens the run's folder; None on other hosts than the first, which write nothing."""
-    evaluation_data, training_data = data_of_run(data)
+    evaluation_data, training_data = data_of_run(config, data)
     digests = [run_dir.data_sha256(path) for path in (*evaluation_data, *training_data)]
     devices.hosts.check_agreement({"the data": digests})
     devices.hosts.run_on_primary(lambda: run_dir.lock_until_exit(folder))
     run = devices.hosts.run_on_primary(
-        lambda: run_dir.claim(folder, config, evaluation_data, training_data, overwrite=FLAGS.overwrite)
+        lambda: run_dir.claim(
+            folder, config, evaluation_data, training_data, overwrite=FLAGS.overwrite, sources=sources
+        )
     )
     if run and run.epochs_before:
         cli.say(

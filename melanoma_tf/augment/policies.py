@@ -23,6 +23,7 @@ OPS = (
     "quarter_turn",
     "ruler",
 )
+MIXES = ("cutmix", "mixup")  # operations that mix the images of a batch
 # Named policies. Those of the competition's solutions are approximations where an operation is missing.
 POLICIES = {
     "none": "",

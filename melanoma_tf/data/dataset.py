@@ -22,10 +22,11 @@ class Shard:
     Attributes:
       path: file or URL.
       fold: fold of all its records; -1 if it is never held out.
-      records: number of records.
-      positives: number of malignant records; -1 without labels.
+      records: number of records that are read.
+      positives: number of positive ones among them; -1 without labels.
       size: side of its square images, pixels.
       sha256: of the file, in hex, as its manifest says; "" if unknown.
+      kept: places of the records that are read, ascending; None for all.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Shard:
     positives: int
     size: int
     sha256: str = ""
+    kept: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class DataSet:
       folds: number of folds.
       train: labelled shards.
       test: unlabelled shards.
+      sources: of each fold, if the folds are the sources of the records.
       test_names: image names of the test table in its order, images without a record included. Of builds that do not
         hold them, only the names of the unusable images.
     """
@@ -56,6 +59,7 @@ class DataSet:
     train: tuple[Shard, ...]
     test: tuple[Shard, ...]
     test_names: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def fold(self, fold: int) -> tuple[Shard, ...]:
         """Returns the shards to hold out for a fold."""

@@ -17,10 +17,11 @@ import pandas as pd
 import tensorflow as tf
 
 from melanoma_tf.data import decoder
-from melanoma_tf.data.dataset import DataError, DataSet, Shard, count, open_data
+from melanoma_tf.data.dataset import DataError, Shard, count
+from melanoma_tf.data.metadata import Metadata, count_images, parse
+from melanoma_tf.data.targets import Targets
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tfrecord_tools import schema
-from tfrecord_tools.core.text import counted
 from tfrecord_tools.records import tfrecord
 
 _BATCHERS = 2  # batches decoded in parallel, so that no core waits for the last image of one
@@ -28,68 +29,25 @@ PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 imag
 _GLOBAL_SEED = 0
 READERS = 8  # shards read in parallel; more cost memory, fewer starve on a network file system
 _READ_AHEAD = 16  # encoded records per reader
-
-
-def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) -> DataSet:
-    """Adds the labelled records of further builds to a data set.
-
-    Args:
-      dataset: the main build.
-      folders: further builds.
-      held_out: whether their folds are held out and evaluated too; otherwise they train every fold.
-
-    Raises:
-      DataError: a build cannot be opened, has no labels or (held_out) another number of folds, or shares an image,
-        source file, patient or lesion with another fold or the test set.
-    """
-    added: list[Shard] = []
-    for folder in folders:
-        build = open_data(folder)
-        if not build.train:
-            raise DataError(f"{folder} has no labelled records; external data needs labels")
-        if held_out and build.folds != dataset.folds:
-            raise DataError(f"{folder} has {build.folds} folds, expected {dataset.folds} as in {dataset.path}")
-        added += build.train if held_out else [dataclasses.replace(shard, fold=-1) for shard in build.train]
-    _check_leaks(dataset, added)
-    return dataclasses.replace(dataset, train=(*dataset.train, *added))
-
-
-def _check_leaks(dataset: DataSet, external: Sequence[Shard]) -> None:
-    """Checks that no identity of an external record is in two folds, or in training and the test set."""
-    first_seen: dict[tuple[str, bytes], tuple[str, Shard]] = {}
-    leaks = []
-    for shard in (*dataset.train, *dataset.test, *external):
-        home = "the test set" if shard in dataset.test else "training" if shard.fold < 0 else f"fold {shard.fold}"
-        for identities in _identities(shard):
-            for key, value in identities.items():
-                if value and (other := first_seen.setdefault((key, value), (home, shard)))[0] != home:
-                    if shard not in external:
-                        continue  # a leak within one build is reported by tfrecord_tools.verify
-                    shown = value.hex() if key == "sha256" else value.decode()
-                    name = identities["image_name"].decode()
-                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
-                    break
-    if leaks:
-        number = counted(len(leaks), "external image")
-        raise DataError(
-            f"{number} would be both training and evaluation data, the first: {leaks[0]}. Build the external data with "
-            "tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs finds files under another "
-            "name and build --duplicates leaves them out"
-        )
-
-
-def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:
-    """Yields the identifiers of each record that must not be in two folds; b"" where unknown."""
-
-    def keys(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return schema.parse(serialized, ("image_name", "sha256", "patient", "lesion"))
-
-    yield from _read([shard.path]).map(keys).as_numpy_iterator()
+MELANOMA, IMAGE_ONLY = Targets(), Metadata()
 
 
 def streams(hosts: Hosts) -> int:
     """Returns the number of parallel streams of an epoch, on which its order depends: READERS if hosts divide it."""
     return math.lcm(READERS, hosts.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """Positives in each batch.
+
+    Attributes:
+      shards: records of the positive class, as often as an epoch needs them.
+      number: of them in each batch over all hosts; the rest of a batch are other records.
+    """
+
+    shards: Sequence[Shard]
+    number: int
 
 
 def train_batches(
@@ -102,6 +60,9 @@ def train_batches(
     skip_steps: int,
     buffer: int,
     hosts: Hosts = ALONE,
+    balance: Balance | None = None,
+    targets: Targets = MELANOMA,
+    metadata: Metadata = IMAGE_ONLY,
 ) -> tf.data.Dataset:
     """Returns one epoch of full training batches.
 
@@ -117,33 +78,67 @@ def train_batches(
       skip_steps: batches to skip at the start of the epoch.
       buffer: size of the shuffle buffer in encoded records; builds are shuffled when they are written.
       hosts: this host and how many there are.
+      balance: positives that each batch has beside records of `shards`; None for batches of `shards` alone.
+      targets: what is learned.
+      metadata: what the model is given beside the image.
 
     Returns:
-      Batches of ({"image": u8[B,S,S,3], "seed": u32[B]}, target f32[B]).
+      Batches of ({"image": u8[B,S,S,3], "seed": u32[B], "metadata": f32[B,M] if M > 0}, f32[B] or f32[B,1+K]), see
+      `Targets.graph`.
     """
     _fix_global_seed()
-    parts = _streams(shards, streams(hosts), hosts, seed=seed, epoch=epoch, buffer=buffer)
-    turns = tf.data.Dataset.range(len(parts)).repeat()
-    records = tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
-    records = records.with_options(_options())
+    share, total = batch_size // hosts.count, count(shards) + (count(balance.shards) if balance else 0)
+    records = _records(shards, balance, batch_size, hosts, seed=seed, epoch=epoch, buffer=buffer)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
     def examples(serialized: tf.Tensor) -> Any:
-        record = schema.parse(serialized, ("image", "image_name", "target"))
+        record = schema.parse(serialized, _keys("image", "image_name", *targets.keys, *metadata.keys))
         features = {
             "image": decoder.of_size(image_size).graph(record["image"]),
             "seed": _seed(record["image_name"], epoch_seed),
         }
-        return features, tf.cast(record["target"], tf.float32)
+        if metadata.width:
+            features["metadata"] = metadata.graph(record)
+        return features, targets.graph(record)
 
     # Records are skipped before they are decoded.
-    share = batch_size // hosts.count
     batches = records.skip(skip_steps * share).batch(share, drop_remainder=True)
-    return _decoded(batches, examples, count(shards) // batch_size - skip_steps)
+    return _decoded(batches, examples, total // batch_size - skip_steps)
+
+
+def _records(
+    shards: Sequence[Shard], balance: Balance | None, batch_size: int, hosts: Hosts, **order: int
+) -> tf.data.Dataset:
+    """This host's encoded records in the order of an epoch. order: seed, epoch and buffer of `_streams`."""
+    records = _shuffled(shards, hosts, 1, **order)
+    if balance:
+        positives = _shuffled(balance.shards, hosts, 3, **order)
+        # Spread evenly over the batch, so that replicas get equal shares too.
+        places = np.diff(np.arange(batch_size + 1) * balance.number // batch_size)
+        turns = tf.data.Dataset.from_tensor_slices(places[: batch_size // hosts.count])
+        records = _in_turn([records, positives], turns)
+    return records.with_options(_options())
+
+
+def _keys(*names: str) -> tuple[str, ...]:
+    """Each name once."""
+    return tuple(dict.fromkeys(names))
+
+
+def _shuffled(
+    shards: Sequence[Shard], hosts: Hosts, purpose: int, *, seed: int, epoch: int, buffer: int
+) -> tf.data.Dataset:
+    """This host's encoded records in the order of an epoch. purpose: tells apart orders of the same shards."""
+    parts = _streams(shards, streams(hosts), hosts, purpose, seed=seed, epoch=epoch, buffer=buffer)
+    return _in_turn(parts, tf.data.Dataset.range(len(parts)))
+
+
+def _in_turn(parts: list[tf.data.Dataset], turns: tf.data.Dataset) -> tf.data.Dataset:
+    return tf.data.Dataset.choose_from_datasets(parts, turns.repeat(), stop_on_empty_dataset=False)
 
 
 def _streams(
-    shards: Sequence[Shard], number: int, hosts: Hosts, *, seed: int, epoch: int, buffer: int
+    shards: Sequence[Shard], number: int, hosts: Hosts, purpose: int, *, seed: int, epoch: int, buffer: int
 ) -> list[tf.data.Dataset]:
     """Returns this host's share of `number` shuffled streams of equal length.
 
@@ -153,16 +148,17 @@ def _streams(
     shuffled = [shards[i] for i in np.random.default_rng([seed, epoch]).permutation(len(shards))]
     starts = np.cumsum([0, *(shard.records for shard in shuffled)])
     total, begin, found = int(starts[-1]), 0, []
+    elements, read = _reader(shuffled)
     for stream in range(number):
         end = begin + total // number + (stream < total % number)
         if stream % hosts.count == hosts.index:
             first, after = np.clip(np.subtract.outer((begin, end), starts[:-1]), 0, np.diff(starts))
             within = np.flatnonzero(after > first)
-            paths = np.array([shuffled[i].path for i in within], dtype=object)
-            shuffle_seed = int(np.random.default_rng([seed, epoch, 1, stream]).integers(2**31))
+            shuffle_seed = int(np.random.default_rng([seed, epoch, purpose, stream]).integers(2**31))
+            part = (*(each[within] for each in elements), first[within], (after - first)[within])
             found.append(
-                tf.data.Dataset.from_tensor_slices((paths, first[within], (after - first)[within]))
-                .flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
+                tf.data.Dataset.from_tensor_slices(part)
+                .flat_map(lambda *each: read(*each[:-2]).skip(each[-2]).take(each[-1]))
                 .shuffle(-(-buffer // number), seed=shuffle_seed, reshuffle_each_iteration=False)
                 .prefetch(_READ_AHEAD)
             )
@@ -170,7 +166,33 @@ def _streams(
     return found
 
 
-def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, hosts: Hosts = ALONE) -> tf.data.Dataset:
+def _reader(shards: Sequence[Shard]) -> tuple[tuple[npt.NDArray[Any], ...], Callable[..., tf.data.Dataset]]:
+    """What names the records of each shard, arrays [N], and the function from an element of them to the records."""
+    paths = np.array([shard.path for shard in shards], dtype=object)
+    if all(shard.kept is None for shard in shards):
+        return (paths,), tf.data.TFRecordDataset
+    kept = [np.arange(shard.records) if shard.kept is None else np.array(shard.kept, np.int64) for shard in shards]
+    masks = [np.isin(np.arange(places.max(initial=-1) + 1), places) for places in kept]
+    ends = np.cumsum([len(mask) for mask in masks])
+    together = tf.constant(np.concatenate(masks))
+
+    def read(path: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
+        mask = tf.data.Dataset.from_tensor_slices(together[begin:end])
+        pairs = tf.data.Dataset.zip(tf.data.TFRecordDataset(path), mask)
+        return pairs.filter(lambda _, kept: kept).map(lambda record, _: record)
+
+    return (paths, ends - [len(mask) for mask in masks], ends), read
+
+
+def eval_batches(
+    shards: Sequence[Shard],
+    *,
+    batch_size: int,
+    image_size: int,
+    hosts: Hosts = ALONE,
+    metadata: Metadata = IMAGE_ONLY,
+    seeds: bool = False,
+) -> tf.data.Dataset:
     """Returns every record once, in the order of `read_metadata`.
 
     The last batch is padded with black images, because TPUs and replicas need equal shapes; cut the predictions to
@@ -181,21 +203,36 @@ def eval_batches(shards: Sequence[Shard], *, batch_size: int, image_size: int, h
       batch_size: images per step over all hosts. B is this host's share, rows host * B to (host + 1) * B.
       image_size: S in pixels.
       hosts: this host and how many there are.
+      metadata: what the model is given beside the image.
+      seeds: whether to give each image a seed too, a function of its name.
 
     Returns:
-      Batches of {"image": u8[B,S,S,3]}.
+      Batches of {"image": u8[B,S,S,3], "metadata": f32[B,M] if M > 0, "seed": u32[B] if asked for}.
     """
     share = batch_size // hosts.count
     padding = b""  # no record is empty
 
     def examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         records = tf.boolean_mask(serialized, tf.not_equal(serialized, padding))
-        images = decoder.of_size(image_size).graph(schema.parse(records, ["image"])["image"])
+        parsed = schema.parse(records, _keys("image", "image_name", *metadata.keys))
+        found = {"image": decoder.of_size(image_size).graph(parsed["image"])}
+        if metadata.width:
+            found["metadata"] = metadata.graph(parsed)
+        if seeds:
+            found["seed"] = _seed(parsed["image_name"], 0)
         missing = share - tf.shape(records)[0]
-        images = tf.cond(missing > 0, lambda: tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), lambda: images)
-        return {"image": tf.ensure_shape(images, [share, image_size, image_size, 3])}
 
-    records = _read([shard.path for shard in shards])
+        def padded(values: tf.Tensor) -> tf.Tensor:
+            return tf.pad(values, [[0, missing], *([0, 0] for _ in values.shape[1:])])
+
+        shapes = {"image": (image_size, image_size, 3), "seed": (), "metadata": (metadata.width,)}
+        found = {
+            key: tf.cond(missing > 0, lambda values=values: padded(values), lambda values=values: values)
+            for key, values in found.items()
+        }
+        return {key: tf.ensure_shape(values, [share, *shapes[key]]) for key, values in found.items()}
+
+    records = read_records(shards)
     records = records.concatenate(tf.data.Dataset.from_tensors(padding).repeat(-count(shards) % batch_size))
     batches = records.batch(share).shard(hosts.count, hosts.index)
     return _decoded(batches, examples, -(-count(shards) // batch_size))
@@ -208,18 +245,18 @@ def read_metadata(shards: Sequence[Shard]) -> pd.DataFrame:
       shards: shards to read.
 
     Returns:
-      image_name, patient_id, source, fold and target; sex, age_approx and anatom_site_general_challenge as words and
-      years, None where missing; width and height of the source image.
+      image_name, patient_id, source, fold and target; sex, age_approx, anatom_site_general_challenge and diagnosis as
+      words and years, None where missing; width and height of the source image.
     """
     texts, numbers = ("image_name", "patient", "source"), ("fold", "target", "width", "height")
-    codes = {"sex": schema.SEX, "anatom_site_general_challenge": schema.SITE}
+    codes = {"sex": schema.SEX, "anatom_site_general_challenge": schema.SITE, "diagnosis": schema.DIAGNOSIS}
     keys = (*texts, *numbers, "age_approx", *codes)
 
     def row(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = schema.parse(serialized, keys)
         return tuple(record[key] for key in keys)
 
-    rows = _read([s.path for s in shards]).map(row).as_numpy_iterator()
+    rows = read_records(shards).map(row).as_numpy_iterator()
     table = pd.DataFrame(
         [[v.decode() if isinstance(v, bytes) else int(v) for v in each] for each in rows], columns=keys
     )
@@ -228,6 +265,17 @@ def read_metadata(shards: Sequence[Shard]) -> pd.DataFrame:
     ages = table["age_approx"].astype("Int64")
     table["age_approx"] = ages.where(ages != schema.MISSING)
     return table.rename(columns={"patient": "patient_id"})
+
+
+def metadata_of(fields: str, shards: Sequence[Shard]) -> Metadata:
+    """What the model is given beside the image.
+
+    Args:
+      fields: config.metadata.
+      shards: all records of the data set, which say how many images each patient has.
+    """
+    names = parse(fields)
+    return Metadata(names, count_images([read_metadata(shards)]) if "images_per_patient" in names else {})
 
 
 @contextlib.contextmanager
@@ -256,10 +304,12 @@ def find_damage(path: str) -> str:
     return ""
 
 
-def _read(paths: Sequence[str]) -> tf.data.Dataset:
-    files = tf.data.Dataset.from_tensor_slices(list(paths))
+def read_records(shards: Sequence[Shard]) -> tf.data.Dataset:
+    """Returns the serialized records of shards, READERS of them in turn."""
+    elements, read = _reader(shards)
+    files = tf.data.Dataset.from_tensor_slices(elements)
     records = files.interleave(
-        tf.data.TFRecordDataset, cycle_length=READERS, num_parallel_calls=min(READERS, len(paths)), deterministic=True
+        read, cycle_length=READERS, num_parallel_calls=min(READERS, len(shards)), deterministic=True
     )
     return records.with_options(_options())
 

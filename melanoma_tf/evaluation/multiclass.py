@@ -45,6 +45,29 @@ def has_classes(path: Path) -> bool:
     return len(_columns(table)) > 1 and not {"logit", "prediction"} & set(table)
 
 
+def of_run(path: Path) -> Classified | None:
+    """The diagnoses that a run predicted beside its target; None if it predicts none, or fewer than two
+    occur.
+
+    Classes that no image is of are left out, and so are images whose diagnosis is not known.
+
+    Args:
+      path: the run's oof.csv.
+
+    Raises:
+      PredictionsError: see `read`.
+    """
+    table = predictions.read_metadata(path)
+    if not _columns(table):
+        return None
+    known = table[table["diagnosis"].notna()]
+    occurring = set(known["diagnosis"])
+    if len(occurring) < 2:
+        return None
+    absent = [name for name in _columns(table) if name.removeprefix(PREFIX) not in occurring]
+    return _classified(known.drop(columns=absent).reset_index(drop=True), str(path))
+
+
 def _columns(table: pd.DataFrame) -> list[str]:
     return [name for name in map(str, table.columns) if name.startswith(PREFIX)]
 
@@ -68,6 +91,10 @@ def read(path: Path, metadata: Path | None = None) -> Classified:
             f"{path} has no column {', '.join(missing)}; expected image_name, patient_id, diagnosis and {PREFIX}X for "
             f"each class X, got {', '.join(table.columns)}"
         )
+    return _classified(table, str(path))
+
+
+def _classified(table: pd.DataFrame, path: str) -> Classified:
     columns = _columns(table)
     names = tuple(column.removeprefix(PREFIX) for column in columns)
     strange = table[~table["diagnosis"].isin(names)]

@@ -33,6 +33,9 @@ def lines(results: dict[str, Any]) -> list[str]:
         f"at {point['rule']} {point['value']:g}: sensitivity {point['sensitivity']['value']:.4f}, "
         f"specificity {point['specificity']['value']:.4f}, {_chosen(point)}"
     )
+    if "diagnoses" in results:
+        found = results["diagnoses"]
+        shown.append(f"balanced accuracy of {len(found['classes'])} diagnoses {_interval(found['balanced_accuracy'])}")
     if "stress" in results:
         worst = min(results["stress"]["effects"], key=lambda each: each["auc"])
         shown.append(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.metadata import Metadata
 from melanoma_tf.inference.corruption import Corruption, Images
 
 CLEAN = "clean"
@@ -25,6 +27,7 @@ def logits(
     *,
     batch_size: int,
     image_size: int,
+    metadata: Metadata = pipeline.IMAGE_ONLY,
     progress: Callable[[int], None] = lambda images: None,
 ) -> pd.DataFrame:
     """Scores images as they are and under each corruption.
@@ -38,6 +41,7 @@ def logits(
       corruptions: by name.
       batch_size: images at a time over all devices.
       image_size: S in pixels.
+      metadata: what the model is given beside the image.
       progress: called with the number of images scored after each pass.
 
     Returns:
@@ -48,41 +52,60 @@ def logits(
     """
     parts = []
     with pipeline.name_damaged_shard(shards):
-        for names, images in _held(shards, chosen, batch_size, image_size):
+        batches = pipeline.eval_batches(
+            shards, batch_size=batch_size, image_size=image_size, metadata=metadata, seeds="seed" in model.input
+        )
+        for names, images, others in _held(batches, pipeline.read_metadata(shards)["image_name"].tolist(), chosen):
             seeds = pipeline.name_seeds(names)
             blocks = [slice(first, first + _BLOCK) for first in range(0, len(images), _BLOCK)]
-            part = {"image_name": names, CLEAN: _predict(model, images, batch_size)}
+            part = {"image_name": names, CLEAN: _predict(model, images, others, batch_size)}
             progress(len(names))
             for name, corruption in corruptions.items():
                 corrupted = np.concatenate([corruption(images[block], seeds[block]) for block in blocks])
-                part[name] = _predict(model, corrupted, batch_size)
+                part[name] = _predict(model, corrupted, others, batch_size)
                 progress(len(names))
             parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["image_name", CLEAN, *corruptions])
 
 
 def _held(
-    shards: Sequence[pipeline.Shard], chosen: Collection[str], batch_size: int, image_size: int
-) -> Iterator[tuple[list[str], Images]]:
-    """Yields the names and pixels of the chosen images, some hundred at a time."""
-    everything = pipeline.read_metadata(shards)["image_name"].tolist()
-    wanted = set(chosen)
+    batches: Iterable[dict[str, Any]], everything: Sequence[str], chosen: Collection[str]
+) -> Iterator[tuple[list[str], Images, dict[str, NDArray[Any]]]]:
+    """Yields the names, pixels and other inputs of the chosen images, some hundred at a time.
+
+    Args:
+      batches: see `pipeline.eval_batches`; the last one is padded.
+      everything: names of their images.
+      chosen: names to yield.
+    """
+    wanted, first = set(chosen), 0
     names: list[str] = []
-    images: list[Images] = []
-    for index, batch in enumerate(pipeline.eval_batches(shards, batch_size=batch_size, image_size=image_size)):
-        present = everything[index * batch_size : (index + 1) * batch_size]  # the last batch is padded
+    parts: list[dict[str, NDArray[Any]]] = []
+
+    def together() -> tuple[list[str], Images, dict[str, NDArray[Any]]]:
+        inputs = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return names, inputs.pop("image"), inputs
+
+    for batch in batches:
+        present = everything[first : first + len(batch["image"])]
+        first += len(batch["image"])
         kept = [row for row, name in enumerate(present) if name in wanted]
-        images.append(np.asarray(batch["image"])[kept])  # a copy: the batch's memory is used again
+        parts.append({key: np.asarray(values)[kept] for key, values in batch.items()})  # copies: its memory is reused
         names += [present[row] for row in kept]
         if len(names) >= _HELD:
-            yield names, np.concatenate(images)
-            names, images = [], []
+            yield together()
+            names, parts = [], []
     if names:
-        yield names, np.concatenate(images)
+        yield together()
 
 
-def _predict(model: keras.Model, images: Images, batch_size: int) -> NDArray[np.float64]:
+def _predict(
+    model: keras.Model, images: Images, others: dict[str, NDArray[Any]], batch_size: int
+) -> NDArray[np.float64]:
     """Logits f64[N] of images, the last batch padded with black ones."""
-    padded = np.pad(images, ((0, -len(images) % batch_size), (0, 0), (0, 0), (0, 0)))
-    found = model.predict({"image": padded}, batch_size=batch_size, verbose=0)
+    padded = {
+        key: np.pad(values, [(0, -len(images) % batch_size), *[(0, 0)] * (values.ndim - 1)])
+        for key, values in {"image": images, **others}.items()
+    }
+    found = model.predict(padded, batch_size=batch_size, verbose=0)
     return np.asarray(found, np.float64)[: len(images), 0]

@@ -18,6 +18,7 @@ from melanoma_tf.models.batch_norm import BatchNormalization
 # (published layer, config of its copy, inputs of its copy) -> outputs of its copy.
 MakeLayer = Callable[[keras.layers.Layer, dict[str, Any], Any], Any]
 
+DEFAULT_HEAD = heads.Head()
 MIN_IMAGE_SIZE = 32  # pixels: five halvings leave one feature
 _PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)  # of published graphs; ours replaces them
 
@@ -54,8 +55,9 @@ def build_classifier(
     batch_norm_momentum: float | None = None,
     freeze_batch_norm: bool = False,
     rewrite: Callable[[keras.Model], MakeLayer] | None = None,
+    head: heads.Head = DEFAULT_HEAD,
 ) -> keras.Model:
-    """A binary classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
+    """A classifier `image: f32[B,H,W,3] in [0,1] -> logit: f32[B,1]` with H = W = image_size.
 
     Under a mixed precision policy the backbone computes in the policy's dtype; normalization, pooling and head stay
     float32.
@@ -72,6 +74,7 @@ def build_classifier(
       freeze_batch_norm: batch norm uses its moving statistics in training too, and is not trained.
       rewrite: gives the function that copies each layer of the published graph; None: `plain_layer`. Weights and their
         names must stay the same.
+      head: see `heads.classifier`; it may take metadata beside the image, and give the logits of diagnoses too.
 
     Raises:
       ValueError: unknown name, or a value out of its range.
@@ -88,12 +91,13 @@ def build_classifier(
     if batch_norm_momentum is not None:
         batch_norm["momentum"] = batch_norm_momentum
     x = _clone(graph, image, x, _drop_rates(graph, drop_connect), batch_norm, make_layer)
-    return keras.Model(image, heads.logit_head(x, dropout=dropout, prior=prior), name=name)
+    return heads.classifier(image, x, dropout=dropout, prior=prior, head=head, name=name)
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers that hold pretrained weights, in the order of the graph: all except normalization and head."""
-    layers = (layer for layer in model.layers if layer.name != heads.HEAD and not isinstance(layer, _PREPROCESSING))
+    other = {layer.name for layer in heads.layers(model)}
+    layers = (layer for layer in model.layers if layer.name not in other and not isinstance(layer, _PREPROCESSING))
     return [layer for layer in layers if layer.weights]
 
 

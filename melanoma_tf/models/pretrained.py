@@ -25,10 +25,9 @@ import numpy as np
 
 from melanoma_tf.core import files, hdf5, keras_compat
 from melanoma_tf.core.config import PUBLISHED_WEIGHTS
-from melanoma_tf.models import catalogue, efficientnet_lite, registry, torch_state
+from melanoma_tf.models import catalogue, efficientnet_lite, heads, registry, torch_state
 from melanoma_tf.models.backbones import MIN_IMAGE_SIZE, backbone_layers, named_layers, published
 from melanoma_tf.models.catalogue import WeightsUnavailableError
-from melanoma_tf.models.heads import HEAD
 
 NAMES = PUBLISHED_WEIGHTS
 _UNNAMED = re.compile(r"variable(_\d+)?")  # how Keras calls a variable without a name
@@ -62,7 +61,7 @@ class Source:
 def load(model: keras.Model, name: str, weights: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
     """Loads weights into the backbone of `model`, which stays unchanged if anything is missing or does not fit.
 
-    The head is loaded too if the file has a layer of its name and shape (a `.weights.h5` of our own); otherwise it
+    The head is loaded too if the file has its layers, by name and shape (a `.weights.h5` of our own); otherwise it
     keeps its initial values.
 
     Args:
@@ -259,10 +258,13 @@ def _assign(model: keras.Model, found: Mapping[str, Tensors], path: Path) -> tup
     if not plan:
         raise ValueError(f"model {model.name!r} has no backbone to load weights into")
     count = len(plan)
-    head = model.get_layer(HEAD)
-    with_head = [value.shape for _, value in found.get(HEAD, [])] == [tuple(v.shape) for v in head.weights]
+    head = heads.layers(model)
+    with_head = all(
+        [value.shape for _, value in found.get(layer.name, [])] == [tuple(v.shape) for v in layer.weights]
+        for layer in head
+    )
     if with_head:
-        plan += _match(head, found[HEAD], path)
+        plan += [pair for layer in head for pair in _match(layer, found[layer.name], path)]
     for variable, value in plan:
         variable.assign(value)
     return count, with_head

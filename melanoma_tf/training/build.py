@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,11 +12,14 @@ import ml_collections
 
 from melanoma_tf.augment import policy
 from melanoma_tf.augment.warp import shears
+from melanoma_tf.data import metadata, targets
+from melanoma_tf.data.metadata import Metadata
+from melanoma_tf.data.targets import Targets
 from melanoma_tf.devices.profile import DeviceProfile
-from melanoma_tf.models import backbones, losses, pretrained
+from melanoma_tf.models import backbones, heads, losses, pretrained
 from melanoma_tf.tpu import rewrite
 from melanoma_tf.training import schedule
-from melanoma_tf.training.step import SkippingOptimizer, Trainer
+from melanoma_tf.training.step import MixedMetadata, SkippingOptimizer, Trainer
 
 log = logging.getLogger("melanoma_tf")
 
@@ -27,6 +31,7 @@ def build_trainer(
     profile: DeviceProfile,
     *,
     fresh: bool = True,
+    frozen: bool = False,
     epochs_before: Sequence[int] = (),
 ) -> tuple[keras.Model, keras.Model]:
     """Builds the compiled training model and its classifier.
@@ -37,10 +42,12 @@ def build_trainer(
       steps_per_epoch: for the learning rate schedule.
       profile: devices that the model is trained on.
       fresh: whether to load the pretrained weights; False where a checkpoint will overwrite them.
+      frozen: whether only the head is trained; batch norm of the backbone then uses its moving statistics.
       epochs_before: earlier values of config.epochs if the run was extended.
 
     Returns:
-      The trained model, {"image": u8[B,S,S,3], "seed": u32[B]} -> logit f32[B,1], and the classifier in it.
+      The trained model, {"image": u8[B,S,S,3], "seed": u32[B], "metadata": f32[B,M] if config.metadata} -> logits
+      f32[B,1] or, with diagnoses, f32[B,1+K]; and the classifier in it.
     """
     dtype = keras.config.dtype_policy().compute_dtype
     graph = rewrite.choose(config.tpu, profile, config.batch_size, dtype)
@@ -49,20 +56,25 @@ def build_trainer(
         log.info("tpu: %s", rewrite.describe(classifier))
     if fresh:
         log.info("weights: %s", pretrained.load(classifier, config.model, config.weights))
-    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
-    seed = keras.Input((), dtype="uint32", name="seed")
+    if frozen:
+        for layer in backbones.backbone_layers(classifier):
+            layer.trainable = False
+    size = config.image_size
+    inputs = {
+        "image": keras.Input((size, size, 3), dtype="uint8", name="image"),
+        "seed": keras.Input((), dtype="uint32", name="seed"),
+    }
     warp = profile.warp_method(config.tpu)
-    if warp == "shears" and config.image_size > shears.LARGEST:
+    if warp == "shears" and size > shears.LARGEST:
         warp = "matmul"
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit image.
     augment = policy.Augment(config.augment, warp, profile.warp_dtype(dtype), dtype="float32", name="augment")
-    trainer = Trainer({"image": image, "seed": seed}, classifier(augment(image, seed)))
-    loss = losses.build(
-        config.loss,
-        gamma=config.focal_gamma,
-        alpha=config.focal_alpha or None,
-        label_smoothing=config.label_smoothing,
-    )
+    given = augment(inputs["image"], inputs["seed"])
+    if width := Metadata(metadata.parse(config.metadata)).width:
+        inputs["metadata"] = keras.Input((width,), dtype="float32", name="metadata")
+        given = [given, MixedMetadata(augment, size, dtype="float32")(inputs["metadata"], inputs["seed"])]
+    trainer = Trainer(inputs, classifier(given))
+    loss = build_loss(config, prior, steps_per_epoch * config.batch_size)
     trainer.compile(build_optimizer(config, steps_per_epoch, epochs_before), loss)
     trainer.optimizer.build(trainer.trainable_variables)
     return trainer, classifier
@@ -87,7 +99,50 @@ def build_classifier(
         batch_norm_momentum=config.batch_norm_momentum,
         freeze_batch_norm=config.freeze_batch_norm,
         rewrite=graph,
+        head=heads.Head(
+            pooling=config.pooling,
+            dropout_samples=config.dropout_samples,
+            metadata=Metadata(metadata.parse(config.metadata)).width,
+            outputs=config.head,
+            positive=build_targets(config).mask,
+        ),
     )
+
+
+def soft_labels(config: ml_collections.ConfigDict, fold: int) -> Path:
+    """The file of soft labels for a fold that is held out."""
+    return Path(config.soft_labels.replace("{fold}", str(fold))).expanduser()
+
+
+def build_targets(config: ml_collections.ConfigDict, fold: int = 0) -> Targets:
+    """What a config learns of a record. fold: held out, for soft labels of its own."""
+    soft = targets.read_soft(soft_labels(config, fold)) if config.soft_labels else {}
+    return Targets(targets.parse(config.target), config.head != "target", soft)
+
+
+def build_loss(config: ml_collections.ConfigDict, prior: float, images: int) -> keras.losses.Loss:
+    """The loss of a config on logits.
+
+    Args:
+      config: see configs/default.py.
+      prior: share of positives among the training images.
+      images: of an epoch.
+    """
+    alpha = config.focal_alpha or None
+    if config.loss == "class_balanced":
+        beta = config.class_balanced_beta
+        alpha = losses.class_balanced_alpha(beta, prior * images, (1 - prior) * images)
+    loss = losses.build(
+        config.loss,
+        gamma=config.focal_gamma,
+        alpha=alpha,
+        label_smoothing=config.label_smoothing,
+        pos_weight=config.pos_weight,
+    )
+    if config.head == "target":
+        return loss
+    only = config.head == "diagnosis"
+    return losses.WithDiagnosis(None if only else loss, 1.0 if only else config.diagnosis_weight)
 
 
 def describe_xla(trainer: keras.Model, profile: DeviceProfile) -> str:

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Progress:
     Attributes:
       step: optimizer steps over all epochs, including skipped ones.
       steps_taken: steps that had changed the weights at the last check; -1 before the first.
+      taken_before: those of optimizers of earlier stages.
       streams: parallel streams that make up an epoch's order, see `pipeline.streams`; 0 before training.
       loss: mean over the steps of the epoch so far.
       history: one row per finished epoch.
@@ -54,6 +55,7 @@ class Progress:
 
     step: int = 0
     steps_taken: int = -1
+    taken_before: int = 0
     streams: int = 0
     loss: float = 0.0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -71,6 +73,11 @@ def newest(folder: Path) -> list[str]:
     return [LAST, *(f"{last.name}/{file}" for file in (WEIGHTS, TRAINING, STATE) if (last / file).is_file())]
 
 
+def step_of(saved: Sequence[str]) -> int:
+    """The step of the checkpoint whose files `newest` names; 0 without one."""
+    return next((int(match[1]) for match in map(_NAME.match, saved) if match), 0)
+
+
 def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress) -> Path:
     """Writes a checkpoint, points LAST at it and removes all but the newest KEPT.
 
@@ -81,7 +88,7 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
       CheckpointError: a weight or a moment of the optimizer is not finite; nothing is written.
       OSError: e.g. no space left; LAST still names the previous checkpoint.
     """
-    state = _training_state(model, optimizer)
+    state = training_state(model, optimizer)
     _check_finite([*model.weights, *state], f"no checkpoint saved at step {progress.step}")
     name = _folder_name(progress.step)
     if _exists(folder) and _last(folder) == folder / name:
@@ -134,7 +141,7 @@ def _load(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer)
     for file, expected in sums.items():
         if files.sha256(path / file) != expected:
             raise ValueError(f"{path / file} is damaged: its SHA-256 differs from the one in {STATE}")
-    variables = _training_state(model, optimizer)
+    variables = training_state(model, optimizer)
     values = _read_arrays(path / TRAINING, [tuple(variable.shape) for variable in variables])
     _load_weights(path / WEIGHTS, model)
     for variable, value in zip(variables, values, strict=True):
@@ -154,7 +161,7 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
     good = isinstance(sums, dict) and sums.keys() == {WEIGHTS, TRAINING}
     if not good or not all(isinstance(each, str) and _SHA256.fullmatch(each) for each in sums.values()):
         raise ValueError(f"{file} is damaged: sha256: {str(sums)[:200]}; expected that of {WEIGHTS} and {TRAINING}")
-    for key, least in (("step", 0), ("streams", 0), ("steps_taken", -1)):
+    for key, least in (("step", 0), ("streams", 0), ("steps_taken", -1), ("taken_before", 0)):
         value = getattr(progress, key)
         if type(value) is not int or value < least:  # true is no step
             raise ValueError(f"{file} is damaged: {key}: {value!r}; expected a whole number from {least}")
@@ -247,6 +254,12 @@ def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Itera
             variable.assign(value)
 
 
+def training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Returns the state of training besides the weights: optimizer variables and dropout seeds."""
+    weights = {id(w) for w in model.weights}
+    return [*optimizer.variables, *(v for v in model.variables if id(v) not in weights)]
+
+
 def _exists(folder: Path) -> bool:
     return (folder / LAST).is_file()
 
@@ -277,12 +290,6 @@ def _check_finite(variables: Iterable[Any], problem: str) -> None:
     if bad:
         are = verb(len(bad), "is", "are")
         raise CheckpointError(f"{problem}: {counted(len(bad), 'variable')} {are} not finite, first {bad[0]}")
-
-
-def _training_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Returns the state of training besides the weights: optimizer variables and dropout seeds."""
-    weights = {id(w) for w in model.weights}
-    return [*optimizer.variables, *(v for v in model.variables if id(v) not in weights)]
 
 
 def _remove_older(folder: Path, newest: str) -> None:

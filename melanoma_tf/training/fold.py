@@ -11,24 +11,26 @@ from typing import Any
 
 import keras
 import ml_collections
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from melanoma_tf.core import files
-from melanoma_tf.data import pipeline
-from melanoma_tf.data.dataset import check_folds
+from melanoma_tf.data import pipeline, sampling
+from melanoma_tf.data.dataset import DataSet, check_folds
 from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.training import build, callbacks, checkpoint
-from melanoma_tf.training.run_dir import HISTORY, WEIGHTS
+from melanoma_tf.training import build, callbacks, checkpoint, stages
+from melanoma_tf.training.run_dir import BEST, HISTORY, WEIGHTS
 
 log = logging.getLogger("melanoma_tf")
 
 
 def train(
     config: ml_collections.ConfigDict,
-    dataset: pipeline.DataSet,
+    dataset: DataSet,
     fold: int,
     folder: Path | None,
     runtime: Runtime,
@@ -55,9 +57,11 @@ def train(
       checkpoint.CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     run = _FoldRun(config, dataset, fold, folder, runtime, epochs_before)
-    run.build_models()
-    run.restore()
+    run.start()
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
+        if run.is_stopped():
+            break
+        run.enter(epoch)
         with run.termination:
             run.train_epoch(epoch)
     return run.finish()
@@ -69,7 +73,7 @@ class _FoldRun:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        dataset: pipeline.DataSet,
+        dataset: DataSet,
         fold: int,
         folder: Path | None,
         runtime: Runtime,
@@ -82,40 +86,50 @@ class _FoldRun:
         alone = runtime.hosts.count == 1 and (runtime.replicas == 1 or runtime.backend == "jax")
         self.termination = callbacks.Termination(alone)
         self.checkpoints = folder / "checkpoints" if folder else None
-        self.train_shards, self.held_out = dataset.others(fold), dataset.fold(fold)
         check_folds(dataset, [fold], config.batch_size)
-        images, positives = pipeline.count(self.train_shards), sum(shard.positives for shard in self.train_shards)
-        self.prior, self.steps_per_epoch = positives / images, images // config.batch_size
-        self.sizes: dict[str, Any] = {
-            "batch_size": config.batch_size,
-            "image_size": config.image_size,
-            "hosts": runtime.hosts,
+        self.targets = build.build_targets(config, fold)
+        self.inputs = pipeline.metadata_of(config.metadata, (*dataset.train, *dataset.test))
+        self.held_out, self.stopping = dataset.fold(fold), dataset.fold((fold + 1) % dataset.folds)
+        training = dataset.others(fold)
+        if config.patience:
+            training = tuple(shard for shard in training if shard not in self.stopping)
+        if self.targets.soft:
+            training += sampling.soft_labelled(dataset.test, self.targets.soft)
+        self.sampler = sampling.Sampler(
+            training,
+            self.targets,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            oversample=config.oversample,
+            positive_share=config.positive_share,
+        )
+        self.train_shards, self.steps_per_epoch = training, self.sampler.steps
+        table = pipeline.read_metadata(self.held_out)
+        self.held_out_labels = self.targets.labels(table)
+        self.table = table.assign(target=self.targets.of_table(table), fold=fold)
+        images, positives = pipeline.count(training), sum(shard.positives for shard in training)
+        log.info("fold %d: %d images, %d positive, held out: %d", fold, images, positives, len(self.table))
+
+    def sizes(self, image_size: int) -> dict[str, Any]:
+        """Settings of the batches that all passes over the data share."""
+        return {
+            "batch_size": self.config.batch_size,
+            "image_size": image_size,
+            "hosts": self.runtime.hosts,
+            "metadata": self.inputs,
         }
-        self.metadata = pipeline.read_metadata(self.held_out)
-        log.info("fold %d: %d images, %d malignant, held out: %d", fold, images, positives, len(self.metadata))
 
-    def build_models(self) -> None:
-        """Builds the trained model and the predictors, with pretrained weights unless a checkpoint replaces them."""
-        config, runtime = self.config, self.runtime
-        keras.utils.set_random_seed(config.seed + self.fold)
-        newest = runtime.hosts.run_on_primary(lambda: checkpoint.newest(self.checkpoints) if self.checkpoints else [])
-        self.saved = runtime.hosts.broadcast(newest)
-        with runtime.scope():
-            self.trainer, self.classifier = build.build_trainer(
-                config,
-                self.prior,
-                self.steps_per_epoch,
-                runtime.profile,
-                fresh=not self.saved,
-                epochs_before=self.epochs_before,
-            )
-            self.predictor = predictor.predictor(self.classifier, tta=False)
-            self.tta_predictor = predictor.predictor(self.classifier, tta=config.tta)
-        log.info("%s", build.describe_xla(self.trainer, runtime.profile))
-
-    def restore(self) -> None:
-        """Loads the newest checkpoint, if there is one."""
-        with self.runtime.hosts.broadcast_folder(self.checkpoints, self.saved) as folder:
+    def start(self) -> None:
+        """Builds the models of the first stage, or those of the newest checkpoint and loads it."""
+        newest = self.runtime.hosts.run_on_primary(
+            lambda: checkpoint.newest(self.checkpoints) if self.checkpoints else []
+        )
+        saved = self.runtime.hosts.broadcast(newest)
+        step = checkpoint.step_of(saved)
+        self.build_models(
+            stages.at(self.config, max(0, step - 1) // self.steps_per_epoch, self.epochs_before), not saved
+        )
+        with self.runtime.hosts.broadcast_folder(self.checkpoints, saved) as folder:
             restored = checkpoint.restore(folder, self.classifier, self.trainer.optimizer)
         self.progress = restored or checkpoint.Progress()
         _check_order(self.progress, self.steps_per_epoch, self.runtime.hosts)
@@ -123,18 +137,62 @@ class _FoldRun:
             total = self.steps_per_epoch * self.config.epochs
             log.info("fold %d resumes at step %d of %d", self.fold, self.progress.step, total)
 
+    def build_models(self, stage: stages.Stage, fresh: bool) -> None:
+        """Builds the trained model and the predictors of a stage. fresh: whether with pretrained weights."""
+        config, runtime = stage.config, self.runtime
+        keras.utils.set_random_seed(config.seed + self.fold)
+        with runtime.scope():
+            self.trainer, self.classifier = build.build_trainer(
+                config,
+                self.sampler.prior,
+                self.steps_per_epoch,
+                runtime.profile,
+                fresh=fresh,
+                frozen=stage.frozen,
+                epochs_before=stage.epochs_before,
+            )
+            self.predictor = predictor.predictor(self.classifier, tta=False)
+        self.stage = stage
+        log.info("%s", build.describe_xla(self.trainer, runtime.profile))
+
+    def enter(self, epoch: int) -> None:
+        """Builds the models of the epoch's stage if it is another, with the weights of the one before."""
+        stage = stages.at(self.config, epoch, self.epochs_before)
+        if stage.is_as(self.stage):
+            return
+        before, weights = self.stage, self.classifier.get_weights()
+        taken = callbacks.steps_taken(self.trainer.optimizer)
+        state = [keras.ops.convert_to_numpy(variable) for variable in self._state()]
+        self.build_models(stage, fresh=False)
+        self.classifier.set_weights(weights)
+        if before.frozen == stage.frozen:
+            for variable, value in zip(self._state(), state, strict=True):
+                variable.assign(value)
+        else:
+            self.progress.taken_before += taken
+            self.progress.steps_taken = -1
+        what = "the head alone" if stage.frozen else "all layers"
+        log.info("fold %d, epoch %d: %s at %d px", self.fold, epoch + 1, what, stage.config.image_size)
+
+    def _state(self) -> list[Any]:
+        return checkpoint.training_state(self.classifier, self.trainer.optimizer)
+
     def train_epoch(self, epoch: int) -> None:
         """Trains an epoch, or the rest of it, evaluates the held-out fold and saves a checkpoint."""
         progress, optimizer = self.progress, self.trainer.optimizer
         # One `fit` per epoch: the order in it is a function of (seed, epoch), so a resumed run can skip into it.
         steps_before = progress.step - epoch * self.steps_per_epoch
+        shards, balance = self.sampler.epoch(epoch)
+        sizes = self.sizes(self.stage.config.image_size)
         batches = pipeline.train_batches(
-            self.train_shards,
+            shards,
             seed=self.config.seed,
             epoch=epoch,
             skip_steps=steps_before,
             buffer=self.config.shuffle_buffer,
-            **self.sizes,
+            balance=balance,
+            targets=self.targets,
+            **sizes,
         )
         last_step = self.steps_per_epoch * (epoch + 1)
         guard = callbacks.TrainingGuard(
@@ -153,29 +211,47 @@ class _FoldRun:
             logs = self.trainer.fit(batches, callbacks=used, shuffle=False, verbose=0).history
         seconds = time.perf_counter() - started
         callbacks.sync_batch_stats(self.classifier)
-        with checkpoint.averaged(self.classifier, optimizer):
-            logits = predictor.predict_logits(self.predictor, self.held_out, **self.sizes)
         row = {
             "epoch": epoch + 1,
             "step": progress.step,
             "loss": guard.mean_loss(logs["loss"][-1]),
-            "val_loss": self._held_out_loss(logits),
-            "val_auc": metrics.auc(self.metadata["target"], logits),
+            **self._evaluate(sizes),
             "learning_rate": self._last_rate(),
-            "skipped_steps": progress.step - callbacks.steps_taken(optimizer),
+            "skipped_steps": progress.step - progress.taken_before - callbacks.steps_taken(optimizer),
             "images_per_s": round((self.steps_per_epoch - steps_before) * self.config.batch_size / seconds, 1),
             "seconds": round(time.perf_counter() - started, 1),
         }
         self._save(row)
 
-    def _held_out_loss(self, logits: Any) -> float:
+    def _evaluate(self, sizes: dict[str, Any]) -> dict[str, float]:
+        """Loss and AUC of the held-out fold, and with `patience` the AUC of the fold that ends the run."""
+        with checkpoint.averaged(self.classifier, self.trainer.optimizer):
+            outputs = predictor.predict_outputs(self.predictor, self.held_out, **sizes)
+            found = {
+                "val_loss": self._held_out_loss(outputs),
+                "val_auc": metrics.auc(self.table["target"], outputs[:, 0]),
+            }
+            if self.config.patience:
+                target = self.targets.of_table(pipeline.read_metadata(self.stopping))
+                outputs = predictor.predict_outputs(self.predictor, self.stopping, **sizes)
+                found["stop_auc"] = metrics.auc(target, outputs[:, 0])
+                earlier = [row["stop_auc"] for row in self.progress.history]
+                if self.folder and found["stop_auc"] > max(earlier, default=-1.0):
+                    checkpoint.save_final(self.folder / BEST, self.classifier)
+        return found
+
+    def is_stopped(self) -> bool:
+        """Whether the AUC of the stopping fold has not risen for `patience` epochs."""
+        aucs = [row["stop_auc"] for row in self.progress.history] if self.config.patience else []
+        return bool(aucs) and len(aucs) - 1 - int(np.argmax(aucs)) >= self.config.patience
+
+    def _held_out_loss(self, outputs: NDArray[Any]) -> float:
         """The loss that is trained, of images that are not augmented."""
-        targets = self.metadata["target"].to_numpy("float32")
-        return float(keras.ops.convert_to_numpy(self.trainer.loss(targets[:, None], logits[:, None])))
+        return float(keras.ops.convert_to_numpy(self.trainer.loss(self.held_out_labels, outputs)))
 
     def _last_rate(self) -> float:
         """The learning rate of the last step that changed the weights."""
-        rate = build.learning_rate(self.config, self.steps_per_epoch, self.epochs_before)
+        rate = build.learning_rate(self.stage.config, self.steps_per_epoch, self.stage.epochs_before)
         return float(rate(max(0, callbacks.steps_taken(self.trainer.optimizer) - 1)))
 
     def _save(self, row: dict[str, Any]) -> None:
@@ -187,17 +263,25 @@ class _FoldRun:
         log.info("fold %d: %s", self.fold, ", ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def finish(self) -> pd.DataFrame:
-        """Saves the weights of the last epoch and predicts the held-out fold with them.
+        """Saves the final weights and predicts the held-out fold with them.
 
-        Choosing the best epoch by the held-out fold would flatter its AUC.
+        They are those of the last epoch, or with `patience` those of the best epoch on the stopping fold. Choosing the
+        epoch by the held-out fold would flatter its AUC.
         """
+        config, runtime = self.config, self.runtime
+        self.enter(config.epochs - 1)  # from an earlier stage, if the run was stopped there
         with checkpoint.averaged(self.classifier, self.trainer.optimizer):
+            if config.patience:
+                best = [BEST, files.checksum_file(Path(BEST)).name]
+                with runtime.hosts.broadcast_folder(self.folder, best) as folder:
+                    checkpoint.load_final(folder / BEST, self.classifier)
             if self.folder:
                 checkpoint.save_final(self.folder / WEIGHTS, self.classifier)
-            batch_size = predictor.batch_size(self.config.batch_size, self.config.tta, self.runtime.replicas)
-            sizes = {**self.sizes, "batch_size": batch_size}
-            logits = predictor.predict_logits(self.tta_predictor, self.held_out, **sizes)
-        return self.metadata.assign(logit=logits, probability=predictor.sigmoid(logits))
+            with runtime.scope():
+                model = predictor.of_config(self.classifier, config, runtime.profile)
+            sizes = self.sizes(config.image_size) | {"batch_size": predictor.batch_size(config, runtime.replicas)}
+            outputs = predictor.predict_outputs(model, self.held_out, **sizes)
+        return self.table.assign(**predictor.columns(outputs))
 
 
 def _check_order(progress: checkpoint.Progress, steps_per_epoch: int, hosts: Hosts) -> None:

@@ -1,7 +1,8 @@
 """Layout and identity of a run's folder.
 
 RUN/run.json        config, hashes of the data, and when and with what each session trained
-RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished
+RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished;
+                    best.weights.h5 with config.patience
 RUN/oof.csv         out-of-fold predictions of all finished folds
 RUN/metrics.json, report.html, ...    written by melanoma_tf.train and melanoma_tf.evaluate
 RUN/calibration.json    calibrator and operating point of these predictions, for melanoma_tf.predict
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 RUN, OOF, WEIGHTS, HISTORY, METRICS = "run.json", "oof.csv", "model.weights.h5", "history.csv", "metrics.json"
 CALIBRATION = "calibration.json"
+BEST = "best.weights.h5"  # of the epochs so far, with config.patience
 REPORTS = ("report.html", "model_card.md", "tripod_ai.md")
 _FOLD = re.compile("fold[0-9]+")
 
@@ -51,6 +53,7 @@ class RunDir:
       evaluation_data: `data_sha256` of the builds whose folds are held out in turn.
       training_data: `data_sha256` of the builds that only train.
       epochs_before: earlier values of config.epochs, ascending, if the run was extended.
+      sources: of each fold, if the folds are the sources of the records and not those of the builds.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class RunDir:
     evaluation_data: tuple[str, ...]
     training_data: tuple[str, ...] = ()
     epochs_before: tuple[int, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def fold(self, fold: int) -> Path:
         """Returns the folder of a fold."""
@@ -128,6 +132,7 @@ def claim(
     training_data: Sequence[str] = (),
     *,
     overwrite: bool,
+    sources: Sequence[str] = (),
 ) -> RunDir:
     """Creates a run's folder, or opens it to resume the same run, or to extend it if config.epochs was raised.
 
@@ -135,13 +140,14 @@ def claim(
       path: the folder.
       config: see configs/default.py.
       evaluation_data: folders of the builds whose folds are held out in turn.
-      training_data: folders of the builds that only train.
+      training_data: folders of the builds that only train, and files that change their labels.
       overwrite: whether to remove an earlier run.
+      sources: of each fold, see `RunDir`.
 
     Raises:
       RunDirError: the folder holds a run with another config or other data, or files that belong to no run.
     """
-    run, before = check(path, config, evaluation_data, training_data, overwrite=overwrite)
+    run, before = check(path, config, evaluation_data, training_data, overwrite=overwrite, sources=sources)
     content: dict[str, Any] = {}
     if before:
         if run.epochs_before == before.epochs_before:
@@ -155,6 +161,7 @@ def claim(
         "data_sha256": run.evaluation_data,
         "external_sha256": run.training_data,
         "epochs_before": run.epochs_before,
+        "sources": run.sources,
     }
     _write_run(path, content)
     return run
@@ -167,8 +174,9 @@ def check(
     training_data: Sequence[str] = (),
     *,
     overwrite: bool,
+    sources: Sequence[str] | None = (),
 ) -> tuple[RunDir, RunDir | None]:
-    """Checks what `claim` would do, and changes nothing.
+    """Checks what `claim` would do, and changes nothing; sources: None where they are not known yet.
 
     Returns:
       The run, and the run that it resumes or extends.
@@ -177,10 +185,13 @@ def check(
       RunDirError: as `claim`.
     """
     run = RunDir(path, config, tuple(map(data_sha256, evaluation_data)), tuple(map(data_sha256, training_data)))
+    run = dataclasses.replace(run, sources=tuple(sources or ()))
     if (path / RUN).is_file():
         # A run without any checkpoint has nothing to resume and nothing to lose.
         if not overwrite and (any(path.glob("fold*/checkpoints/LAST")) or any(path.glob(f"fold*/{OOF}"))):
             before = open_workdir(path)
+            if sources is None:
+                run = dataclasses.replace(run, sources=before.sources)
             return dataclasses.replace(run, epochs_before=_epochs_before(before, run)), before
     elif path.exists() and not path.is_dir():
         raise RunDirError(f"--workdir {path} is a file; pass a folder")
@@ -201,7 +212,7 @@ def open_workdir(path: Path) -> RunDir:
     run = _read_run(path / RUN)
     config = restore(run["config"], path / RUN)
     evaluation_data, training_data, epochs = run["data_sha256"], run["external_sha256"], run.get("epochs_before", [])
-    return RunDir(path, config, tuple(evaluation_data), tuple(training_data), tuple(epochs))
+    return RunDir(path, config, tuple(evaluation_data), tuple(training_data), tuple(epochs), tuple(run["sources"]))
 
 
 def _read_run(file: Path) -> dict[str, Any]:
@@ -218,6 +229,8 @@ def _read_run(file: Path) -> dict[str, Any]:
         hashes = run.get(key)
         if not (isinstance(hashes, list) and all(isinstance(each, str) for each in hashes)):
             raise _damaged(file, f"{key}: expected a list of SHA-256")
+    if not all(isinstance(each, str) for each in run.setdefault("sources", [])):
+        raise _damaged(file, "sources: expected a list of texts")
     epochs = run.get("epochs_before", [])
     if not (isinstance(epochs, list) and all(type(each) is int and each > 0 for each in epochs)):
         raise _damaged(file, "epochs_before: expected a list of whole numbers")
@@ -237,7 +250,14 @@ def read_predictions(path: Path) -> pd.DataFrame:
     import pandas as pd  # here, because commands check their flags before they import what takes long
 
     texts = dict.fromkeys(("image_name", "patient_id", "source"), str)
-    known = ("sex", "age_approx", "anatom_site_general_challenge", "width", "height")  # not in runs of earlier versions
+    known = (
+        "sex",
+        "age_approx",
+        "anatom_site_general_challenge",
+        "diagnosis",
+        "width",
+        "height",
+    )  # not in runs of earlier versions
     missing = {column: [""] for column in ("patient_id", "logit", "probability", *known)}
     table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
     return table.assign(**{name: table[name].map(text.from_cell) for name in texts if name in table})
@@ -258,7 +278,13 @@ def _remove(path: Path) -> None:
 
 
 def data_sha256(data_path: str) -> str:
-    """Returns the SHA-256 of a build's manifest, which identifies the build. data_path: folder or URL such as gs://."""
+    """Returns the SHA-256 of a build's manifest, which identifies the build, or of a file.
+
+    Args:
+      data_path: folder or URL such as gs://, or a file.
+    """
+    if Path(data_path).is_file():
+        return files.sha256(Path(data_path))
     return hashlib.sha256((paths.path(data_path) / MANIFEST).read_bytes()).hexdigest()
 
 
@@ -296,6 +322,10 @@ def _check_same(before: RunDir, now: RunDir) -> None:
     differing: list[Any] = [f"{k}: {old.get(k)!r} then, {new[k]!r} now" for k in new if old.get(k) != new[k]]
     if (before.evaluation_data, before.training_data) != (now.evaluation_data, now.training_data):
         differing.append("the data set")
+    if before.sources != now.sources:
+        differing.append(
+            f"--hold_out_source: {', '.join(before.sources) or 'no'} then, {', '.join(now.sources) or 'no'} now"
+        )
     if differing:
         raise RunDirError(
             f"--workdir {now.path} holds a run that differs in {'; '.join(differing)}. "

@@ -39,6 +39,27 @@ class Trainer(keras.Model):
         return logs
 
 
+class MixedMetadata(keras.layers.Layer):
+    """Mixes metadata in training as the images of a batch are mixed: f32[B,M], u32[B] -> f32[B,M].
+
+    Args:
+      augment: what mixes the images.
+      size: side of the images, pixels.
+    """
+
+    def __init__(self, augment: Any, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.augment, self.size = augment, size
+
+    def call(self, metadata: Any, seeds: Any, training: bool = False) -> Any:
+        """Returns the metadata of each mix."""
+        return self.augment.labels(metadata, seeds, self.size, self.size) if training else metadata
+
+    def compute_output_shape(self, metadata_shape: Any, seeds_shape: Any = None) -> Any:
+        """Returns the shape of the metadata."""
+        return metadata_shape
+
+
 def _finite_or(new: Any, old: Any) -> Any:
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(new.dtype)):
         return new

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from melanoma_tf import evaluate, explain, predict, stress, train
 from melanoma_tf.core import config, files
 from melanoma_tf.data import dataset, pipeline
+from melanoma_tf.data.dataset import open_data
 from melanoma_tf.devices import select
 from melanoma_tf.evaluation import analysis, build_images, predictions, stored
 from melanoma_tf.evaluation.calibration import Calibrator
@@ -87,7 +88,7 @@ def test_the_other_folds_are_trained_in_another_session_and_all_together_predict
     assert first["versions"].keys() >= {"melanoma-tf", "python", "tensorflow", "keras"}
     assert second["devices"]["names"] == ["CPU:0"]
     oof = pd.read_csv(folder / "oof.csv")
-    everything = pipeline.read_metadata(pipeline.open_data(str(shards)).train)
+    everything = pipeline.read_metadata(open_data(str(shards)).train)
     assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
         zip(everything["image_name"], everything["fold"], everything["target"], strict=True)
     )

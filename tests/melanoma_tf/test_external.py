@@ -10,6 +10,8 @@ import pytest
 
 from melanoma_tf import train
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import open_data
+from melanoma_tf.data.external import _identities, add_external
 from melanoma_tf.training import run_dir
 from tests.support import tiny
 from tests.support.builds import replaced, settings
@@ -144,16 +146,16 @@ def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
 
 
 def test_external_records_train_every_fold_and_are_held_out_in_none(shards, external):
-    alone = pipeline.open_data(str(shards))
-    both = pipeline.add_external(alone, [str(external)], held_out=False)
+    alone = open_data(str(shards))
+    both = add_external(alone, [str(external)], held_out=False)
     for fold in range(alone.folds):
         assert both.fold(fold) == alone.fold(fold)
         assert pipeline.count(both.others(fold)) == pipeline.count(alone.others(fold)) + 24
 
 
 def test_they_are_held_out_fold_by_fold_on_request(shards, external):
-    alone, further = pipeline.open_data(str(shards)), pipeline.open_data(str(external))
-    both = pipeline.add_external(alone, [str(external)], held_out=True)
+    alone, further = open_data(str(shards)), open_data(str(external))
+    both = add_external(alone, [str(external)], held_out=True)
     for fold in range(alone.folds):
         assert both.fold(fold) == (*alone.fold(fold), *further.fold(fold))
         assert both.others(fold) == (*alone.others(fold), *further.others(fold))
@@ -177,21 +179,21 @@ def test_a_leak_is_reported(other, shards, main_csv, tmp_path, held_out):
     together = next(patient for patient in main_csv["patient_id"] if home[patient] == fold)
     assert build_sharing(together) == fold
     if held_out:
-        pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
+        add_external(open_data(str(shards)), [str(tmp_path / "out")], held_out=True)
     apart = next(patient for patient in main_csv["patient_id"] if home[patient] != fold)
     assert build_sharing(apart) == fold
     message = rf"external images? would .*: patient {apart} is in fold {home[apart]} of {shards}.* --against"
     with pytest.raises(pipeline.DataError, match=message):
-        pipeline.add_external(pipeline.open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
+        add_external(open_data(str(shards)), [str(tmp_path / "out")], held_out=held_out)
 
 
 @pytest.mark.parametrize("key", ["image_name", "sha256", "lesion", "patient"])
 @pytest.mark.parametrize("where", ["train", "test"])
 def test_each_identity_is_compared_with_training_and_test_set(shards, external, monkeypatch, key, where):
-    alone = pipeline.open_data(str(shards))
+    alone = open_data(str(shards))
     if where == "test":
         alone = dataclasses.replace(alone, train=alone.train[1:], test=alone.train[:1])
-    known = next(iter(pipeline._identities(alone.train[0] if where == "train" else alone.test[0])))
+    known = next(iter(_identities(alone.train[0] if where == "train" else alone.test[0])))
     known["lesion"] = b"L1"
 
     def identities(shard):
@@ -202,12 +204,12 @@ def test_each_identity_is_compared_with_training_and_test_set(shards, external, 
             everything[0] = known
         return everything
 
-    real = pipeline._identities
-    monkeypatch.setattr(pipeline, "_identities", identities)
+    real = _identities
+    monkeypatch.setattr("melanoma_tf.data.external._identities", identities)
     shown = known[key].hex() if key == "sha256" else known[key].decode()
     home = "the test set" if where == "test" else f"fold {alone.train[0].fold}"
     with pytest.raises(pipeline.DataError, match=f"external images? would .*: {key} {shown} is in {home} of"):
-        pipeline.add_external(alone, [str(external)], held_out=False)
+        add_external(alone, [str(external)], held_out=False)
 
 
 def test_a_changed_shard_is_reported_before_its_records_are_read(shards, external, tmp_path, monkeypatch):
@@ -232,14 +234,14 @@ def test_a_changed_shard_is_reported_before_its_records_are_read(shards, externa
 
 
 def test_builds_that_cannot_be_external_are_refused(shards, other, tmp_path):
-    alone = pipeline.open_data(str(shards))
+    alone = open_data(str(shards))
     test = replaced(settings(other, tmp_path / "test"), csv=str(other / "test.csv"), images=str(other / "jpeg/test"))
     build.build(test)
     with pytest.raises(pipeline.DataError, match="test has no labelled records"):
-        pipeline.add_external(alone, [str(tmp_path / "test")], held_out=False)
+        add_external(alone, [str(tmp_path / "test")], held_out=False)
     build.build(replaced(settings(other, tmp_path / "two"), folds=2, shards=2))
     with pytest.raises(pipeline.DataError, match="two has 2 folds, expected 5"):
-        pipeline.add_external(alone, [str(tmp_path / "two")], held_out=True)
+        add_external(alone, [str(tmp_path / "two")], held_out=True)
 
 
 def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path):
@@ -247,7 +249,7 @@ def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path
     args = ["--data", str(shards), "--external", str(external), "--workdir", str(folder)]
     done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = pipeline.open_data(str(shards))
+    alone = open_data(str(shards))
     assert f"fold 0: {pipeline.count(alone.others(0)) + 24} images" in done.stdout + done.stderr
     oof = pd.read_csv(folder / "oof.csv")
     assert sorted(oof["image_name"]) == sorted(pipeline.read_metadata(alone.fold(0))["image_name"])

@@ -25,18 +25,18 @@ SETTINGS = {"image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0.0
 SMOKE = ["--config", "configs/smoke.py", "--strategy", "cpu", *(f"--config.{k}={v}" for k, v in SETTINGS.items())]
 
 
-def build_classifier(name: str, image_size: int, *, dropout: float, **options: Any) -> keras.Model:
+def build_classifier(
+    name: str, image_size: int, *, dropout: float, head: heads.Head = backbones.DEFAULT_HEAD, **options: Any
+) -> keras.Model:
     """`backbones.build_classifier` of EfficientNet-B0, cut off after `LAST_LAYER`; later stages are not even built."""
     stages = efficientnet.DEFAULT_BLOCKS_ARGS[: int(LAST_LAYER[len("block")])]
     short = functools.partial(efficientnet.EfficientNet, 1.0, 1.0, 224, blocks_args=stages)
     with mock.patch("keras.applications.EfficientNetB0", short):
         whole = build_real_classifier(name, image_size, dropout=dropout, **options)
     split = "merge_rows" in [layer.name for layer in whole.layers]  # where splits are images again
-    x = keras.layers.GlobalAveragePooling2D()(whole.get_layer("merge_rows" if split else LAST_LAYER).output)
-    x = keras.layers.Dropout(dropout)(x)
-    head = whole.get_layer(heads.HEAD)
-    logit = keras.layers.Dense(1, bias_initializer=head.bias_initializer, name=heads.HEAD)(x)
-    return keras.Model(whole.input, logit)
+    features = whole.get_layer("merge_rows" if split else LAST_LAYER).output
+    prior = options.get("prior")
+    return heads.classifier(whole.input, features, dropout=dropout, prior=prior, head=head, name=name)
 
 
 def config(**changes: Any) -> ml_collections.ConfigDict:

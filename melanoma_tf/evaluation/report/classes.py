@@ -24,6 +24,19 @@ def make(title: str, results: Mapping[str, Any]) -> str:
     images = tag("dd", f"{results['images']:,}", tag("small", patients))
     boxes = {"balanced accuracy": value, "images": images}
     tiles = [tag("div", tag("dt", name), content, class_="tile") for name, content in boxes.items()]
+    body: list[Content] = [
+        tag("h1", title),
+        [tag("p", text, class_="warning") for text in results["warnings"]],
+        tag("p", USE, class_="lead"),
+        tag("dl", tiles, class_="tiles"),
+        tag("h2", "Classes"),
+        *cards(results),
+    ]
+    return page.document(title, body, charts.STYLE)
+
+
+def cards(results: Mapping[str, Any]) -> list[Content]:
+    """The tables of each class against the rest, and of true by predicted class. results: see `multiclass.analyze`."""
     rows = [
         [
             name,
@@ -33,12 +46,7 @@ def make(title: str, results: Mapping[str, Any]) -> str:
         for name, each in results["classes"].items()
     ]
     counts = ([name, *(f"{n:,}" for n in row)] for name, row in results["confusion"].items())
-    body: list[Content] = [
-        tag("h1", title),
-        [tag("p", text, class_="warning") for text in results["warnings"]],
-        tag("p", USE, class_="lead"),
-        tag("dl", tiles, class_="tiles"),
-        tag("h2", "Classes"),
+    return [
         card("Each against the rest", page.table(["class", "images", "recall", "AUC"], rows), class_="card apart"),
         card(
             "True by predicted class",
@@ -47,4 +55,10 @@ def make(title: str, results: Mapping[str, Any]) -> str:
             class_="card apart",
         ),
     ]
-    return page.document(title, body, charts.STYLE)
+
+
+def section(results: Mapping[str, Any]) -> list[Content]:
+    """Balanced accuracy and `cards`, as a section of a report."""
+    found = results["balanced_accuracy"]
+    text = f"Balanced accuracy over the diagnoses that occur: {number(found['value'])} ({interval(found)}), of "
+    return [tag("p", f"{text}{results['images']:,} images whose diagnosis is known."), *cards(results)]

@@ -53,7 +53,13 @@ def interval(found: Figures | None, digits: int = 3) -> str:
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def make(title: str, results: Figures, errors: Html | None = None, choices: filters.Choices | None = None) -> str:
+def make(
+    title: str,
+    results: Figures,
+    errors: Html | None = None,
+    choices: filters.Choices | None = None,
+    diagnoses: Content | None = None,
+) -> str:
     """Makes the page.
 
     Args:
@@ -61,6 +67,7 @@ def make(title: str, results: Figures, errors: Html | None = None, choices: filt
       results: the contents of metrics.json.
       errors: gallery of the most confident errors, if images are at hand.
       choices: values of the gallery's images for each filter; only filters that mark its figures are offered.
+      diagnoses: what a model of several diagnoses says of each, see `report.classes`.
     """
     marked = {name: values for name, values in (choices or {}).items() if errors and f" data-{name}=" in errors}
     sections: dict[str, Content] = {"Discrimination": list(discrimination(results))}
@@ -68,6 +75,8 @@ def make(title: str, results: Figures, errors: Html | None = None, choices: filt
         sections["The floor"] = list(floor(results["floor"]))
     sections["Calibration"] = list(calibration(results["calibration"]))
     sections["Decisions"] = list(decisions(results["operating_point"]))
+    if diagnoses:
+        sections["Diagnoses"] = diagnoses
     if results["subgroups"]:
         sections["Subgroups"] = list(subgroups(results["subgroups"]))
     if "stress" in results:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from melanoma_tf.data import decoder, pipeline
+from melanoma_tf.data.dataset import open_data
 
 SIZE = 48
 
@@ -106,7 +107,7 @@ def test_tensorflow_takes_the_memory_without_a_copy_and_keeps_it():
 
 @pytest.mark.integration
 def test_epochs_leave_neither_threads_nor_memory_behind(shards):
-    dataset = pipeline.open_data(str(shards))
+    dataset = open_data(str(shards))
     size = 24  # unique, so that no other test shares the decoder
 
     def threads():

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from melanoma_tf.data import integrity, pipeline
+from melanoma_tf.data.dataset import open_data
 from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
 
@@ -35,7 +36,7 @@ def build(shards, tmp_path):
 
 
 def check(folder):
-    return integrity.check(pipeline.open_data(str(folder)).train)
+    return integrity.check(open_data(str(folder)).train)
 
 
 def flip_targets(path):

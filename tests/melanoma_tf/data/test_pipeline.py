@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import open_data
 from melanoma_tf.training import run_dir
 from tfrecord_tools import schema
 from tfrecord_tools.records import tfrecord
@@ -20,7 +21,7 @@ from tfrecord_tools.records import tfrecord
 
 @pytest.fixture(scope="module")
 def dataset(shards):
-    return pipeline.open_data(str(shards))
+    return open_data(str(shards))
 
 
 def batches(dataset, *, epoch=0, skip=0, seed=0, size=32):
@@ -54,12 +55,12 @@ def test_shards_are_read_from_any_file_system_of_tensorflow(shards, dataset):
         if file.is_file():
             tf.io.gfile.makedirs(remote)
             tf.io.gfile.copy(str(file), f"{remote}/{file.name}", overwrite=True)
-    found = pipeline.open_data(remote)
+    found = open_data(remote)
     assert [shard.path.startswith("ram://") for shard in found.train] == [True] * len(found.train)
     assert pixels(batches(found)) == pixels(batches(dataset))
     assert run_dir.data_sha256(remote) == run_dir.data_sha256(str(shards))
     with pytest.raises(pipeline.DataError, match="ram://elsewhere/manifest.json: No such file or directory"):
-        pipeline.open_data("ram://elsewhere")
+        open_data("ram://elsewhere")
 
 
 def test_order_does_not_depend_on_tensorflows_global_seed(dataset):
@@ -136,7 +137,7 @@ def copy_of(shards, tmp_path):
 
 def test_a_flipped_byte_is_named_with_shard_and_record(shards, tmp_path):
     folder = copy_of(shards, tmp_path)
-    dataset = pipeline.open_data(str(folder))
+    dataset = open_data(str(folder))
     victim = dataset.train[1].path
     lengths = [len(record) + 16 for record in tfrecord.read_records(victim)]
     content = bytearray((folder / victim).read_bytes())
@@ -158,15 +159,15 @@ def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
     with pytest.raises(
         pipeline.DataError, match=r"manifest.json: No such file or directory; expected the folder of a finished build"
     ):
-        pipeline.open_data(str(tmp_path))
+        open_data(str(tmp_path))
     folder = copy_of(shards, tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     with pytest.raises(pipeline.DataError, match="unfinished build; finish it with .*--resume"):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     with pytest.raises(pipeline.DataError, match="schema_version 99; this version reads"):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))
     for text, reason in (
         ('{"name": "a web app"}', ": not a manifest: "),
         ('{"sche', ": not a manifest: "),
@@ -178,13 +179,13 @@ def test_a_folder_that_is_no_finished_build_is_refused(shards, tmp_path):
     ):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(pipeline.DataError, match=f"manifest.json{reason}"):
-            pipeline.open_data(str(folder))
+            open_data(str(folder))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / manifest["shards"][0]["name"]).unlink()
     with pytest.raises(
         pipeline.DataError, match=f"{manifest['shards'][0]['name']} is missing or not [0-9]+ bytes long"
     ):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))
 
 
 @pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "manifest.json"])
@@ -194,7 +195,7 @@ def test_only_shards_of_the_folder_are_opened(shards, tmp_path, name):
     manifest["shards"][0]["name"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(pipeline.DataError, match=f"manifest.json: .*'{name}' is not allowed as a file name"):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))
 
 
 def test_a_shard_that_is_a_link_to_elsewhere_is_refused(shards, tmp_path):
@@ -203,7 +204,7 @@ def test_a_shard_that_is_a_link_to_elsewhere_is_refused(shards, tmp_path):
     shutil.move(shard, tmp_path / "elsewhere")
     shard.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(pipeline.DataError, match=f"{shard} is a link to {tmp_path / 'elsewhere'}, outside its folder"):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))
 
 
 def test_a_pipe_in_the_place_of_a_shard_is_not_opened(shards, tmp_path):
@@ -212,4 +213,4 @@ def test_a_pipe_in_the_place_of_a_shard_is_not_opened(shards, tmp_path):
     shard.unlink()
     os.mkfifo(shard)
     with pytest.raises(pipeline.DataError, match=f"{shard} is missing or not"):
-        pipeline.open_data(str(folder))
+        open_data(str(folder))

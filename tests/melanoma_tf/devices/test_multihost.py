@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import DataSet, open_data
 from melanoma_tf.devices.multihost import ALONE, Hosts
 from tests.support import tiny
 from tests.support.process import HANG_S, JAX_ON_CPU, REPOSITORY, run_command
@@ -96,7 +97,7 @@ def test_a_second_host_that_dies_ends_the_first(settings, tmp_path):
     assert not (tmp_path / "run/oof.csv").exists()
 
 
-def batches(dataset: pipeline.DataSet, part: Hosts, skip: int = 0) -> list[list[bytes]]:
+def batches(dataset: DataSet, part: Hosts, skip: int = 0) -> list[list[bytes]]:
     found = pipeline.train_batches(
         dataset.others(0), batch_size=8, image_size=32, seed=3, epoch=1, skip_steps=skip, buffer=16, hosts=part
     )
@@ -106,7 +107,7 @@ def batches(dataset: pipeline.DataSet, part: Hosts, skip: int = 0) -> list[list[
 @pytest.mark.parametrize("skip", [0, 2])
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shards, hosts, skip):
-    dataset = pipeline.open_data(str(shards))
+    dataset = open_data(str(shards))
     parts = [batches(dataset, Hosts(host, hosts), skip) for host in range(hosts)]
     for whole, *shares in zip(batches(dataset, ALONE, skip), *parts, strict=True):
         assert [len(share) for share in shares] == [8 // hosts] * hosts
@@ -115,7 +116,7 @@ def test_hosts_read_disjoint_parts_of_the_batches_that_one_host_would_read(shard
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_predict_each_record_once_in_order(shards, hosts):
-    dataset = pipeline.open_data(str(shards))
+    dataset = open_data(str(shards))
 
     def rows(part: Hosts) -> list[np.ndarray]:
         found = pipeline.eval_batches(dataset.fold(0), batch_size=8, image_size=32, hosts=part)
@@ -162,7 +163,7 @@ def test_a_host_that_ends_with_an_error_ends_the_others_too(settings, shards, tm
 
 
 def test_three_hosts_read_each_image_once_in_an_order_of_their_own(shards):
-    dataset = pipeline.open_data(str(shards))
+    dataset = open_data(str(shards))
     shares = [
         [
             image.tobytes()

@@ -106,3 +106,19 @@ def test_binary_predictions_are_not_taken_for_several_classes(table, tmp_path):
     assert not multiclass.has_classes(tmp_path / "p.csv")
     table[["image_name", "prediction_MEL"]].rename(columns={"prediction_MEL": "prediction"}).to_csv(tmp_path / "p.csv")
     assert not multiclass.has_classes(tmp_path / "p.csv")
+
+
+def test_a_run_that_predicts_diagnoses_is_judged_on_those_that_are_known_and_occur(table, tmp_path):
+    rare = table.assign(prediction_VASC=0.99, logit=0.0, target=(table["diagnosis"] == "MEL").astype(int))
+    rare.loc[:9, "diagnosis"] = ""
+    rare.to_csv(tmp_path / "oof.csv", index=False)
+    found = multiclass.of_run(tmp_path / "oof.csv")
+    assert found is not None
+    assert "VASC" not in found.names
+    assert len(found.images) == len(table) - 10
+    same = multiclass.analyze(read(table[10:].drop(columns="prediction_UNK"), tmp_path), 100)["balanced_accuracy"][
+        "value"
+    ]
+    assert multiclass.analyze(found, 100)["balanced_accuracy"]["value"] == same
+    rare[["image_name", "target", "logit"]].to_csv(tmp_path / "oof.csv", index=False)
+    assert multiclass.of_run(tmp_path / "oof.csv") is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import open_data
 from melanoma_tf.inference import predictor, stress
 from melanoma_tf.inference.corruption import Corruption
 
@@ -27,7 +28,7 @@ def model():
 
 
 def test_images_as_they_are_have_the_scores_of_predict_and_corruptions_other_ones(shards, model, monkeypatch):
-    held_out = pipeline.open_data(str(shards)).train[:2]
+    held_out = open_data(str(shards)).train[:2]
     names = pipeline.read_metadata(held_out)["image_name"]
     chosen = set(names) - {names[0], names[5]}
     corruptions = {
@@ -41,7 +42,7 @@ def test_images_as_they_are_have_the_scores_of_predict_and_corruptions_other_one
     found = stress.logits(model, held_out, chosen, corruptions, **sizes, progress=done.append)
     assert found["image_name"].tolist() == [name for name in names if name in chosen]
     assert sum(done) == 4 * len(chosen)
-    expected = predictor.predict_logits(model, held_out, **sizes)[names.isin(chosen)]
+    expected = predictor.predict_outputs(model, held_out, **sizes)[names.isin(chosen), 0]
     np.testing.assert_array_equal(found["clean"].astype(np.float32), expected)
     np.testing.assert_array_equal(found["none"], found["clean"])
     assert (found["dark"] != found["clean"]).all()
@@ -53,7 +54,7 @@ def test_images_as_they_are_have_the_scores_of_predict_and_corruptions_other_one
 
 
 def test_no_chosen_image_gives_an_empty_table(shards, model):
-    held_out = pipeline.open_data(str(shards)).train[:1]
+    held_out = open_data(str(shards)).train[:1]
     found = stress.logits(model, held_out, [], {"x": Corruption("zoom", 1.5)}, batch_size=4, image_size=32)
     assert list(found) == ["image_name", "clean", "x"]
     assert not len(found)

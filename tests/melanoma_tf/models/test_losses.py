@@ -65,5 +65,37 @@ def test_bad_arguments_are_named():
         losses.SigmoidFocal(gamma=-1)
     with pytest.raises(ValueError, match=r"alpha=1.5 must lie in \(0, 1\)"):
         losses.SigmoidFocal(alpha=1.5)
-    with pytest.raises(ValueError, match="unknown loss 'dice'; expected one of: focal, bce"):
+    with pytest.raises(ValueError, match="unknown loss 'dice'; expected one of: focal, class_balanced, bce"):
         losses.build("dice", gamma=2.0, alpha=0.25, label_smoothing=0.0)
+
+
+def test_pos_weight_is_that_of_tensorflow():
+    found = losses.build("bce", pos_weight=7.0).call(LABELS, LOGITS)
+    expected = tf.nn.weighted_cross_entropy_with_logits(LABELS, LOGITS[:, 0], 7.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # theirs rounds near 0
+
+
+def test_class_balanced_weights_are_those_of_the_paper():
+    beta, numbers = 0.99, (20, 500)
+    weights = [(1 - beta) / (1 - beta**n) for n in numbers]
+    alpha = losses.class_balanced_alpha(beta, *numbers)
+    assert alpha / (1 - alpha) == pytest.approx(weights[0] / weights[1])
+    assert losses.class_balanced_alpha(0.0, 20, 500) == 0.5
+    nearly_inverse = losses.class_balanced_alpha(0.9999999, 20, 500)
+    assert nearly_inverse / (1 - nearly_inverse) == pytest.approx(25, rel=1e-3)
+
+
+def test_the_loss_of_the_diagnosis_is_added_where_it_is_known():
+    shares = np.eye(4, dtype=np.float32)[RNG.integers(4, size=64)]
+    shares[:10] = 0  # unknown
+    logits = np.concatenate([LOGITS, RNG.normal(0, 2, (64, 4)).astype(np.float32)], axis=1)
+    labels = np.concatenate([LABELS[:, None], shares], axis=1)
+    target = losses.SigmoidFocal()
+    classes = tf.nn.softmax_cross_entropy_with_logits(shares, logits[:, 1:]).numpy()
+    np.testing.assert_array_equal(classes[:10], 0)
+    found = losses.WithDiagnosis(target, 0.3).call(labels, logits)
+    np.testing.assert_allclose(found, target.call(LABELS, LOGITS) + 0.3 * classes, rtol=1e-5)
+    alone = losses.WithDiagnosis(None, 1.0)(labels, logits)
+    np.testing.assert_allclose(alone, classes.mean(), rtol=1e-5)
+    bce = losses.WithDiagnosis(losses.build("bce"), 1.0).call(labels, logits)
+    np.testing.assert_allclose(bce - classes, losses.SigmoidFocal(0.0, None).call(LABELS, LOGITS), rtol=1e-3, atol=1e-5)

@@ -40,8 +40,8 @@ def test_stored_weights_give_the_stored_logits(monkeypatch):
     assert pipeline.read_metadata(shards)[columns].equals(stored[columns])
     classifier = build.build_classifier(tiny.config())
     checkpoint.load_final(RUN / "fold0/model.weights.h5", classifier)  # written before there were checksums
-    tta_predictor = predictor.predictor(classifier, tta=True)
-    logits = predictor.predict_logits(tta_predictor, shards, batch_size=8, image_size=32)
+    model = predictor.predictor(classifier, tta=True)
+    logits = predictor.predict_outputs(model, shards, batch_size=8, image_size=32)[:, 0]
     np.testing.assert_allclose(logits, stored["logit"], atol=1e-5)
     np.testing.assert_allclose(predictor.sigmoid(logits), stored["probability"], atol=1e-5)
 
