@@ -48,7 +48,8 @@ def join(tables: Sequence[pd.DataFrame], origins: Sequence[str]) -> tuple[pd.Dat
             same = predictions.same_images(joined, table, (origins[0], origin))
         except predictions.PredictionsError as error:
             raise predictions.PredictionsError(
-                f"{error}; expected the same images in {origins[0]} and {origin}: finish the same folds of both"
+                f"{error}; expected the images of {origins[0]} and {origin} to be the same: finish the same folds of "
+                "both runs, predict the same build with both"
             ) from error
         differ = same["fold"] != joined["fold"]
         if differ.any():
@@ -171,19 +172,21 @@ def fit(method: Method, stacker: Stacker, columns: pd.DataFrame, labels: ArrayLi
     """
     y = np.asarray(labels)
     if method == "weights":
-        weights = _weights(columns.to_numpy(np.float64), y)
+        with threadpoolctl.threadpool_limits(1):  # see `floor.out_of_fold`
+            weights = _weights(columns.to_numpy(np.float64), y)
         return Fitted(
             lambda new: new.to_numpy(np.float64) @ weights, dict(zip(map(str, columns), weights, strict=True))
         )
     model = _stacker(stacker, columns)
-    # Threads of OpenMP that share their core with other processes wait for one another; see `floor.out_of_fold`.
     with threadpoolctl.threadpool_limits(1):
         model.fit(columns, y)
-    if stacker == "boosting":
-        return Fitted(model.decision_function, {})
-    return Fitted(
-        model.decision_function, dict(zip(model[:-1].get_feature_names_out(), model[-1].coef_[0], strict=True))
-    )
+
+    def score(new: pd.DataFrame) -> Floats:
+        with threadpoolctl.threadpool_limits(1):
+            return model.decision_function(new)
+
+    names = model[:-1].get_feature_names_out()
+    return Fitted(score, dict(zip(names, model[-1].coef_[0], strict=True)) if stacker == "logistic" else {})
 
 
 def _weights(logits: Floats, labels: ArrayLike) -> Floats:

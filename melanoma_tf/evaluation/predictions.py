@@ -75,6 +75,11 @@ def read_unlabelled(path: Path) -> pd.DataFrame:
             f"{path} has no column {', '.join(missing)}; expected image_name, target (the prediction), as "
             f"melanoma_tf.predict writes them, got {', '.join(table.columns)}"
         )
+    if {"logit", "prediction"} & set(table):  # then its target may be the truth
+        raise PredictionsError(
+            f"{path} has a prediction beside its target; expected image_name, target (the prediction) alone, as "
+            f"melanoma_tf.predict writes them, got {', '.join(table.columns)}"
+        )
     return check(
         pd.DataFrame({"image_name": table["image_name"], "prediction": table["target"], "target": 0}), str(path)
     )
