@@ -103,7 +103,7 @@ def relative_to_patient(logits: pd.DataFrame, patients: ArrayLike) -> pd.DataFra
     """How an image stands out among its patient's: the ugly duckling sign.
 
     A nevus that differs from the others of its patient is suspect (Grob & Bonerandi 1998), which a model that sees one
-    image cannot know. Gachon et al. (2005) found that dermatologists go by it.
+    image cannot know.
 
     Args:
       logits: [N,R].
