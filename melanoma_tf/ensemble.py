@@ -205,7 +205,8 @@ def lines(method: str, gain: ensemble.Gain, coefficients: pd.DataFrame) -> list[
     found = ["AUC, out of fold, with intervals that resample patients:"]
     found += [f"  {run:{width}}  {auc}" for run, auc in gain.runs.items()]
     found.append(f"  {method:{width}}  {gain.ensemble}")
-    found.append(f"{method} less {gain.best}, the best run on these images: {gain.difference}")
+    best = ", the best run on these images" if len(gain.runs) > 1 else ""
+    found.append(f"{method} less {gain.best}{best}: {gain.difference}")
     if len(coefficients.columns):
         what = "weights of the logits" if method == "weights" else "log-odds per standard deviation or word"
         found.append(f"{what}, mean over folds (smallest to largest):")

@@ -62,7 +62,7 @@ def folder(tmp_path_factory, finished_test):
 # Command lines that are refused, and the beginning of the message. {0} is the folder.
 TWO = ("--runs={0}/a,{0}/b",)
 TEST = "--test={0}/test_a.csv,{0}/test_b.csv"
-REFUSED = {
+REFUSED: dict[tuple[str, ...], str] = {
     ("--runs={0}/a",): "--method mean needs at least two --runs, got 1; --method stack takes a single one",
     ("--runs={0}/a,{0}/a",): "--runs names {0}/a twice; expected different runs",
     ("--runs={0}/a,{0}/c",): "--runs {0}/c: no such folder or file; expected a --workdir of melanoma_tf.train, or a",
@@ -93,7 +93,9 @@ REFUSED = {
 def done(folder, finished_test):
     """Exit code and output of each command line: those of REFUSED, and by name those that end well."""
     places = folder, finished_test
-    found = {args: [COMMAND, *(arg.format(*places) for arg in args)] for args in REFUSED}
+    found: dict[tuple[str, ...] | str, list[str]] = {
+        args: [COMMAND, *(arg.format(*places) for arg in args)] for args in REFUSED
+    }
     for line in found.values():
         line += [] if any(arg.startswith("--out") for arg in line) else [f"--out={folder}/refused"]
     two = [COMMAND, f"--runs={folder}/a,{folder}/b", "--replicates=100"]
@@ -219,6 +221,7 @@ def test_a_second_time_gives_the_same_bytes(folder, done):
 def test_a_stack_takes_a_single_run(folder, done):
     assert done["single"]["code"] == 0, done["single"]["stderr"]
     assert "stack (boosting)" in done["single"]["stdout"]
+    assert re.search(rf"^stack \(boosting\) less {folder}/a: ", done["single"]["stdout"], re.MULTILINE)
     assert "log-odds" not in done["single"]["stdout"]
 
 
