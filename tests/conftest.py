@@ -78,3 +78,14 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     build.build(settings(data, out))
     return out
+
+
+@pytest.fixture(scope="session")
+def finished_test(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of its test set."""
+    from tests.support.builds import replaced, settings
+    from tfrecord_tools import build
+
+    out = tmp_path_factory.mktemp("finished_test") / "out"
+    build.build(replaced(settings(data, out), csv=str(data / "test.csv"), images=str(data / "jpeg/test")))
+    return out

@@ -28,10 +28,10 @@ COMMANDS = [
     if "\ndef run() -> None:" in path.read_text(encoding="utf-8")
 ]
 REQUIRED = {"tfrecord_tools.build": "size", "tfrecord_tools.duplicates": "images", "melanoma_tf.sheet": "data"}
-REQUIRED |= {"melanoma_tf.predict": "workdir", "melanoma_tf.explain": "workdir"}
+REQUIRED |= {"melanoma_tf.predict": "workdir", "melanoma_tf.explain": "workdir", "melanoma_tf.ensemble": "runs"}
 VALUES = {"tfrecord_tools.verify": "workers", "tfrecord_tools.show": "samples", "tfrecord_tools.synthetic": "images"}
 VALUES |= {"tfrecord_tools.build": "folds", "melanoma_tf.preflight": "batch", "melanoma_tf.predict": "batch_size"}
-VALUES |= {"melanoma_tf.explain": "most_confident_errors"}
+VALUES |= {"melanoma_tf.explain": "most_confident_errors", "melanoma_tf.ensemble": "replicates"}
 
 
 # Command lines that are refused before TensorFlow starts: exit code and first words. {0} is a folder with the builds

@@ -20,8 +20,8 @@ _SIDE = 16  # pixels of the thumbnail that the floor sees
 _NEGATIVES = 10  # for each positive that the floor is fitted to; more change no AUC
 
 
-def records(folder: str) -> Iterator[schema.Record]:
-    """Yields the labelled records of a build.
+def records(folder: str, *, test: bool = False) -> Iterator[schema.Record]:
+    """Yields the labelled records of a build, or those of its test set.
 
     Raises:
       PredictionsError: there is no such build.
@@ -32,12 +32,14 @@ def records(folder: str) -> Iterator[schema.Record]:
     except (OSError, ValueError, RuntimeError) as error:
         raise PredictionsError(f"--data {folder}: {error}") from error
     for shard in manifest.shards:
+        if test and shard.split != "test":
+            continue
         for data in tfrecord.read_records(place / shard.name):
             try:
                 record = schema.decode(data)
             except schema.SchemaError as error:
                 raise PredictionsError(f"{place / shard.name}: {error}; {_check(folder)}") from error
-            if record.target != schema.MISSING:
+            if test or record.target != schema.MISSING:
                 yield record
 
 
@@ -45,6 +47,24 @@ def read(folder: str, names: Collection[str]) -> dict[str, bytes]:
     """Returns the JPEG bytes of some images."""
     wanted = frozenset(names)
     return {record.image_name: record.image for record in records(folder) if record.image_name in wanted}
+
+
+def predicted(folder: str) -> pd.DataFrame:
+    """Returns the metadata of the images that `predict` predicts: those of the test set, or all if there is none.
+
+    Args:
+      folder: the build.
+
+    Returns:
+      image_name, patient_id, source and the metadata of each record, in words.
+
+    Raises:
+      PredictionsError: there is no such build, or it has no record.
+    """
+    rows = [_row(record) for record in records(folder, test=True)] or [_row(record) for record in records(folder)]
+    if not rows:
+        raise PredictionsError(f"--data {folder} has no record; expected the build that was predicted")
+    return pd.DataFrame(rows).drop(columns=["fold", "target"])
 
 
 def _check(folder: str) -> str:

@@ -57,6 +57,34 @@ def read(path: Path, folds_from: str | None = None) -> pd.DataFrame:
     return check(table, str(path), folds_from)
 
 
+def read_unlabelled(path: Path) -> pd.DataFrame:
+    """Reads predictions of images whose target is not known.
+
+    Args:
+      path: CSV with image_name and target, the prediction, as melanoma_tf.predict and Kaggle have it.
+
+    Returns:
+      A checked table whose `target` means nothing.
+
+    Raises:
+      PredictionsError: see `read`.
+    """
+    table = _read_csv(path)
+    if missing := [name for name in ("image_name", "target") if name not in table]:
+        raise PredictionsError(
+            f"{path} has no column {', '.join(missing)}; expected image_name, target (the prediction), as "
+            f"melanoma_tf.predict writes them, got {', '.join(table.columns)}"
+        )
+    if {"logit", "prediction"} & set(table):  # then its target may be the truth
+        raise PredictionsError(
+            f"{path} has a prediction beside its target; expected image_name, target (the prediction) alone, as "
+            f"melanoma_tf.predict writes them, got {', '.join(table.columns)}"
+        )
+    return check(
+        pd.DataFrame({"image_name": table["image_name"], "prediction": table["target"], "target": 0}), str(path)
+    )
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=_MISSING)
@@ -189,7 +217,10 @@ def with_metadata(
         if name in row_of:
             new = row_of[name] if name in _TEXTS else _optional_numbers(origin, row_of[name], name, names)
             old = joined.get(name, pd.Series(None, joined.index, dtype=object))
-            _refuse(origin, new.notna() & old.notna() & (new.astype(str) != old.astype(str)), f"another {name}", names)
+            kind = str if name in _TEXTS else float  # 45 is 45.0, as a column with missing values has it
+            _refuse(
+                origin, new.notna() & old.notna() & (new.astype(kind) != old.astype(kind)), f"another {name}", names
+            )
             joined[name] = new.where(new.notna(), old)
     if folds_from or ((joined["fold"] == NO_FOLD).all() and "fold" in row_of):
         joined["fold"] = _folds(row_of, origin, folds_from)

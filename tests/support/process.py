@@ -72,8 +72,12 @@ def workers_of(pid: int) -> list[int]:
     return []
 
 
-def run_forked(cases: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+def run_forked(cases: Sequence[Sequence[str]], imported: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Runs `python -m MODULE ARGS` for each [MODULE, *ARGS], in forks of one process that has imported the modules.
+
+    Args:
+      cases: command lines.
+      imported: further modules that the process imports before, so that each fork need not.
 
     Returns:
       For each case its exit code, stdout, stderr, and whether it imported TensorFlow.
@@ -81,7 +85,7 @@ def run_forked(cases: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.process"],
         cwd=REPOSITORY,
-        input=json.dumps([list(case) for case in cases]),
+        input=json.dumps([list(imported), [list(case) for case in cases]]),
         capture_output=True,
         text=True,
         check=False,
@@ -117,8 +121,8 @@ def _fork(module: str, args: Sequence[str]) -> dict[str, Any]:
 
 
 def _main() -> None:
-    cases = json.load(sys.stdin)
-    for module, *_ in cases:
+    imported, cases = json.load(sys.stdin)
+    for module in (*imported, *(module for module, *_ in cases)):
         importlib.import_module(module)
     print(json.dumps([_fork(module, args) for module, *args in cases]))
 

@@ -33,6 +33,19 @@ def table_of(folder):
     return check(frame, "p.csv"), records
 
 
+def test_metadata_of_what_is_predicted(finished_test, shards, tmp_path):
+    records = records_of(finished_test)
+    found = build_images.predicted(str(finished_test)).set_index("image_name")
+    assert set(found.index) == set(records)
+    assert {name: records[name].patient for name in records} == found["patient_id"].to_dict()
+    assert found["sex"].isin(["male", "female"]).all()
+    assert not {"fold", "target"} & set(found)
+    # A build without a test set is predicted itself.
+    assert set(build_images.predicted(str(shards))["image_name"]) == set(records_of(shards))
+    with pytest.raises(PredictionsError, match=f"--data {tmp_path}: "):
+        build_images.predicted(str(tmp_path))
+
+
 @pytest.mark.usefixtures("without_boosting")
 def test_a_build_is_read_once(finished, monkeypatch):
     table, records = table_of(finished)
