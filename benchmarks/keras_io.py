@@ -1,6 +1,6 @@
 """The transfer-learning recipe of keras.io in plain Keras, a baseline of benchmarks/learning.py, which starts it.
 
-    python benchmarks/keras_io.py --data RECORDS --out RUN --fold 0             # RUN/fold0/: oof.csv, history.csv, weights
+    python benchmarks/keras_io.py --data RECORDS --out RUN --fold 0             # RUN/fold0/: weights, oof.csv
     python benchmarks/keras_io.py --data OTHERS --out RUN --predict FILE.csv    # mean logit of the folds' models
     python benchmarks/keras_io.py --data RECORDS --out RUN --features FILE.npz  # pooled features of the frozen base
 
@@ -117,10 +117,8 @@ def training_batches(paths: list[str], images: int) -> Any:
         return decoder.of_size(FLAGS.size).graph(record["image"]), record["target"]
 
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=4).cache().shuffle(images).batch(BATCH)
-    batches = records.map(parse, num_parallel_calls=2).apply(
-        tf.data.experimental.assert_cardinality(-(-images // BATCH))
-    )
-    return batches.prefetch(4)
+    steps = tf.data.experimental.assert_cardinality(-(-images // BATCH))
+    return records.map(parse, num_parallel_calls=2).apply(steps).prefetch(4)
 
 
 def outputs(model: Any, shards: Any) -> Any:
