@@ -5,8 +5,10 @@
     python benchmarks/keras_io.py --data RECORDS --out RUN --features FILE.npz  # pooled features of the frozen base
 
 As https://keras.io/guides/transfer_learning/ has it: the base frozen and in inference mode, global average pooling,
-dropout 0.2, one logit, binary cross-entropy, Adam at 1e-3; then the whole model at a low rate, the statistics of batch
-norm still frozen. Augmentation is that of https://keras.io/examples/vision/image_classification_efficientnet_fine_tuning/.
+dropout 0.2, one logit, binary cross-entropy, Adam at 1e-3; then the whole model at a low rate. Augmentation is that of
+https://keras.io/examples/vision/image_classification_efficientnet_fine_tuning/, which also keeps the layers of batch norm
+frozen. The guide means the same by `base(x, training=False)`, but `fit` of Keras 3 overrides that argument inside a
+functional model (github.com/keras-team/keras/issues/20285): --live_batch_norm trains as its code does.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ flags.DEFINE_integer("size", 128, "Side of the images in pixels; records of anot
 flags.DEFINE_integer("head_epochs", 4, "Epochs of the head alone.")
 flags.DEFINE_integer("epochs", 6, "Epochs of both phases together.")
 flags.DEFINE_float("learning_rate", 1e-5, "Of the second phase, the whole model.")
+flags.DEFINE_bool("live_batch_norm", False, "Train the layers of batch norm too in the second phase.")
 
 MODEL, BATCH, HEAD_RATE, DROPOUT = "efficientnet-lite0", 32, 1e-3, 0.2
 
@@ -91,6 +94,9 @@ def train(fold: int, folder: Path) -> None:
         (True, FLAGS.learning_rate, FLAGS.epochs - FLAGS.head_epochs),
     ):
         base.trainable = trainable
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = trainable and FLAGS.live_batch_norm
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=[keras.metrics.AUC(from_logits=True)])
         started = time.perf_counter()

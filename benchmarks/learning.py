@@ -14,6 +14,7 @@ Ends with OUT/results.json and OUT/results.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -30,20 +31,11 @@ import pandas as pd
 from absl import app, flags
 
 from melanoma_tf.core import files, provenance
-from melanoma_tf.evaluation import compare, intervals, metrics
+from melanoma_tf.evaluation import calibration, compare, intervals, metrics
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
-flags.DEFINE_string("out", None, "Output folder for records, runs and results.", required=True)
-flags.DEFINE_list("recipes", ["floor", "keras_io", "deotte", "ours"], "Recipes; floor and ablations are several.")
-flags.DEFINE_list("folds", ["0", "1", "2", "3", "4"], "Folds to hold out in turn.")
-flags.DEFINE_integer("size", 128, "Side of the images in pixels.")
-flags.DEFINE_integer("epochs", 6, "Epochs of every recipe.")
-flags.DEFINE_string("transfer", None, "Folder with train.csv and jpeg/ of SIIM-ISIC 2020, to predict as well.")
-flags.DEFINE_bool("summary", False, "Only write the results of what is finished.")
-flags.DEFINE_string("one_view", None, "Internal: RECORDS,RUN,FOLD,CSV to predict a fold without averaging views.")
-
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lite0_224.py"
+KERAS_IO = Path(__file__).with_name("keras_io.py")
 PROBE_SIZE = 224  # at which the base was trained
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)  # C of the linear probe
 REFERENCES = ("keras_io", "keras_io_tuned", "ours")  # what every recipe is compared with
@@ -83,6 +75,11 @@ class Recipe:
     about: str
     settings: dict[str, Any]
 
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.settings["size" if "size" in self.settings else "image_size"]
+
 
 def recipes(size: int, epochs: int) -> dict[str, Recipe]:
     """Returns all recipes by name."""
@@ -98,6 +95,8 @@ def recipes(size: int, epochs: int) -> dict[str, Recipe]:
     found = {name: Recipe("floor", about, {"size": size}) for name, about in FLOOR.items()}
     found["keras_io"] = Recipe("keras_io", "keras.io's guide to transfer learning, as published", guide)
     found["keras_io_tuned"] = Recipe("keras_io", "the same, more and faster fine-tuning: 1e-4 for two thirds", tuned)
+    live = {**guide, "live_batch_norm": True}
+    found["keras_io_live"] = Recipe("keras_io", "the guide's code as Keras 3 runs it: batch norm not frozen", live)
     found["deotte"] = Recipe("pipeline", "C. Deotte's augmentation, loss and rates in this pipeline", budget | deotte)
     found["ours"] = Recipe("pipeline", f"configs/{CONFIG.name}", budget | OURS)
     for name, (about, changes) in ABLATIONS.items():
@@ -123,11 +122,24 @@ def expand(names: Sequence[str], known: dict[str, Recipe]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ running
 
 
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
+    flags.DEFINE_string("out", None, "Output folder for records, runs and results.", required=True)
+    flags.DEFINE_list("recipes", ["floor", "keras_io", "deotte", "ours"], "Recipes; floor and ablations are several.")
+    flags.DEFINE_list("folds", ["0", "1", "2", "3", "4"], "Folds to hold out in turn.")
+    flags.DEFINE_integer("size", 128, "Side of the images in pixels.")
+    flags.DEFINE_integer("epochs", 6, "Epochs of every recipe.")
+    flags.DEFINE_string("transfer", None, "Folder with train.csv and jpeg/ of SIIM-ISIC 2020, to predict as well.")
+    flags.DEFINE_bool("summary", False, "Only write the results of what is finished.")
+    flags.DEFINE_list("one_view", None, "Internal: RECORDS,RUN,FOLD,CSV to predict a fold without averaging views.")
+
+
 def main(argv: list[str]) -> None:
     """Runs what is not finished of the asked recipes and writes the results."""
     del argv
     if FLAGS.one_view:
-        predict_one_view(*FLAGS.one_view.split(","))
+        predict_one_view(*FLAGS.one_view)
         return
     out, known = Path(FLAGS.out), recipes(FLAGS.size, FLAGS.epochs)
     asked = expand(FLAGS.recipes, known)
@@ -151,6 +163,7 @@ def flag_list(settings: dict[str, Any], prefix: str = "") -> list[str]:
     return [f"--{prefix}{name}={value}" for name, value in settings.items()]
 
 
+@functools.cache
 def records(out: Path, size: int, source: Path | None = None) -> Path:
     """Builds records of HAM10000, or of `source`, once for each size."""
     csv, images = Path(FLAGS.ham10000) / "HAM10000_metadata.csv", Path(FLAGS.ham10000) / "jpeg"
@@ -176,25 +189,23 @@ def run_fold(name: str, recipe: Recipe, fold: int, out: Path) -> None:
     if csv.is_file():
         print(f"{name}, fold {fold}: already finished", flush=True)
         return
-    timing: Row = {}
     if recipe.kind == "floor":
         table = probe(name, fold, out)
     elif recipe.kind == "one_view":
-        data, predicted = records(out, recipe.settings["image_size"]), folder / "predicted.csv"
-        python(__file__, f"--ham10000={FLAGS.ham10000}", f"--out={out}",
-               f"--one_view={data},{out / 'ours'},{fold},{predicted}")  # fmt: skip
+        predicted = folder / "predicted.csv"
+        view = f"--one_view={records(out, recipe.size)},{out / 'ours'},{fold},{predicted}"
+        python(__file__, "--ham10000", FLAGS.ham10000, "--out", out, view)
         table = pd.read_csv(predicted)
     else:
-        run = folder / f"fold{fold}"
+        where = ["--data", records(out, recipe.size), "--fold", fold]
         if recipe.kind == "keras_io":
-            data = records(out, recipe.settings["size"])
-            python(Path(__file__).with_name("keras_io.py"), "--data", data, "--out", folder, "--fold", fold,
-                   *flag_list(recipe.settings))  # fmt: skip
+            python(KERAS_IO, *where, "--out", folder, *flag_list(recipe.settings))
         else:
-            data = records(out, recipe.settings["image_size"])
-            python("-m", "melanoma_tf.train", "--config", CONFIG, "--data", data, "--workdir", folder, "--fold", fold,
-                   "--strategy", "cpu", *flag_list(recipe.settings, "config."))  # fmt: skip
-        table, timing = pd.read_csv(run / "oof.csv"), measured(folder, run)
+            overrides = flag_list(recipe.settings, "config.")
+            program = ["-m", "melanoma_tf.train", "--config", CONFIG, "--strategy", "cpu"]
+            python(*program, *where, "--workdir", folder, *overrides)
+        table = pd.read_csv(folder / f"fold{fold}" / "oof.csv")
+    timing = measured(folder, fold) if recipe.kind in ("keras_io", "pipeline") else {}
     files.write_text(folder / f"fold{fold}.json", json.dumps(timing, indent=1))
     table["lesion_id"] = table["image_name"].map(lesions())
     files.write_csv(csv, table[["image_name", "lesion_id", "target", "fold", "logit"]])
@@ -206,16 +217,14 @@ def lesions() -> dict[str, str]:
     return dict(zip(table["image_id"], table["lesion_id"], strict=True))
 
 
-def measured(folder: Path, run: Path) -> Row:
+def measured(folder: Path, fold: int) -> Row:
     """Returns the images that a fold was trained on, repeats included, and the seconds of that without evaluation."""
-    history = pd.read_csv(run / "history.csv")
+    history = pd.read_csv(folder / f"fold{fold}" / "history.csv")
     if "images" not in history:
         batch = json.loads((folder / "run.json").read_text())["config"]["batch_size"]
         history["images"] = history["step"].diff().fillna(history["step"]) * batch
-    return {
-        "images": int(history["images"].sum()),
-        "seconds": float((history["images"] / history["images_per_s"]).sum()),
-    }
+    seconds = history["images"] / history["images_per_s"]
+    return {"images": int(history["images"].sum()), "seconds": float(seconds.sum())}
 
 
 def predict_one_view(data: str, workdir: str, fold: str, csv: str) -> None:
@@ -238,12 +247,12 @@ def predict_one_view(data: str, workdir: str, fold: str, csv: str) -> None:
 
 def probe(name: str, fold: int, out: Path) -> pd.DataFrame:
     """Predicts a fold by logistic regression on the others; C is chosen by leaving out each of those in turn."""
-    from sklearn import linear_model, model_selection, pipeline, preprocessing
+    from sklearn import linear_model, model_selection, preprocessing
 
     npz = out / "features" / "features.npz"
     if not npz.is_file():
-        python(Path(__file__).with_name("keras_io.py"), "--data", records(out, FLAGS.size), "--out", out,
-               "--features", npz, "--size", PROBE_SIZE)  # fmt: skip
+        data = records(out, FLAGS.size)
+        python(KERAS_IO, "--data", data, "--out", out, "--features", npz, "--size", PROBE_SIZE)
     table = pd.read_csv(npz.with_suffix(".csv"))
     known = pd.get_dummies(table[["sex", "anatom_site_general_challenge"]]).astype(float)
     known["age"] = table["age_approx"].fillna(table["age_approx"].median())
@@ -252,8 +261,8 @@ def probe(name: str, fold: int, out: Path) -> pd.DataFrame:
     x, y, held_out = np.column_stack(features[name]), table["target"], table["fold"] == fold
     x = preprocessing.StandardScaler().fit(x[~held_out]).transform(x)
     model = model_selection.GridSearchCV(
-        pipeline.make_pipeline(linear_model.LogisticRegression(max_iter=1000)),
-        {"logisticregression__C": PENALTIES},
+        linear_model.LogisticRegression(max_iter=1000),
+        {"C": PENALTIES},
         scoring="roc_auc",
         cv=model_selection.LeaveOneGroupOut(),
     )
@@ -262,24 +271,24 @@ def probe(name: str, fold: int, out: Path) -> pd.DataFrame:
 
 
 def transfer(source: Path, known: dict[str, Recipe], out: Path) -> None:
-    """Predicts other images with the finished models of ours and of keras.io's recipes, the mean of the folds."""
-    labels = pd.read_csv(source / "train.csv")[["image_name", "patient_id", "target"]]
+    """Predicts other images with the finished models of the references, the mean of the folds."""
+    labels = pd.read_csv(source / "train.csv")[["image_name", "patient_id", "target"]].assign(fold=-1)
     (out / "transfer").mkdir(exist_ok=True)
     for name in REFERENCES:
         if not list((out / name).glob("fold*/oof.csv")):
             continue
-        settings, predicted = known[name].settings, out / "transfer" / f"{name}_predicted.csv"
-        if known[name].kind == "pipeline":
-            data = records(out, settings["image_size"], source)
-            python("-m", "melanoma_tf.predict", "--workdir", out / name, "--data", data, "--out", predicted,
-                   "--nocalibrated", "--strategy", "cpu")  # fmt: skip
-            table = pd.read_csv(predicted).rename(columns={"target": "score"})
+        recipe, predicted = known[name], out / "transfer" / f"{name}_predicted.csv"
+        data = records(out, recipe.size, source)
+        if recipe.kind == "pipeline":
+            program = ["-m", "melanoma_tf.predict", "--nocalibrated", "--strategy", "cpu"]
+            python(*program, "--workdir", out / name, "--data", data, "--out", predicted)
+            table = pd.read_csv(predicted)
+            table["logit"] = calibration.logit(table["target"])
         else:
-            data = records(out, settings["size"], source)
-            python(Path(__file__).with_name("keras_io.py"), "--data", data, "--out", out / name, "--predict", predicted,
-                   *flag_list(settings))  # fmt: skip
-            table = pd.read_csv(predicted).rename(columns={"logit": "score"})
-        files.write_csv(out / "transfer" / f"{name}.csv", labels.merge(table, on="image_name"))
+            python(KERAS_IO, "--data", data, "--out", out / name, "--predict", predicted, *flag_list(recipe.settings))
+            table = pd.read_csv(predicted)
+        table = labels.merge(table[["image_name", "logit"]], on="image_name")
+        files.write_csv(out / "transfer" / f"{name}.csv", table)
 
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -287,31 +296,38 @@ def transfer(source: Path, known: dict[str, Recipe], out: Path) -> None:
 
 def write_results(out: Path, known: dict[str, Recipe]) -> None:
     """Writes results.json and results.md, and prints the latter."""
-    tables = {name: table for name in known if (table := read_folds(out / name)) is not None}
-    rows = [summary(name, tables) | {"about": known[name].about} for name in tables]
-    for row in rows:
-        row |= speed(out / row["recipe"], row["folds"])
+    tables = {name: read_folds(out / name, "lesion_id") for name in known if list((out / name).glob("fold*.csv"))}
+    rows = [summary(name, tables) | speed(out / name) | {"about": known[name].about} for name in tables]
     moved = {name: pd.read_csv(path) for name in known if (path := out / "transfer" / f"{name}.csv").is_file()}
-    of_transfer = [transfer_row(name, moved) for name in moved]
-    largest = max(tables.values(), key=len, default=pd.DataFrame(columns=["target", "lesion_id"]))
+    moved = {name: table.rename(columns={"patient_id": "cluster"}) for name, table in moved.items()}
     about = {
         "command": shlex.join(sys.orig_argv),
         "machine": machine(),
         "git": provenance.git_state(CONFIG.parents[1] / "melanoma_tf"),
-        "images": len(largest),
-        "malignant": int(largest["target"].sum()),
-        "lesions": int(largest["lesion_id"].nunique()),
+        "data": describe(tables, "lesions"),
+        "recipes": rows,
+        "data of transfer": describe(moved, "patients"),
+        "transfer": [summary(name, moved) for name in moved],
     }
-    files.write_text(out / "results.json", json.dumps(about | {"recipes": rows, "transfer": of_transfer}, indent=1))
-    text = markdown(about, rows, of_transfer)
+    files.write_text(out / "results.json", json.dumps(about, indent=1))
+    text = markdown(about)
     files.write_text(out / "results.md", text)
     print(text)
 
 
-def read_folds(folder: Path) -> pd.DataFrame | None:
-    """Returns the predictions of the finished folds of a recipe, if there are any."""
+def read_folds(folder: Path, cluster: str) -> pd.DataFrame:
+    """Returns the predictions of the finished folds of a recipe."""
     tables = [pd.read_csv(path) for path in sorted(folder.glob("fold*.csv"))]
-    return pd.concat(tables, ignore_index=True) if tables else None
+    return pd.concat(tables, ignore_index=True).rename(columns={cluster: "cluster"})
+
+
+def describe(tables: dict[str, pd.DataFrame], clusters: str) -> str:
+    """Returns the numbers of images, clusters and melanomas of the recipe with the most images."""
+    if not tables:
+        return ""
+    table = max(tables.values(), key=len)
+    numbers = f"{len(table):,} images of {table['cluster'].nunique():,} {clusters}, {table['target'].sum():,} melanomas"
+    return f"{numbers}; 95 % intervals, {clusters} resampled"
 
 
 def summary(name: str, tables: dict[str, pd.DataFrame]) -> Row:
@@ -319,48 +335,30 @@ def summary(name: str, tables: dict[str, pd.DataFrame]) -> Row:
 
     Args:
       name: recipe.
-      tables: image_name, lesion_id, target, fold and logit of each recipe.
+      tables: image_name, cluster (lesion or patient), target, fold and logit of each recipe.
     """
     table = tables[name]
     parts = {fold: table[table["fold"] == fold] for fold in sorted(set(table["fold"]))}
     of_fold = {int(fold): float(metrics.auc(part["target"], part["logit"])) for fold, part in parts.items()}
-    pooled = intervals.clustered_auc_interval(table["target"], table["logit"], table["lesion_id"])
+    pooled = intervals.clustered_auc_interval(table["target"], table["logit"], table["cluster"])
     row: Row = {"recipe": name, "folds": list(of_fold), "auc": dataclasses.asdict(pooled), "auc_of_folds": of_fold}
     row["mean_auc_of_folds"] = float(np.mean(list(of_fold.values())))
     for reference in REFERENCES:
         if reference in tables and reference != name:
-            row[f"minus {reference}"] = difference(table, tables[reference], "lesion_id", "logit")
+            both = table.merge(tables[reference][["image_name", "logit"]], on="image_name", suffixes=("", "_other"))
+            if len(both):
+                found = compare.paired(both["target"], both["logit"], both["logit_other"], both["cluster"])["auc"]
+                row[f"minus {reference}"] = dataclasses.asdict(found.interval) | {"images": len(both)}
     return row
 
 
-def difference(one: pd.DataFrame, other: pd.DataFrame, cluster: str, score: str) -> Row | None:
-    """Returns the difference of the AUCs of two recipes on the images of both, with its paired interval."""
-    both = one.merge(other[["image_name", score]], on="image_name", suffixes=("", "_other"))
-    if both.empty:
-        return None
-    found = compare.paired(both["target"], both[score], both[f"{score}_other"], both[cluster])["auc"]
-    return dataclasses.asdict(found.interval) | {"p_value": found.p_value, "images": len(both)}
-
-
-def speed(folder: Path, folds: Sequence[int]) -> Row:
+def speed(folder: Path) -> Row:
     """Returns the mean seconds of training of a fold and the images per second; nothing where nothing is trained."""
-    timings = [json.loads((folder / f"fold{fold}.json").read_text()) for fold in folds]
+    timings = [json.loads(path.read_text()) for path in folder.glob("fold*.json")]
     if not all(timings):
         return {}
     images, seconds = (sum(timing[key] for timing in timings) for key in ("images", "seconds"))
     return {"images": images, "seconds_per_fold": seconds / len(timings), "images_per_s": images / seconds}
-
-
-def transfer_row(name: str, tables: dict[str, pd.DataFrame]) -> Row:
-    """Returns a recipe's AUC on the other images, and what ours is better by."""
-    table = tables[name]
-    found = intervals.clustered_auc_interval(table["target"], table["score"], table["patient_id"])
-    row: Row = {"recipe": name, "images": len(table), "malignant": int(table["target"].sum())}
-    row["auc"] = dataclasses.asdict(found)
-    for reference in REFERENCES:
-        if reference in tables and reference != name:
-            row[f"minus {reference}"] = difference(table, tables[reference], "patient_id", "score")
-    return row
 
 
 def machine() -> str:
@@ -373,36 +371,41 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}"
 
 
-def markdown(about: Row, rows: Sequence[Row], of_transfer: Sequence[Row]) -> str:
+def markdown(about: Row) -> str:
     """Returns the results as Markdown."""
-
-    def between(value: Row | None, form: str = ".4f") -> str:
-        return f"{value['value']:{form}} ({value['low']:{form}} to {value['high']:{form}})" if value else ""
-
-    lines = [f"`{about['command']}`", "", f"{about['machine']}; {about['images']:,} images of {about['lesions']:,} "
-             f"lesions, {about['malignant']:,} melanomas. 95 % intervals, lesions resampled."]  # fmt: skip
-    headings = ["recipe", "folds", "AUC, all folds", "mean of folds", *(f"minus {name}" for name in REFERENCES)]
-    lines += ["", f"| {' | '.join([*headings, 's a fold', 'images/s'])} |", "|---" * (len(headings) + 2) + "|"]
-    for row in rows:
-        cells = [
-            row["recipe"],
-            ",".join(map(str, row["folds"])),
-            between(row["auc"]),
-            f"{row['mean_auc_of_folds']:.4f}",
-        ]
-        cells += [between(row.get(f"minus {name}"), "+.4f") for name in REFERENCES]
-        cells += [f"{row[key]:,.0f}" if key in row else "" for key in ("seconds_per_fold", "images_per_s")]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {row['recipe']}: {row['about']}" for row in rows)]
-    if of_transfer:
-        first = of_transfer[0]
-        lines += ["", f"Other images: {first['images']}, {first['malignant']} melanomas; patients resampled.", ""]
-        lines += [f"| recipe | AUC | {' | '.join(f'minus {name}' for name in REFERENCES)} |", "|---|---|---|---|---|"]
-    for row in of_transfer:
-        cells = [row["recipe"], between(row["auc"]), *(between(row.get(f"minus {n}"), "+.4f") for n in REFERENCES)]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines = [
+        f"`{about['command']}`",
+        "",
+        about["machine"],
+        "",
+        about["data"],
+        "",
+        *markdown_table(about["recipes"]),
+        "",
+    ]
+    lines += [f"- {row['recipe']}: {row['about']}" for row in about["recipes"]]
+    if about["transfer"]:
+        lines += ["", f"Other images: {about['data of transfer']}", "", *markdown_table(about["transfer"])]
     return "\n".join(lines) + "\n"
 
 
+def markdown_table(rows: Sequence[Row]) -> list[str]:
+    """Returns the lines of a table of `summary`."""
+
+    def between(value: Row | None, form: str) -> str:
+        return f"{value['value']:{form}} ({value['low']:{form}} to {value['high']:{form}})" if value else ""
+
+    headings = ["recipe", "folds", "AUC", "mean of folds", *(f"minus {n}" for n in REFERENCES), "s a fold", "images/s"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for row in rows:
+        folds = ",".join(str(fold) for fold in row["folds"] if fold >= 0)
+        cells = [row["recipe"], folds, between(row["auc"], ".4f"), f"{row['mean_auc_of_folds']:.4f}"]
+        cells += [between(row.get(f"minus {name}"), "+.4f") for name in REFERENCES]
+        cells += [f"{row[key]:,.0f}" if key in row else "" for key in ("seconds_per_fold", "images_per_s")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
