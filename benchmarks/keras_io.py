@@ -5,10 +5,11 @@
     python benchmarks/keras_io.py --data RECORDS --out RUN --features FILE.npz  # pooled features of the frozen base
 
 As https://keras.io/guides/transfer_learning/ has it: the base frozen and in inference mode, global average pooling,
-dropout 0.2, one logit, binary cross-entropy, Adam at 1e-3; then the whole model at a low rate. Augmentation is that of
-https://keras.io/examples/vision/image_classification_efficientnet_fine_tuning/, which also keeps the layers of batch norm
-frozen. The guide means the same by `base(x, training=False)`, but `fit` of Keras 3 overrides that argument inside a
-functional model (github.com/keras-team/keras/issues/20285): --live_batch_norm trains as its code does.
+dropout 0.2, one logit, binary cross-entropy, Adam at 1e-3; then the whole model at a low rate. Augmentation, and batch
+norm that stays frozen, are those of
+https://keras.io/examples/vision/image_classification_efficientnet_fine_tuning/. The guide freezes it by
+`base(x, training=False)`, which `fit` of Keras 3 overrides inside a functional model
+(https://github.com/keras-team/keras/issues/20285); --live_batch_norm trains as that does.
 """
 
 from __future__ import annotations

@@ -182,13 +182,15 @@ def run_fold(name: str, recipe: Recipe, fold: int, out: Path) -> None:
     """
     folder = out / name
     csv, settings = folder / f"fold{fold}.csv", json.dumps(recipe.settings, indent=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (kept := folder / "settings.json").is_file() and kept.read_text() != settings:
+    kept = out / "settings" / f"{name}.json"  # not in the folder, which has to be empty for melanoma_tf.train
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if kept.is_file() and kept.read_text() != settings:
         raise ValueError(f"{kept} differs from the settings of {name}, {recipe.settings}; pass another --out")
     files.write_text(kept, settings)
     if csv.is_file():
         print(f"{name}, fold {fold}: already finished", flush=True)
         return
+    folder.mkdir(exist_ok=True)
     if recipe.kind == "floor":
         table = probe(name, fold, out)
     elif recipe.kind == "one_view":
