@@ -39,17 +39,17 @@ KERAS_IO = Path(__file__).with_name("keras_io.py")
 PROBE_SIZE = 224  # at which the base was trained
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)  # C of the linear probe
 REFERENCES = ("keras_io", "keras_io_tuned", "ours")  # what every recipe is compared with
+DEFAULTS = ["floor", "keras_io", "keras_io_tuned", "deotte", "ours"]
 Row = dict[str, Any]
 
 # ----------------------------------------------------------------------------------------------------------- recipes
 
 # What ours changes of CONFIG, besides image_size and epochs.
-OURS: dict[str, Any] = {}
+OURS: dict[str, Any] = {"lr": 1e-3, "ema": 0.995}
 # Name -> (description, what it changes of ours).
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "no_pretraining": ("random initial weights", {"weights": "none"}),
     "no_augmentation": ("no augmentation", {"augment": "none"}),
-    "light_augmentation": ("the eight symmetries and mild color changes", {"augment": "light"}),
     "no_ema": ("the last weights, not their moving average", {"ema": 0.0}),
     "bce": ("cross-entropy instead of focal loss", {"loss": "bce"}),
     "one_view": ("prediction from one view instead of eight", {"tta": False}),
@@ -63,17 +63,11 @@ FLOOR = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How predictions of a fold are made.
+    """How predictions of a fold are made."""
 
-    Attributes:
-      kind: pipeline (melanoma_tf.train), keras_io, one_view (of the models of ours) or floor.
-      about: description.
-      settings: of melanoma_tf's config, or flags of keras_io.py.
-    """
-
-    kind: str
+    kind: str  # pipeline (melanoma_tf.train), keras_io, one_view (of the models of ours) or floor
     about: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of melanoma_tf's config, or flags of keras_io.py
 
     @property
     def size(self) -> int:
@@ -88,17 +82,17 @@ def recipes(size: int, epochs: int) -> dict[str, Recipe]:
     # no dropout. The rate then falls by a cosine instead of 0.8 an epoch, and eight symmetries are averaged instead of
     # eleven random views.
     deotte = {"augment": "deotte", "loss": "bce", "label_smoothing": 0.05, "optimizer": "adam", "lr": 3.2e-4}
-    deotte |= {"warmup_epochs": round(5 / 12 * epochs, 3), "dropout": 0.0, "drop_connect": 0.0, "ema": 0.0}
+    deotte |= {"warmup_epochs": round(5 / 12 * epochs, 3), "dropout": 0.0, "ema": 0.0}
     # The guide trains the head for 20 epochs and the whole for 10.
-    guide = {"head_epochs": 2 * epochs // 3, "epochs": epochs, "size": size, "learning_rate": 1e-5}
-    tuned = {**guide, "head_epochs": epochs // 3, "learning_rate": 1e-4}
+    guide = {"head_epochs": max(1, 2 * epochs // 3), "epochs": epochs, "size": size, "learning_rate": 1e-5}
+    tuned = {**guide, "head_epochs": max(1, epochs // 3), "learning_rate": 1e-4}
     found = {name: Recipe("floor", about, {"size": size}) for name, about in FLOOR.items()}
     found["keras_io"] = Recipe("keras_io", "keras.io's guide to transfer learning, as published", guide)
     found["keras_io_tuned"] = Recipe("keras_io", "the same, more and faster fine-tuning: 1e-4 for two thirds", tuned)
     live = {**guide, "live_batch_norm": True}
     found["keras_io_live"] = Recipe("keras_io", "the guide's code as Keras 3 runs it: batch norm not frozen", live)
     found["deotte"] = Recipe("pipeline", "C. Deotte's augmentation, loss and rates in this pipeline", budget | deotte)
-    found["ours"] = Recipe("pipeline", f"configs/{CONFIG.name}", budget | OURS)
+    found["ours"] = Recipe("pipeline", f"configs/{CONFIG.name}, {OURS}", budget | OURS)
     for name, (about, changes) in ABLATIONS.items():
         kind = "one_view" if name == "one_view" else "pipeline"
         found[name] = Recipe(kind, f"ours, but {about}", budget | OURS | changes)
@@ -106,11 +100,7 @@ def recipes(size: int, epochs: int) -> dict[str, Recipe]:
 
 
 def expand(names: Sequence[str], known: dict[str, Recipe]) -> list[str]:
-    """Returns the names of recipes, with those of the groups floor and ablations instead of the groups.
-
-    Raises:
-      ValueError: an unknown name.
-    """
+    """Returns the names of recipes, with those of the groups floor and ablations instead of the groups."""
     groups = {"floor": list(FLOOR), "ablations": list(ABLATIONS)}
     found = [each for name in names for each in groups.get(name, [name])]
     for name in found:
@@ -126,7 +116,7 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("ham10000", None, "Folder with HAM10000_metadata.csv and jpeg/.", required=True)
     flags.DEFINE_string("out", None, "Output folder for records, runs and results.", required=True)
-    flags.DEFINE_list("recipes", ["floor", "keras_io", "deotte", "ours"], "Recipes; floor and ablations are several.")
+    flags.DEFINE_list("recipes", DEFAULTS, "Recipes; floor and ablations are several.")
     flags.DEFINE_list("folds", ["0", "1", "2", "3", "4"], "Folds to hold out in turn.")
     flags.DEFINE_integer("size", 128, "Side of the images in pixels.")
     flags.DEFINE_integer("epochs", 6, "Epochs of every recipe.")
@@ -175,11 +165,7 @@ def records(out: Path, size: int, source: Path | None = None) -> Path:
 
 
 def run_fold(name: str, recipe: Recipe, fold: int, out: Path) -> None:
-    """Trains a recipe without a fold and predicts the fold, unless that is done.
-
-    Raises:
-      ValueError: the output folder holds results of other settings of this recipe.
-    """
+    """Trains a recipe without a fold and predicts the fold, unless that is done."""
     folder = out / name
     csv, settings = folder / f"fold{fold}.csv", json.dumps(recipe.settings, indent=1)
     kept = out / "settings" / f"{name}.json"  # not in the folder, which has to be empty for melanoma_tf.train
@@ -209,14 +195,9 @@ def run_fold(name: str, recipe: Recipe, fold: int, out: Path) -> None:
         table = pd.read_csv(folder / f"fold{fold}" / "oof.csv")
     timing = measured(folder, fold) if recipe.kind in ("keras_io", "pipeline") else {}
     files.write_text(folder / f"fold{fold}.json", json.dumps(timing, indent=1))
-    table["lesion_id"] = table["image_name"].map(lesions())
+    ham = pd.read_csv(Path(FLAGS.ham10000) / "HAM10000_metadata.csv")
+    table["lesion_id"] = table["image_name"].map(ham.set_index("image_id")["lesion_id"])
     files.write_csv(csv, table[["image_name", "lesion_id", "target", "fold", "logit"]])
-
-
-def lesions() -> dict[str, str]:
-    """Returns the lesion of each image of HAM10000."""
-    table = pd.read_csv(Path(FLAGS.ham10000) / "HAM10000_metadata.csv")
-    return dict(zip(table["image_id"], table["lesion_id"], strict=True))
 
 
 def measured(folder: Path, fold: int) -> Row:
@@ -298,10 +279,9 @@ def transfer(source: Path, known: dict[str, Recipe], out: Path) -> None:
 
 def write_results(out: Path, known: dict[str, Recipe]) -> None:
     """Writes results.json and results.md, and prints the latter."""
-    tables = {name: read_folds(out / name, "lesion_id") for name in known if list((out / name).glob("fold*.csv"))}
-    rows = [summary(name, tables) | speed(out / name) | {"about": known[name].about} for name in tables]
-    moved = {name: pd.read_csv(path) for name in known if (path := out / "transfer" / f"{name}.csv").is_file()}
-    moved = {name: table.rename(columns={"patient_id": "cluster"}) for name, table in moved.items()}
+    tables = read(out, {name: f"{name}/fold*.csv" for name in known})
+    rows = [summary(name, tables) | speed(out / name) | dataclasses.asdict(known[name]) for name in tables]
+    moved = read(out, {name: f"transfer/{name}.csv" for name in known})
     about = {
         "command": shlex.join(sys.orig_argv),
         "machine": machine(),
@@ -317,10 +297,11 @@ def write_results(out: Path, known: dict[str, Recipe]) -> None:
     print(text)
 
 
-def read_folds(folder: Path, cluster: str) -> pd.DataFrame:
-    """Returns the predictions of the finished folds of a recipe."""
-    tables = [pd.read_csv(path) for path in sorted(folder.glob("fold*.csv"))]
-    return pd.concat(tables, ignore_index=True).rename(columns={cluster: "cluster"})
+def read(out: Path, patterns: dict[str, str]) -> dict[str, pd.DataFrame]:
+    """Returns the predictions of each recipe that has any; lesions and patients are the column cluster."""
+    paths = {name: sorted(out.glob(pattern)) for name, pattern in patterns.items()}
+    tables = {name: pd.concat(map(pd.read_csv, found), ignore_index=True) for name, found in paths.items() if found}
+    return {n: table.rename(columns={"lesion_id": "cluster", "patient_id": "cluster"}) for n, table in tables.items()}
 
 
 def describe(tables: dict[str, pd.DataFrame], clusters: str) -> str:
