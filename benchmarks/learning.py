@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Runs what is not finished of the asked recipes and writes the results."""
     del argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by which `python` ends the process that it waits for
     if FLAGS.one_view:
         predict_one_view(*FLAGS.one_view)
         return
@@ -206,6 +208,8 @@ def measured(folder: Path, fold: int) -> Row:
     if "images" not in history:
         batch = json.loads((folder / "run.json").read_text())["config"]["batch_size"]
         history["images"] = history["step"].diff().fillna(history["step"]) * batch
+        # That of an epoch that was resumed near its end is mostly the start of the process.
+        history["images_per_s"] = history["images_per_s"].median()
     seconds = history["images"] / history["images_per_s"]
     return {"images": int(history["images"].sum()), "seconds": float(seconds.sum())}
 

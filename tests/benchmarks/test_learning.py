@@ -58,15 +58,15 @@ def test_summary_pools_folds_and_pairs_common_images():
     assert "minus ours" not in row
 
 
-def test_time_of_an_epoch_that_was_resumed_is_that_of_all_its_images(tmp_path):
+def test_speed_is_that_of_the_median_epoch_for_a_run_that_was_resumed(tmp_path):
     run = tmp_path / "fold0"
     run.mkdir()
     (tmp_path / "run.json").write_text(json.dumps({"config": {"batch_size": 4}}))
-    # Seconds of the second epoch are those since it was resumed.
-    rows = [{"step": 10, "images_per_s": 8.0, "seconds": 6.0}, {"step": 20, "images_per_s": 4.0, "seconds": 1.0}]
-    pd.DataFrame(rows).to_csv(run / "history.csv", index=False)
+    pd.DataFrame({"step": [10, 20, 30], "images_per_s": [8.0, 10.0, 0.5]}).to_csv(run / "history.csv", index=False)
     timing = learning.measured(tmp_path, 0)
-    assert timing == {"images": 80, "seconds": 40 / 8 + 40 / 4}
+    assert timing == {"images": 120, "seconds": 120 / 8}
+    pd.DataFrame({"images": [60, 60], "images_per_s": [20.0, 5.0]}).to_csv(run / "history.csv", index=False)
+    assert learning.measured(tmp_path, 0) == {"images": 120, "seconds": 60 / 20 + 60 / 5}  # phases of keras.io's recipe
     for fold, seconds in ((0, 10.0), (1, 30.0)):
         (tmp_path / f"fold{fold}.json").write_text(json.dumps({"images": 80, "seconds": seconds}))
     assert learning.speed(tmp_path) == {"images": 160, "seconds_per_fold": 20.0, "images_per_s": 4.0}
