@@ -17,6 +17,7 @@ CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") i
 
 # Allowed values of settings: smallest and largest, or words. Settings not listed are checked where they are used.
 RANGES: dict[str, tuple[float, float]] = {
+    "accumulate_steps": (1, 2**20),
     "batch_size": (1, 2**20),
     "checkpoint_every": (1, 2**31),
     "epochs": (1, 10_000),
@@ -26,6 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "focal_gamma": (0, 100),
     "image_size": (32, 4096),
     "label_smoothing": (0, 0.999999),
+    "layer_decay": (0.001, 1),
+    "lookahead": (0, 2**20),
     "lr": (0, 1000),
     "max_bad_steps": (1, 2**31),
     "shuffle_buffer": (1, 2**31),
@@ -35,7 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "loss": ("focal", "bce"),
-    "optimizer": ("adam", "adamw"),
+    "optimizer": ("adam", "adamw", "radam"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "tpu.warp": ("matmul", "shears"),
 }
