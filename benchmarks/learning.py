@@ -228,8 +228,8 @@ def predict_one_view(data: str, workdir: str, fold: str, csv: str) -> None:
     checkpoint.load_final(run.fold(int(fold)) / run_dir.WEIGHTS, classifier)
     shards = dataset.open_data(data).fold(int(fold))
     sizes = {"batch_size": run.config.batch_size, "image_size": run.config.image_size}
-    logits = predictor.predict_logits(predictor.predictor(classifier, tta=False), shards, **sizes)
-    files.write_csv(Path(csv), pipeline.read_metadata(shards).assign(logit=logits))
+    outputs = predictor.predict_outputs(predictor.predictor(classifier, tta=False), shards, **sizes)
+    files.write_csv(Path(csv), pipeline.read_metadata(shards).assign(logit=outputs[:, 0]))
 
 
 def probe(name: str, fold: int, out: Path) -> pd.DataFrame:

@@ -54,12 +54,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.freeze_lr = 1e-3  # by Adam, constant
     c.patience = 0  # epochs without a better AUC on the next fold, which is then not trained on; 0: all epochs
     c.batch_size = 64  # global: the same learning rate fits any number of devices
-    c.optimizer = "adam"  # adam | adamw
+    c.accumulate_steps = 1  # batches whose mean gradient is one update of the weights; the other counts are batches
+    c.optimizer = "adam"  # adam | adamw | radam
+    c.lookahead = 0  # updates per step of slow weights, half of the way; 0: none. 6 with radam is known as Ranger
     c.lr = 3e-4  # peak
+    c.layer_decay = 1.0  # factor of the learning rate from each stage of the backbone to the one before; of the head 1
     c.warmup_epochs = 1.0
     c.final_lr_fraction = 0.01
-    c.weight_decay = 0.0  # adamw only, decoupled; not on biases and batch norm
-    c.ema = 0.0  # decay per step of the moving average of the weights that is evaluated and kept; 0: none
+    c.weight_decay = 0.0  # adamw and radam, decoupled; not on biases and batch norm
+    c.ema = 0.0  # decay per update of the moving average of the weights that is evaluated and kept; 0: none
 
     c.precision = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
     c.shuffle_buffer = 2048  # encoded records: 80 MB at 384 px

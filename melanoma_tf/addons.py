@@ -1,19 +1,33 @@
 """Replacements in `keras.ops` for the parts of tensorflow-addons that this pipeline uses.
 
-tensorflow-addons ended in 2024 and cannot be imported beside Keras 3. `make parity` compares these functions with its
-last release. Losses take logits, warps are bilinear.
+tensorflow-addons ended in 2024 and cannot be imported beside Keras 3. `make parity` compares these with its last
+release. Losses take logits, warps are bilinear. Keras itself has AdamW, where weight decay is times the learning rate,
+and moving averages (`use_ema`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from melanoma_tf.augment import degradation, geometry, random
 from melanoma_tf.augment.warp import affine
 from melanoma_tf.models import losses
+from melanoma_tf.training import optimizers
+from melanoma_tf.training.optimizers import RectifiedAdam
+
+__all__ = [
+    "Lookahead",
+    "RectifiedAdam",
+    "SigmoidFocalCrossEntropy",
+    "cutout",
+    "random_cutout",
+    "rotate",
+    "transform",
+]
 
 
 class SigmoidFocalCrossEntropy(losses.SigmoidFocal):
@@ -46,6 +60,20 @@ class SigmoidFocalCrossEntropy(losses.SigmoidFocal):
     def get_config(self) -> dict[str, Any]:
         names = ("alpha", "gamma", "reduction", "name")
         return {"from_logits": True, **{name: getattr(self, name) for name in names}}
+
+
+def Lookahead(  # noqa: N802
+    optimizer: keras.optimizers.Optimizer, sync_period: int = 6, slow_step_size: float = 0.5
+) -> keras.optimizers.Optimizer:
+    """`tfa.optimizers.Lookahead`: a new optimizer of the same settings with slow weights.
+
+    Args:
+      optimizer: of Keras, or `RectifiedAdam`; not built yet. `exclude_from_weight_decay` is called on the result.
+      sync_period: steps between two updates of the slow weights.
+      slow_step_size: part of the way that the slow weights go.
+    """
+    added = optimizers.extended(type(optimizer), optimizers.Lookahead)
+    return added.from_config({**optimizer.get_config(), "sync_period": sync_period, "slow_step_size": slow_step_size})
 
 
 def transform(

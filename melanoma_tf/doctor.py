@@ -149,7 +149,7 @@ def versions() -> Iterator[Finding]:
         yield Finding(
             True,
             "tensorflow-addons is installed; it ended in 2024 and breaks beside Keras 3 as soon as it is imported",
-            "pip uninstall tensorflow-addons; melanoma_tf.addons has its loss, warps and cutouts, Keras its optimizers",
+            "pip uninstall tensorflow-addons; melanoma_tf.addons and Keras have its loss, warps, cutouts, optimizers",
         )
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from melanoma_tf.evaluation import analysis
     from melanoma_tf.evaluation.build_images import Build
+    from melanoma_tf.evaluation.progress import Shown
     from melanoma_tf.evaluation.report.overlay import Overlay
 
 FLAGS = flags.FLAGS
@@ -224,9 +225,10 @@ def write(
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, multiclass, progress, stored, summary
+    from melanoma_tf.evaluation import analysis, intervals, progress, stored, summary
     from melanoma_tf.evaluation.report import checklist, classes, gallery, model_card, page
 
+    options = options or analysis.Options()
     shown, sha256, training = progress.Shown(), files.sha256(path), _of_training(path)
     if data:
         table = table.assign(skin_tone=data.skin_tones(table))
@@ -234,7 +236,7 @@ def write(
         results = analysis.analyze(table, options, shown.part)
     if stressed:
         shown.part("stress")
-        results["stress"] = stressed(table, results, options or analysis.Options())
+        results["stress"] = stressed(table, results, options)
     images = {}
     if data:
         errors = gallery.most_confident(table)
@@ -243,10 +245,8 @@ def write(
             results.setdefault("floor", {})["pixels"] = pixels
         if absent := int((~data.has(table)).sum()):
             results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
-    if path.name == OOF and (classified := multiclass.of_run(path)):
-        shown.part("diagnoses")
-        with intervals.watched(shown.resampled):
-            results["diagnoses"] = multiclass.analyze(classified, (options or analysis.Options()).replicates)
+    if found := _diagnoses(path, options.replicates, shown):
+        results["diagnoses"] = found
     results = analysis.to_json(results)
     name = path.parent.resolve().name if path.name == OOF else path.name
     title = f"Evaluation of {name}"
@@ -264,6 +264,18 @@ def write(
     why = "not stored; that takes two folds, and a model better than chance"
     written.append(f"calibration: {out / CALIBRATION if kept else why}")
     return "\n".join([*summary.lines(results), *written])
+
+
+def _diagnoses(path: Path, replicates: int, shown: Shown) -> dict[str, Any] | None:
+    """Figures of the diagnoses that a run predicts beside its target; None if it predicts none."""
+    from melanoma_tf.evaluation import intervals, multiclass
+
+    classified = multiclass.of_run(path) if path.name == OOF else None
+    if classified is None:
+        return None
+    shown.part("diagnoses")
+    with intervals.watched(shown.resampled):
+        return multiclass.analyze(classified, replicates)
 
 
 def _choices(table: pd.DataFrame, images: Collection[str]) -> dict[str, list[str]]:

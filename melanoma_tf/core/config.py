@@ -17,6 +17,7 @@ CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") i
 
 # Allowed values of settings: smallest and largest, or words. Settings not listed are checked where they are used.
 RANGES: dict[str, tuple[float, float]] = {
+    "accumulate_steps": (1, 2**20),
     "batch_size": (1, 2**20),
     "class_balanced_beta": (0, 0.9999999),
     "checkpoint_every": (1, 2**31),
@@ -31,6 +32,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "freeze_lr": (0, 1000),
     "image_size": (32, 4096),
     "label_smoothing": (0, 0.999999),
+    "layer_decay": (0.001, 1),
+    "lookahead": (0, 2**20),
     "lr": (0, 1000),
     "max_bad_steps": (1, 2**31),
     "oversample": (1, 1000),
@@ -46,7 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
 WORDS: dict[str, tuple[str, ...]] = {
     "head": ("target", "target+diagnosis", "diagnosis"),
     "loss": ("focal", "class_balanced", "bce"),
-    "optimizer": ("adam", "adamw"),
+    "optimizer": ("adam", "adamw", "radam"),
     "pooling": ("avg", "max", "gem"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "tpu.warp": ("matmul", "shears"),

@@ -57,3 +57,16 @@ def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     """
     pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
     return {variable.path: average for variable, average in pairs}
+
+
+def batches(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Count of batches whose gradients an optimizer was given.
+
+    Private because `iterations` counts updates of the weights, fewer with `gradient_accumulation_steps`.
+    """
+    return optimizer._iterations
+
+
+def is_decayed(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether weight decay applies to a variable, see `exclude_from_weight_decay`; Keras has no public way to ask."""
+    return optimizer._use_weight_decay(variable)

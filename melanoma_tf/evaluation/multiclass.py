@@ -46,8 +46,7 @@ def has_classes(path: Path) -> bool:
 
 
 def of_run(path: Path) -> Classified | None:
-    """The diagnoses that a run predicted beside its target; None if it predicts none, or fewer than two
-    occur.
+    """The diagnoses that a run predicted beside its target; None if it predicts none, or fewer than two occur.
 
     Classes that no image is of are left out, and so are images whose diagnosis is not known.
 

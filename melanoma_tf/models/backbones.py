@@ -20,6 +20,8 @@ MakeLayer = Callable[[keras.layers.Layer, dict[str, Any], Any], Any]
 
 DEFAULT_HEAD = heads.Head()
 MIN_IMAGE_SIZE = 32  # pixels: five halvings leave one feature
+# Stages by the names of layers: EfficientNets, ConvNeXts, MobileNets (each block is one) and ResNets.
+_STAGE = re.compile(r"^block\d+|_stage_\d+|^expanded_conv(_\d+)?|^conv\d+(?=_block)")
 _PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)  # of published graphs; ours replaces them
 
 
@@ -99,6 +101,27 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     other = {layer.name for layer in heads.layers(model)}
     layers = (layer for layer in model.layers if layer.name not in other and not isinstance(layer, _PREPROCESSING))
     return [layer for layer in layers if layer.weights]
+
+
+def stages(model: keras.Model) -> list[list[keras.layers.Layer]]:
+    """The layers with weights in the order of the graph: the stem, each stage of the backbone, the head.
+
+    Layers between two stages, which ConvNeXts have, belong to the later one; those after the last stage to the head.
+
+    Args:
+      model: of `build_classifier`.
+    """
+    found: dict[str, list[keras.layers.Layer]] = {}
+    waiting: list[keras.layers.Layer] = []
+    for layer in model.layers:
+        if layer.weights:
+            waiting.append(layer)
+            if stage := _STAGE.search(layer.name):
+                if not found:
+                    found["stem"], waiting = waiting[:-1], waiting[-1:]
+                found.setdefault(stage[0], []).extend(waiting)
+                waiting = []
+    return [*found.values(), waiting]
 
 
 def named_layers(graph: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import ml_collections
@@ -18,8 +17,8 @@ from melanoma_tf.data.targets import Targets
 from melanoma_tf.devices.profile import DeviceProfile
 from melanoma_tf.models import backbones, heads, losses, pretrained
 from melanoma_tf.tpu import rewrite
-from melanoma_tf.training import schedule
-from melanoma_tf.training.step import MixedMetadata, SkippingOptimizer, Trainer
+from melanoma_tf.training import optimizers
+from melanoma_tf.training.step import MixedMetadata, Trainer
 
 log = logging.getLogger("melanoma_tf")
 
@@ -48,7 +47,15 @@ def build_trainer(
     Returns:
       The trained model, {"image": u8[B,S,S,3], "seed": u32[B], "metadata": f32[B,M] if config.metadata} -> logits
       f32[B,1] or, with diagnoses, f32[B,1+K]; and the classifier in it.
+
+    Raises:
+      ValueError: a setting that is impossible, or impossible on these devices.
     """
+    if config.accumulate_steps > 1 and profile.backend == "tensorflow" and profile.replicas > 1:
+        raise ValueError(
+            f"config.accumulate_steps={config.accumulate_steps}: under TensorFlow gradients accumulate on one device "
+            f"only, got {profile.replicas}; pass --backend jax, or --config.accumulate_steps=1 and a larger batch_size"
+        )
     dtype = keras.config.dtype_policy().compute_dtype
     graph = rewrite.choose(config.tpu, profile, config.batch_size, dtype)
     classifier = build_classifier(config, prior, graph)
@@ -75,7 +82,7 @@ def build_trainer(
         given = [given, MixedMetadata(augment, size, dtype="float32")(inputs["metadata"], inputs["seed"])]
     trainer = Trainer(inputs, classifier(given))
     loss = build_loss(config, prior, steps_per_epoch * config.batch_size)
-    trainer.compile(build_optimizer(config, steps_per_epoch, epochs_before), loss)
+    trainer.compile(optimizers.build_optimizer(config, steps_per_epoch, epochs_before, classifier), loss)
     trainer.optimizer.build(trainer.trainable_variables)
     return trainer, classifier
 
@@ -158,36 +165,3 @@ def describe_xla(trainer: keras.Model, profile: DeviceProfile) -> str:
     if prevent:
         return f"XLA: OFF, which makes each step slower: it cannot compile {', '.join(prevent)}"
     return "XLA: off, as Keras does under MirroredStrategy"
-
-
-def learning_rate(
-    config: ml_collections.ConfigDict, steps_per_epoch: int, epochs_before: Sequence[int] = ()
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The schedule of a run. epochs_before: earlier values of config.epochs if the run was extended."""
-    ends = [epochs * steps_per_epoch for epochs in (*epochs_before, config.epochs)]
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    return schedule.extended(
-        {end: schedule.warmup_cosine(config.lr, end, warmup, config.final_lr_fraction) for end in ends}
-    )
-
-
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
-
-
-def build_optimizer(
-    config: ml_collections.ConfigDict, steps_per_epoch: int, epochs_before: Sequence[int] = ()
-) -> keras.optimizers.Optimizer:
-    """The optimizer with its schedule, inside a SkippingOptimizer."""
-    if config.optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown config.optimizer={config.optimizer!r}; expected one of: {', '.join(OPTIMIZERS)}")
-    rate = learning_rate(config, steps_per_epoch, epochs_before)
-    options: dict[str, Any] = {"use_ema": config.ema > 0, "ema_momentum": config.ema or 0.99}
-    if config.optimizer == "adamw":
-        options["weight_decay"] = config.weight_decay
-    inner = OPTIMIZERS[config.optimizer](rate, **options)
-    if config.optimizer == "adamw":
-        # "variable": ConvNeXt's layer scales, which Keras leaves without a name.
-        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "variable"])
-    # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.
-    scale = 2.0**15 if keras.config.dtype_policy().name == "mixed_float16" else 1.0
-    return SkippingOptimizer(inner, initial_scale=scale)

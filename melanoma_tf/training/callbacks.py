@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import ml_collections
 
+from melanoma_tf.core import keras_compat
 from melanoma_tf.training import checkpoint
 from tfrecord_tools.core.progress import Progress
 
@@ -90,7 +91,7 @@ class TrainingGuard(keras.callbacks.Callback):
         """Counts the step, checks for divergence and saves, each when it is due, and ends a run that is terminated.
 
         Raises:
-          DivergedError: none of the last `max_bad_steps` steps changed the weights.
+          DivergedError: none of the last `max_bad_steps` steps had finite gradients.
         """
         progress = self.progress
         progress.step += 1
@@ -181,5 +182,5 @@ def sync_variables(model: keras.Model) -> None:
 
 
 def steps_taken(optimizer: keras.optimizers.Optimizer) -> int:
-    """Number of steps that changed the weights."""
-    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+    """Number of steps whose gradients were finite and used. optimizer: a `SkippingOptimizer`."""
+    return int(keras.ops.convert_to_numpy(keras_compat.batches(optimizer.inner_optimizer)))

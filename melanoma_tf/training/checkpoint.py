@@ -45,8 +45,8 @@ class Progress:
     """Progress of a run.
 
     Attributes:
-      step: optimizer steps over all epochs, including skipped ones.
-      steps_taken: steps that had changed the weights at the last check; -1 before the first.
+      step: steps, one a batch, over all epochs, including skipped ones.
+      steps_taken: steps with finite gradients at the last check; -1 before the first.
       taken_before: those of optimizers of earlier stages.
       streams: parallel streams that make up an epoch's order, see `pipeline.streams`; 0 before training.
       loss: mean over the steps of the epoch so far.

@@ -22,7 +22,7 @@ from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.training import build, callbacks, checkpoint, stages
+from melanoma_tf.training import build, callbacks, checkpoint, optimizers, stages
 from melanoma_tf.training.run_dir import BEST, HISTORY, WEIGHTS
 
 log = logging.getLogger("melanoma_tf")
@@ -250,9 +250,10 @@ class _FoldRun:
         return float(keras.ops.convert_to_numpy(self.trainer.loss(self.held_out_labels, outputs)))
 
     def _last_rate(self) -> float:
-        """The learning rate of the last step that changed the weights."""
-        rate = build.learning_rate(self.stage.config, self.steps_per_epoch, self.stage.epochs_before)
-        return float(rate(max(0, callbacks.steps_taken(self.trainer.optimizer) - 1)))
+        """The learning rate of the last update of the weights."""
+        rate = optimizers.learning_rate(self.stage.config, self.steps_per_epoch, self.stage.epochs_before)
+        updates = int(keras.ops.convert_to_numpy(self.trainer.optimizer.iterations))
+        return float(rate(max(0, updates - 1)))
 
     def _save(self, row: dict[str, Any]) -> None:
         """Appends an epoch to the history and saves both history and checkpoint."""

@@ -68,3 +68,29 @@ def extended(
       parts: last step -> schedule of a run that ends there, ascending.
     """
     return _Extended(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+class _OfUpdates(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule by updates, called with the count of batches."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, batches: int) -> None:
+        super().__init__()
+        self.schedule, self.batches = schedule, batches
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(keras.ops.floor_divide(step, self.batches))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": self.schedule, "batches": self.batches}
+
+
+def of_updates(
+    schedule: keras.optimizers.schedules.LearningRateSchedule, batches: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule for an optimizer with `gradient_accumulation_steps`, which Keras calls with the count of batches.
+
+    Args:
+      schedule: by updates of the weights.
+      batches: whose gradients make one update.
+    """
+    return _OfUpdates(schedule, batches)

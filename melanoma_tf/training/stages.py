@@ -46,7 +46,7 @@ def at(config: ml_collections.ConfigDict, epoch: int, epochs_before: Sequence[in
     found.image_size = _image_size(config, epoch)
     if frozen:
         found.update(epochs=config.freeze_epochs, optimizer="adam", lr=config.freeze_lr, final_lr_fraction=1.0)
-        found.update(warmup_epochs=0.0, ema=0.0)
+        found.update(warmup_epochs=0.0, ema=0.0, lookahead=0, layer_decay=1.0)
         return Stage(found, True)
     found.epochs = config.epochs - config.freeze_epochs
     return Stage(found, False, tuple(epochs - config.freeze_epochs for epochs in epochs_before))

@@ -225,7 +225,7 @@ def test_a_changed_shard_is_reported_before_its_records_are_read(shards, externa
     for entry in manifest["shards"]:
         entry["bytes"] = size if entry["name"] == victim.name else entry["bytes"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    given = types.SimpleNamespace(fold="0", external=[str(folder)], validate_external=True)
+    given = types.SimpleNamespace(fold="0", external=[str(folder)], validate_external=True, hold_out_source=False)
     monkeypatch.setattr(train, "FLAGS", given)
     with pytest.raises(pipeline.DataError, match=f"{victim} was changed after it was built"):
         train.open_builds(tiny.config(), str(shards))

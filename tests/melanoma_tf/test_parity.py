@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from melanoma_tf import addons
-from melanoma_tf.training import build
+from melanoma_tf.training import optimizers
 from tests.support import reference, tiny
 
 
@@ -27,7 +27,7 @@ def given():
         "offsets": rng.integers(0, 20, (6, 2)).astype(np.int32),
         "many": np.int32(2000),
         "start": rng.normal(size=(5, 7)).astype(np.float32),
-        "gradients": rng.normal(size=(12, 5, 7)).astype(np.float32),
+        "gradients": rng.normal(size=(20, 5, 7)).astype(np.float32),
         "lr": np.float32(0.01),
         "weight_decay": np.float32(0.002),
         "decay": np.float32(0.9),
@@ -77,19 +77,27 @@ def test_random_cutout(given, theirs):
     np.testing.assert_array_equal(often > 0, expected > 0)
 
 
-def test_adamw(given, theirs):
-    """tensorflow-addons subtracts weight_decay of the weight itself, Keras learning rate times weight_decay."""
+@pytest.mark.parametrize("name", ["adamw", "radam", "lookahead", "lookahead of adam"])
+def test_optimizers(given, theirs, name):
+    rate, decay = float(given["lr"]), float(given["weight_decay"])
+    ours = {
+        # tensorflow-addons' AdamW subtracts weight_decay of the weight itself, Keras learning rate times weight_decay.
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=decay / rate),
+        "radam": lambda: addons.RectifiedAdam(rate, weight_decay=decay),
+        "lookahead": lambda: addons.Lookahead(addons.RectifiedAdam(rate, weight_decay=decay)),
+        "lookahead of adam": lambda: addons.Lookahead(keras.optimizers.Adam(rate), 4, 0.3),
+    }[name]()
     variable = keras.Variable(given["start"])
-    ours = keras.optimizers.AdamW(float(given["lr"]), weight_decay=float(given["weight_decay"] / given["lr"]))
     ours.build([variable])
-    for gradient, expected in zip(given["gradients"], theirs["adamw"], strict=True):
+    for gradient, expected in zip(given["gradients"], theirs[name], strict=True):
         ours.apply([keras.ops.convert_to_tensor(gradient)], [variable])
         np.testing.assert_allclose(variable.numpy(), expected, atol=2e-5)
 
 
-def test_the_optimizer_that_configs_build_is_that_adamw():
-    built = build.build_optimizer(tiny.config(optimizer="adamw", weight_decay=0.2), 10)
-    assert type(built.inner_optimizer) is keras.optimizers.AdamW
+@pytest.mark.parametrize(("name", "found"), [("adamw", keras.optimizers.AdamW), ("radam", addons.RectifiedAdam)])
+def test_the_optimizers_that_configs_build_are_those(name, found):
+    built = optimizers.build_optimizer(tiny.config(optimizer=name, weight_decay=0.2), 10)
+    assert type(built.inner_optimizer) is found
 
 
 def test_moving_average(given, theirs):

@@ -34,7 +34,13 @@ def main():
     out["random cutout"] = tfa.image.random_cutout(tf.ones([int(given["many"]), 20, 20, 1]), (8, 8))
     decay = float(given["weight_decay"])
     adamw = tfa.optimizers.AdamW(weight_decay=decay, learning_rate=float(given["lr"]), epsilon=1e-7)
-    out["adamw"], *_ = trained(adamw, given["start"], given["gradients"])
+    radam = tfa.optimizers.RectifiedAdam(float(given["lr"]), weight_decay=decay)
+    again = tfa.optimizers.RectifiedAdam(float(given["lr"]), weight_decay=decay)
+    adam = tf.keras.optimizers.legacy.Adam(float(given["lr"]))
+    compared = {"adamw": adamw, "radam": radam, "lookahead": tfa.optimizers.Lookahead(again)}
+    compared["lookahead of adam"] = tfa.optimizers.Lookahead(adam, 4, 0.3)
+    for name, optimizer in compared.items():
+        out[name], *_ = trained(optimizer, given["start"], given["gradients"])
     inner = tf.keras.optimizers.legacy.Adam(float(given["lr"]))
     averaging = tfa.optimizers.MovingAverage(inner, average_decay=float(given["decay"]))
     _, variable, averaging = trained(averaging, given["start"], given["gradients"])

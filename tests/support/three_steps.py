@@ -22,7 +22,7 @@ import tensorflow as tf  # noqa: E402
 from melanoma_tf.models import backbones  # noqa: E402
 from melanoma_tf.tpu.rewrite import Rewrite  # noqa: E402
 from melanoma_tf.training import build  # noqa: E402
-from tests.support import tiny  # noqa: E402
+from tests.support import optimizers, tiny  # noqa: E402
 
 rng = np.random.default_rng(0)
 features: dict[str, Any] = {
@@ -60,6 +60,9 @@ def fast_layers(classifier: keras.Model) -> list[int]:
 
 choose = build.rewrite.choose
 found: dict[str, Any] = {"backend": keras.backend.backend()}
+if found["backend"] == "jax":  # test_optimizers has TensorFlow
+    names = ("ranger", "accumulated")  # which have all of the others
+    found["optimizers"] = {name: optimizers.trajectory(optimizers.CASES[name]) for name in names}
 everything = sys.argv[2:] == ["all"]
 if everything:
     # Batch norm frozen: over eight images of one pixel, as in the last blocks, it would blow up last digits.

@@ -64,7 +64,9 @@ def test_config_files_of_earlier_versions_name_what_to_change():
     ("change", "message"),
     [
         ({"precision": "float17"}, "config.precision='float17'.* auto, float32, mixed_bfloat16, mixed_float16"),
-        ({"optimizer": "sgdx"}, "config.optimizer='sgdx'.* adam, adamw"),
+        ({"optimizer": "sgdx"}, "config.optimizer='sgdx'.* adam, adamw, radam"),
+        ({"layer_decay": 1.5}, "config.layer_decay=1.5 must lie between 0.001 and 1"),
+        ({"accumulate_steps": 0}, "config.accumulate_steps=0 must lie between 1 and"),
         ({"warmup_epochs": 12}, "config.warmup_epochs=12.* must be fewer than config.epochs=12"),
     ],
 )

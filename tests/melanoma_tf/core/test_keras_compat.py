@@ -67,3 +67,21 @@ def test_moving_averages_are_those_of_each_trained_variable():
         assert averages.keys() == before.keys()
         # Keras starts each average at the first new weights (Keras >= 3.11), or at zero.
         assert all(np.shape(averages[path]) == value.shape for path, value in before.items())
+
+
+def test_batches_are_counted_where_updates_are_fewer():
+    with relies_on("Optimizer._iterations"):
+        model = compiled_model(gradient_accumulation_steps=2)
+        for _ in range(3):
+            model.train_on_batch(np.ones((2, 3), np.float32), np.ones((2, 1), np.float32))
+        assert (int(keras_compat.batches(model.optimizer)), int(model.optimizer.iterations)) == (3, 1)
+
+
+def test_excluded_variables_are_not_decayed():
+    with relies_on("Optimizer._use_weight_decay or ._apply_weight_decay, which additions of optimizers replace"):
+        optimizer = keras.optimizers.AdamW(0.1)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        variables = [keras.Variable([1.0], name=name) for name in ("kernel", "bias")]
+        assert [keras_compat.is_decayed(optimizer, each) for each in variables] == [True, False]
+        assert callable(optimizer._apply_weight_decay)
+        assert callable(optimizer._update_model_variables_moving_average)

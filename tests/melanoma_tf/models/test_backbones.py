@@ -1,7 +1,9 @@
 """The classifier's graph, input normalization and options. Small images; nothing is downloaded."""
 
+import functools
 import importlib
 import math
+import re
 
 import keras
 import numpy as np
@@ -17,6 +19,11 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def b0() -> keras.Model:
     return backbones.build_classifier("efficientnet-b0", 40, prior=0.0176)
+
+
+@functools.cache
+def classifier(name: str) -> keras.Model:
+    return backbones.build_classifier(name, 48)
 
 
 def drop_rates(model: keras.Model) -> list[float]:
@@ -88,7 +95,7 @@ def test_features_are_those_of_keras_applications_with_its_own_preprocessing(nam
     def prepared(images):  # the one that has no preprocessing in its graph
         return images / 127.5 - 1 if name == "resnet50v2" else images
 
-    ours, theirs = backbones.build_classifier(name, 48), backbones.published(name, 48)
+    ours, theirs = classifier(name), backbones.published(name, 48)
     randomize(theirs)
     calibrate(theirs, prepared(pixels(48, 8)))
     values = {named: layer.get_weights() for named, layer in backbones.named_layers(theirs)}
@@ -98,6 +105,27 @@ def test_features_are_those_of_keras_applications_with_its_own_preprocessing(nam
     expected = keras.ops.convert_to_numpy(theirs(prepared(images), training=False)).mean((1, 2))
     agree(features(ours, images / 255), expected)
     assert drop_rates(ours) == [] or max(drop_rates(ours)) > 0.15
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("efficientnet-b0", [1, 2, 2, 3, 3, 4, 1]),  # Tan & Le 2019, table 1
+        ("efficientnetv2-b0", [1, 2, 2, 3, 5, 8]),
+        ("convnext-tiny", [3, 3, 9, 3]),  # Liu et al. 2022
+        ("mobilenetv3-small", [1] * 11),  # Howard et al. 2019, table 2: each block is a stage
+        ("resnet50v2", [3, 4, 6, 3]),  # He et al. 2016
+    ],
+)
+def test_stages_have_the_blocks_that_were_published(name, blocks):
+    stem, *stages, head = [[layer.name for layer in stage] for stage in backbones.stages(classifier(name))]
+    one_a_block = re.compile("project_conv$|depthwise_conv$|_project$|_2_conv$")
+    assert [sum(bool(one_a_block.search(layer)) for layer in stage) for stage in stages] == blocks
+    assert head[-1] == "logit"
+    assert not [layer for layer in (*stem, *head) if "block" in layer or "expanded" in layer]
+    ordered = [*stem, *(layer for stage in stages for layer in stage), *head[:-1]]
+    assert ordered == [layer.name for layer in backbones.backbone_layers(classifier(name))]
 
 
 @pytest.mark.integration

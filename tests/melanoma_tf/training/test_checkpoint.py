@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 
 from melanoma_tf.core import files
-from melanoma_tf.training import checkpoint
+from melanoma_tf.training import checkpoint, optimizers
 from melanoma_tf.training.step import SkippingOptimizer
 
 
-def small(use_ema=False):
+def small(use_ema=False, everything=False):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
     )
     inner = keras.optimizers.Adam(0.1, use_ema=use_ema, ema_momentum=0.5)
+    if everything:
+        additions = (optimizers.Lookahead, optimizers.LayerDecay, optimizers.AccumulatedAverage)
+        options = {"sync_period": 2, "rates": {v.path: 0.5 for v in model.variables}, "weight_decay": 0.1}
+        inner = optimizers.extended(optimizers.RectifiedAdam, *additions)(
+            0.1, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=3, **options
+        )
     model.compile(SkippingOptimizer(inner, initial_scale=1.0), "mse")
     model.optimizer.build(model.trainable_variables)
     return model
@@ -40,17 +46,20 @@ def same(model, other):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("use_ema", [False, True])
-def test_a_restored_run_continues_to_the_same_bits(tmp_path, use_ema):
-    straight, stopped, resumed = small(use_ema), small(use_ema), small(use_ema)
-    fit(straight, 2)
-    fit(stopped)
+@pytest.mark.parametrize("options", [{}, {"use_ema": True}, {"everything": True}], ids=str)
+def test_a_restored_run_continues_to_the_same_bits(tmp_path, options):
+    straight, stopped, resumed = small(**options), small(**options), small(**options)
+    epochs = 4 if "everything" in options else 1  # two batches each: two of the next update's three are accumulated
+    fit(straight, 2 * epochs)
+    fit(stopped, epochs)
     progress = checkpoint.Progress(step=2, history=[{"epoch": 1, "loss": 0.5}])
     checkpoint.save(tmp_path, stopped, stopped.optimizer, progress)
     assert checkpoint.restore(tmp_path, resumed, resumed.optimizer) == progress
-    fit(resumed)
+    fit(resumed, epochs)
     # Without the state of dropout the second epoch would drop other units.
     assert same(straight, resumed)
+    for found, expected in zip(resumed.optimizer.variables, straight.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_nothing_to_restore_is_none(tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from melanoma_tf.data.dataset import open_data
 from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold
-from tests.support import tiny
+from tests.support import optimizers, tiny
 from tests.support.process import HANG_S, JAX_ON_CPU, REPOSITORY, run_command, wait_for
 
 pytestmark = pytest.mark.integration
@@ -71,7 +72,8 @@ def run_losses(config, batches, scope):
 # ------------------------------------------------------------------------------------------------------ the run
 
 
-RESUMABLE = {"checkpoint_every": 4, "dropout": 0.5}  # eight steps an epoch
+RESUMABLE: dict[str, Any] = {"checkpoint_every": 4, "dropout": 0.5}  # eight steps an epoch
+RESUMABLE |= {"optimizer": "adamw", "lookahead": 2, "layer_decay": 0.8, "ema": 0.5, "accumulate_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +102,11 @@ def test_a_run_predicts_each_held_out_image_and_writes_its_files(dataset, uninte
     assert header == "epoch,step,loss,val_loss,val_auc,learning_rate,skipped_steps,images_per_s,seconds"
     assert len(rows) == 2
     history = pd.read_csv(folder / "history.csv")
-    # Eight steps an epoch, half an epoch of warm-up to the default rate, then half a cosine to its hundredth.
-    cosines = 0.5 * (1 + np.cos(np.pi * (np.array([7, 15]) - 4) / (16 - 4)))
+    # Eight steps an epoch, three an update, of which there are two and five; the first is the warm-up to the default
+    # rate, then half a cosine to its hundredth.
+    cosines = 0.5 * (1 + np.cos(np.pi * (np.array([1, 4]) - 1) / (5 - 1)))
     np.testing.assert_allclose(history["learning_rate"], 3e-4 * (0.01 + 0.99 * cosines), rtol=1e-4)
+    assert history["skipped_steps"].tolist() == [0, 0]
     assert (history["seconds"] > 0).all()
 
 
@@ -320,7 +324,7 @@ def test_nan_on_one_replica_stops_the_step_on_all(dataset, two, monkeypatch, rep
 
 def test_a_run_without_one_good_step_stops_and_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch):
     # An epoch has eight steps, so the steps are counted across epochs.
-    config = tiny.config(max_bad_steps=12, checkpoint_every=5, epochs=8)
+    config = tiny.config(max_bad_steps=12, checkpoint_every=5, epochs=8, accumulate_steps=16)
     monkeypatch.setattr(build.losses, "build", lambda *a, **k: lambda y, logits: keras.ops.mean(logits) * float("nan"))
     with pytest.raises(callbacks.DivergedError, match=r"12 consecutive steps, up to step 24, .*--config.lr"):
         fold.train(config, dataset, 0, tmp_path, ONE_CPU)
@@ -394,12 +398,18 @@ def test_moving_averages_are_evaluated_and_saved(dataset, tmp_path):
 
 def test_two_replicas_train_as_one_device_does(dataset, two):
     # Batch norm frozen: each replica would take the statistics of its own half of the batch.
-    config = tiny.config(freeze_batch_norm=True, dropout=0.0, drop_connect=0.0, warmup_epochs=0.0)
+    changes = {"optimizer": "radam", "lr": 0.01, "weight_decay": 0.1, "lookahead": 2, "layer_decay": 0.8, "ema": 0.5}
+    config = tiny.config(freeze_batch_norm=True, dropout=0.0, drop_connect=0.0, warmup_epochs=0.0, **changes)
     batches = first_batches(dataset, 1) * 4
     assert two.replicas == 2
     on_one, on_two = run_losses(config, batches, ONE_CPU.scope), run_losses(config, batches, two.scope)
     assert abs(on_one[0] - on_one[3]) > 1e-4  # it trains: the batch is the same
     np.testing.assert_allclose(on_two, on_one, rtol=1e-5)
+
+
+def test_accumulation_on_two_replicas_of_tensorflow_is_refused(two):
+    with pytest.raises(ValueError, match="config.accumulate_steps=2: under TensorFlow .* got 2; pass --backend jax"):
+        build.build_trainer(tiny.config(accumulate_steps=2), 0.3, 10, two.profile)
 
 
 def test_a_run_on_two_replicas_resumes_too(dataset, two, tmp_path):
@@ -456,6 +466,8 @@ def test_tensorflow_and_jax_find_the_same_losses(three_steps):
     tensorflow, jax = three_steps("tensorflow"), three_steps("jax")
     np.testing.assert_allclose(jax["augmented"], tensorflow["augmented"], atol=1e-5)
     _assert_same_steps(jax["two_blocks"], tensorflow["two_blocks"])
+    for name, found in jax["optimizers"].items():
+        optimizers.assert_by_hand(found, name)
 
 
 @pytest.mark.slow

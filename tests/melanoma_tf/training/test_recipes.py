@@ -18,7 +18,7 @@ from melanoma_tf.data.dataset import open_data
 from melanoma_tf.devices import select
 from melanoma_tf.evaluation import build_images
 from melanoma_tf.models import backbones
-from melanoma_tf.training import build, callbacks, checkpoint, fold, run_dir, stages
+from melanoma_tf.training import build, callbacks, checkpoint, fold, optimizers, run_dir, stages
 from tests.support import tiny
 from tests.support.process import HANG_S, wait_for
 from tfrecord_tools import schema
@@ -36,8 +36,14 @@ RECIPES: dict[str, tuple[dict[str, Any], int]] = {
         {"head": "diagnosis", "positive_share": 0.25, "dropout_samples": 3, "target": "malignant", "loss": "bce"},
         13,
     ),
-    "head first": ({"freeze_epochs": 1, "epochs": 3, "ema": 0.9, "oversample": 2, "loss": "class_balanced"}, 5),
-    "growing images": ({"first_sizes": "32x1", "image_size": 40, "epochs": 3, "pooling": "max"}, 12),
+    "head first": (
+        {"freeze_epochs": 1, "epochs": 3, "ema": 0.9, "oversample": 2, "loss": "class_balanced", "layer_decay": 0.7},
+        5,
+    ),
+    "growing images": (
+        {"first_sizes": "32x1", "image_size": 40, "epochs": 3, "pooling": "max", "optimizer": "radam", "lookahead": 3},
+        12,
+    ),
     "stopped early": ({"patience": 1, "epochs": 6, "lr": 1e-6, "optimizer": "adamw", "pos_weight": 3.0}, 7),
 }
 
@@ -143,7 +149,7 @@ def test_only_the_head_changes_while_the_rest_is_frozen(dataset, tmp_path, monke
 def test_the_schedule_begins_when_the_whole_model_is_trained():
     config = config_of({"freeze_epochs": 2, "epochs": 6, "warmup_epochs": 1.0, "final_lr_fraction": 0.0})
     head, whole = stages.at(config, 1), stages.at(config, 2)
-    rates = [build.learning_rate(stage.config, 10) for stage in (head, whole)]
+    rates = [optimizers.learning_rate(stage.config, 10) for stage in (head, whole)]
     assert [float(rates[0](step)) for step in (0, 10, 19)] == pytest.approx([config.freeze_lr] * 3)
     assert [float(rates[1](step)) for step in (0, 10, 25, 40)] == pytest.approx([0, config.lr, config.lr / 2, 0])
     assert head.frozen
