@@ -238,7 +238,7 @@ def probe(name: str, fold: int, out: Path) -> pd.DataFrame:
 
     npz = out / "features" / "features.npz"
     if not npz.is_file():
-        data = records(out, FLAGS.size)
+        data = records(out, PROBE_SIZE)
         python(KERAS_IO, "--data", data, "--out", out, "--features", npz, "--size", PROBE_SIZE)
     table = pd.read_csv(npz.with_suffix(".csv"))
     known = pd.get_dummies(table[["sex", "anatom_site_general_challenge"]]).astype(float)

@@ -237,14 +237,10 @@ def write(
     if stressed:
         shown.part("stress")
         results["stress"] = stressed(table, results, options)
-    images = {}
+    errors = gallery.most_confident(table) if data else {}
+    images = data.images([name for names in errors.values() for name in names]) if data else {}
     if data:
-        errors = gallery.most_confident(table)
-        images = data.images([name for names in errors.values() for name in names])
-        if pixels := data.pixel_floor(table):
-            results.setdefault("floor", {})["pixels"] = pixels
-        if absent := int((~data.has(table)).sum()):
-            results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
+        _add_pixels(results, data, table)
     if found := _diagnoses(path, options.replicates, shown):
         results["diagnoses"] = found
     results = analysis.to_json(results)
@@ -264,6 +260,14 @@ def write(
     why = "not stored; that takes two folds, and a model better than chance"
     written.append(f"calibration: {out / CALIBRATION if kept else why}")
     return "\n".join([*summary.lines(results), *written])
+
+
+def _add_pixels(results: dict[str, Any], data: Build, table: pd.DataFrame) -> None:
+    """Adds what a build's pixels say without the model, and a warning of images that it lacks."""
+    if pixels := data.pixel_floor(table):
+        results.setdefault("floor", {})["pixels"] = pixels
+    if absent := int((~data.has(table)).sum()):
+        results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
 
 
 def _diagnoses(path: Path, replicates: int, shown: Shown) -> dict[str, Any] | None:

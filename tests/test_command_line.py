@@ -67,7 +67,7 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
         "--config.weights=none.h5: no such file; expected a file or one of: none, imagenet, noisy-student, autoaugment",
     ),
     ("train", "--config.model=resnet"): (1, "unknown backbone 'resnet'; expected one of: efficientnet-b0, "),
-    ("train", "--config.loss=mse"): (1, "unknown config.loss='mse'; expected one of: focal, bce"),
+    ("train", "--config.loss=mse"): (1, "unknown config.loss='mse'; expected one of: focal, class_balanced, bce"),
     ("train", "--config.augment=flip|spin(3)"): (1, "augmentation policy 'flip|spin(3)': unknown op 'spin'; expected "),
     ("train", "--data={0}/build", "--workdir={0}/trained", "--config.lr=0.5"): (
         1,

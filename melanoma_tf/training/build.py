@@ -66,6 +66,15 @@ def build_trainer(
     if frozen:
         for layer in backbones.backbone_layers(classifier):
             layer.trainable = False
+    trainer = _trainer(config, classifier, profile)
+    loss = build_loss(config, prior, steps_per_epoch * config.batch_size)
+    trainer.compile(optimizers.build_optimizer(config, steps_per_epoch, epochs_before, classifier), loss)
+    trainer.optimizer.build(trainer.trainable_variables)
+    return trainer, classifier
+
+
+def _trainer(config: ml_collections.ConfigDict, classifier: keras.Model, profile: DeviceProfile) -> Trainer:
+    """The classifier behind the augmentation of its images, and the mixing of their metadata."""
     size = config.image_size
     inputs = {
         "image": keras.Input((size, size, 3), dtype="uint8", name="image"),
@@ -75,16 +84,18 @@ def build_trainer(
     if warp == "shears" and size > shears.LARGEST:
         warp = "matmul"
     # float32 also under mixed precision: bfloat16 has fewer levels than an 8-bit image.
-    augment = policy.Augment(config.augment, warp, profile.warp_dtype(dtype), dtype="float32", name="augment")
+    augment = policy.Augment(
+        config.augment,
+        warp,
+        profile.warp_dtype(keras.config.dtype_policy().compute_dtype),
+        dtype="float32",
+        name="augment",
+    )
     given = augment(inputs["image"], inputs["seed"])
     if width := Metadata(metadata.parse(config.metadata)).width:
         inputs["metadata"] = keras.Input((width,), dtype="float32", name="metadata")
         given = [given, MixedMetadata(augment, size, dtype="float32")(inputs["metadata"], inputs["seed"])]
-    trainer = Trainer(inputs, classifier(given))
-    loss = build_loss(config, prior, steps_per_epoch * config.batch_size)
-    trainer.compile(optimizers.build_optimizer(config, steps_per_epoch, epochs_before, classifier), loss)
-    trainer.optimizer.build(trainer.trainable_variables)
-    return trainer, classifier
+    return Trainer(inputs, classifier(given))
 
 
 def build_classifier(

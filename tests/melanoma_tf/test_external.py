@@ -8,11 +8,13 @@ import types
 import pandas as pd
 import pytest
 
-from melanoma_tf import train
+from melanoma_tf import predict, train
 from melanoma_tf.data import pipeline
 from melanoma_tf.data.dataset import open_data
 from melanoma_tf.data.external import _identities, add_external
-from melanoma_tf.training import run_dir
+from melanoma_tf.devices import select
+from melanoma_tf.models import backbones
+from melanoma_tf.training import fold, run_dir
 from tests.support import tiny
 from tests.support.builds import replaced, settings
 from tests.support.process import run_command
@@ -148,17 +150,17 @@ def test_verify_lists_pairs_for_the_next_build(other, external, tmp_path):
 def test_external_records_train_every_fold_and_are_held_out_in_none(shards, external):
     alone = open_data(str(shards))
     both = add_external(alone, [str(external)], held_out=False)
-    for fold in range(alone.folds):
-        assert both.fold(fold) == alone.fold(fold)
-        assert pipeline.count(both.others(fold)) == pipeline.count(alone.others(fold)) + 24
+    for k in range(alone.folds):
+        assert both.fold(k) == alone.fold(k)
+        assert pipeline.count(both.others(k)) == pipeline.count(alone.others(k)) + 24
 
 
 def test_they_are_held_out_fold_by_fold_on_request(shards, external):
     alone, further = open_data(str(shards)), open_data(str(external))
     both = add_external(alone, [str(external)], held_out=True)
-    for fold in range(alone.folds):
-        assert both.fold(fold) == (*alone.fold(fold), *further.fold(fold))
-        assert both.others(fold) == (*alone.others(fold), *further.others(fold))
+    for k in range(alone.folds):
+        assert both.fold(k) == (*alone.fold(k), *further.fold(k))
+        assert both.others(k) == (*alone.others(k), *further.others(k))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -263,3 +265,26 @@ def test_the_command_trains_on_them_and_predict_knows(shards, external, tmp_path
     done = run_command("-c", tiny.TRAIN, *SMOKE, *args[:2], *args[4:])
     assert done.returncode == 1
     assert "holds a run that differs in the data set" in done.stderr
+
+
+def test_sources_are_held_out_in_turn(other, shards, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "out"
+    build.build(replaced(settings(other, elsewhere), source="elsewhere"))
+    given = types.SimpleNamespace(fold="0", external=[str(elsewhere)], validate_external=True, hold_out_source=True)
+    monkeypatch.setattr(train, "FLAGS", given)
+    monkeypatch.setattr(backbones, "build_classifier", tiny.build_classifier)
+    config, on = tiny.config(epochs=1, tta=False), select.Runtime("tensorflow", "cpu", ("CPU:0",), "test")
+    builds, folds = train.open_builds(config, str(shards))
+    assert (builds.sources, builds.folds, folds) == (("elsewhere", "isic2020"), 2, [0])
+    data = [str(shards), str(elsewhere)]
+    run = run_dir.claim(tmp_path / "run", config, data, overwrite=False, sources=builds.sources)
+    run.finish(0, fold.train(config, builds, 0, run.fold(0), on))
+    table = run_dir.read_predictions(run.path / run_dir.OOF)
+    assert set(table["source"]) == {"elsewhere"}
+    assert (len(table), set(table["fold"])) == (24, {0})
+    assert run_dir.open_workdir(run.path).sources == builds.sources
+    names, logits = predict.predictions(run, open_data(str(elsewhere)), on, 8)
+    found = pd.Series(logits, names["image_name"])[table["image_name"]]
+    assert found.to_numpy() == pytest.approx(table["logit"].to_numpy(), rel=1e-3, abs=1e-5)
+    with pytest.raises(run_dir.RunDirError, match="--hold_out_source: elsewhere, isic2020 then, no now"):
+        run_dir.claim(run.path, config, data, overwrite=False)
