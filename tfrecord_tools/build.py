@@ -22,6 +22,9 @@ A build of further training data leaves out the images of the first build with -
 --from_tfrecords checks foreign TFRecords, folds them again and converts them. With --csv, the shards give only the
 images; without it, integer codes of sex, site and diagnosis are missing unless --codes states their words.
 
+--folds_from tfrecord takes the folds from a column of the table instead of making them, --folds_from split.csv:fold
+from another table: a fold for each value, or numbers modulo --folds. Images with -1 or an empty cell are left out.
+
 Without --csv and --images, the data are looked for where Kaggle mounts the competition and in ./data. --resume
 completes a killed build, with the same bytes. Unusable images are listed in quarantine.csv.
 """
@@ -44,7 +47,9 @@ from tfrecord_tools.builder import beam, checksums, inputs, output_dir, plan, re
 from tfrecord_tools.builder.output_dir import QUARANTINE
 from tfrecord_tools.builder.settings import (
     DEFAULTS,
+    FOLDS,
     QUALITY,
+    SHARDS,
     SIZES,
     SUBSAMPLING,
     BuildError,
@@ -110,7 +115,7 @@ def _build(settings: BuildSettings) -> list[tuple[Manifest, int]]:
     if sums:
         planned = sums.apply(planned)
     outputs = [
-        output_dir.Output(folder, Manifest(_byte_settings(settings, size), _versions(), planned.inputs))
+        output_dir.Output(folder, Manifest(_byte_settings(settings, size, planned), _versions(), planned.inputs))
         for size, folder in settings.folders.items()
     ]
     resume, overwrite = settings.output.resume, settings.output.overwrite
@@ -181,10 +186,11 @@ def _finish(output: output_dir.Output) -> Manifest:
 # ----------------------------------------------------------------------------------------------- manifest
 
 
-def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
+def _byte_settings(settings: BuildSettings, size: int, planned: plan.Plan) -> dict[str, Any]:
     """Everything that, with the input, determines the bytes of the shards."""
     given, spec, divided = settings.inputs, settings.convert, settings.split
     listed = shards.file_sha256(given.duplicates) if given.duplicates else None
+    folds_file, column = given.folds_column
     against = sorted(shards.file_sha256(folder / MANIFEST) for folder in given.excluded_builds)
     return {
         "size": size,
@@ -192,8 +198,8 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
         "fit": spec.fit,
         "max_pixels": spec.max_pixels,
         "swap_rb": given.swap_rb,
-        "folds": divided.folds,
-        "shards": divided.shards,
+        "folds": planned.folds,
+        "shards": planned.shards,
         "seed": divided.seed,
         "columns": given.columns,
         "modality": given.modality,
@@ -204,6 +210,9 @@ def _byte_settings(settings: BuildSettings, size: int) -> dict[str, Any]:
         "duplicates": listed,
         "on_duplicates": divided.mode if listed or divided.mode != "group" else None,
         "against": against or None,
+        "folds_from": f"{folds_file.name}:{column}" if folds_file is not None else column or None,
+        "folds_file": shards.file_sha256(folds_file) if folds_file is not None else None,
+        "folds_modulo": divided.folds if column else None,
     }
 
 
@@ -251,8 +260,17 @@ def _define_input_flags() -> None:
 
 
 def _define_split_flags() -> None:
-    flags.DEFINE_integer("folds", DEFAULTS["folds"], "Number of folds; each patient is in one of them.", 1)
-    flags.DEFINE_integer("shards", DEFAULTS["shards"], "Shards per split, a multiple of --folds.", 1)
+    text = (
+        f"Number of folds, default {FOLDS}; each patient is in one of them. With --folds_from, its numbers modulo this."
+    )
+    flags.DEFINE_integer("folds", DEFAULTS["folds"], text, 1)
+    text = f"Shards per split, a multiple of --folds; default {SHARDS}, or the next multiple with --folds_from."
+    flags.DEFINE_integer("shards", DEFAULTS["shards"], text, 1)
+    text = (
+        "Column of --csv with the fold of each image, or FILE.csv:COLUMN of another table; whole numbers or words. "
+        "Images with an empty cell or a negative number are left out."
+    )
+    flags.DEFINE_string("folds_from", None, text)
     flags.DEFINE_integer("seed", DEFAULTS["seed"], "Seed of the assignment to folds and the order within shards.")
     text = (
         "Treatment of --duplicates and of identical files: group them in one fold (default), drop all but one of each "

@@ -187,6 +187,7 @@ def _left_out(manifest: Manifest) -> str:
     whys = {
         "duplicates of others (--on_duplicates drop)": manifest.settings.get("on_duplicates") == "drop",
         "held by another build (--against)": manifest.settings.get("against") is not None,
+        "without a fold (--folds_from)": manifest.settings.get("folds_from") is not None,
         "held by the test set": len(manifest.inputs) > 1,
     }
     reasons = ", or ".join(why for why, applies in whys.items() if applies) or "for a reason that is not known"

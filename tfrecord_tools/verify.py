@@ -42,7 +42,7 @@ from tfrecord_tools.records.manifest import MANIFEST, Manifest
 _KIND = re.compile(r".*?: (?:record \d+: )?((?:leak: )?\w+)")
 _SHOWN = 10  # lines of each kind; enough to show a pattern
 # Settings that determine the folds, together with the input.
-_FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against")
+_FOLD_SETTINGS = ("folds", "shards", "seed", "on_duplicates", "duplicates", "against", "folds_from", "folds_file")
 _SAID = ("identical", "left_out", "warnings")  # of an input in the manifest, for people
 
 

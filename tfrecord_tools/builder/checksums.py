@@ -42,7 +42,7 @@ class Checksums:
             images = sum(bool(source.checksums) for source in sources)
             print(f"{self.name}: has a checksum of {images} of {counted(len(sources), f'{kind} image')}")
             inputs[kind] = {**described, "checksums": {"name": self.name, "sha256": self.sha256, "images": images}}
-        return Plan(tasks, inputs)
+        return dataclasses.replace(planned, tasks=tasks, inputs=inputs)
 
     def _checked(self, source: shards.Source) -> shards.Source:
         known = (source.image_name,) if source.part else (_stem(source.file), source.image_name)

@@ -46,6 +46,7 @@ class Input:
       quarantined: Unusable parts of foreign shards, and rows of a table whose target cannot be determined.
       lost: Number of records known to be lost with the rest of their file.
       left_out: The image_type of each row that was left out for it, by image name.
+      fold_cells: Cell of --folds_from's column by image name; None if it is of another table, or there is none.
       digest: SHA-256 in place of that of the files, if these are only images.
       target_rule: Where its targets come from; "" for a test set.
       meanings: What is believed of the values of foreign shards, a text for each key.
@@ -62,6 +63,7 @@ class Input:
     quarantined: tuple[shards.Quarantined, ...] = ()
     lost: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fold_cells: Mapping[str, str] | None = None
     digest: str | None = None
     target_rule: str = ""
     meanings: tuple[str, ...] = ()
@@ -127,6 +129,8 @@ def paths_read(spec: InputSpec) -> list[tuple[str, paths.AnyPath]]:
     listed = [("csv", spec.csv), ("images", spec.images), ("against", spec.against)]
     given = [(flag, each) for flag, text in listed if text for each in names.several(text)]
     given += [("duplicates", spec.duplicates)] if spec.duplicates else []
+    folds_file, _ = spec.folds_column
+    given += [("folds_from", str(folds_file))] if folds_file is not None else []
     given += [("from_tfrecords", each) for each in shard_files]
     return [(flag, paths.path(each)) for flag, each in given]
 
@@ -135,7 +139,9 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
     """The rows of a table and the images of an index; without one, foreign shards have the images."""
     tables = tuple(map(paths.path, names.several(given))) if isinstance(given, str) else (given,)
     columns = formats.parse_columns(spec.columns) if spec.columns else None
-    found = table.Table(tables, spec.form, columns)
+    folds_file, column = spec.folds_column
+    own = [column] if column and folds_file is None else []
+    found = table.Table(tables, spec.form, columns, own)
     form = found.form
     if kind == "auto":
         kind = found.split
@@ -161,9 +167,17 @@ def _table_input(spec: InputSpec, kind: str, given: str | paths.AnyPath, index: 
         form.name,
         quarantined=tuple(shards.Quarantined(image, name, str(why)) for image, why in undecided.items()),
         left_out=other,
+        fold_cells=_fold_cells(found, column) if own and kind == "train" else None,
         target_rule=found.target_rule if kind == "train" else "",
         warnings=warnings,
     )
+
+
+def _fold_cells(found: table.Table, column: str) -> dict[str, str]:
+    try:
+        return found.column(column)
+    except table.TableError as error:
+        raise BuildError(f"--folds_from {error}; a column of another table is FILE.csv:COLUMN") from error
 
 
 def _other_modalities(
@@ -277,6 +291,7 @@ def _by_table(given: Input, found: reader.ForeignShards, stated: codes.Codes, ro
         form=rows.form,
         quarantined=(*given.quarantined, *rows.quarantined),
         left_out=rows.left_out,
+        fold_cells=rows.fold_cells,
         target_rule=rows.target_rule,
         meanings=tuple(believed),
     )

@@ -7,11 +7,21 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tfrecord_tools.builder import exclusions, identical, inputs, split
-from tfrecord_tools.builder.settings import QUALITY, SUBSAMPLING, BuildError, BuildSettings, InputSpec, SplitSpec
+from tfrecord_tools.builder import exclusions, given_folds, identical, inputs, split
+from tfrecord_tools.builder.given_folds import GivenFolds
+from tfrecord_tools.builder.settings import (
+    FOLDS,
+    QUALITY,
+    SHARDS,
+    SUBSAMPLING,
+    BuildError,
+    BuildSettings,
+    InputSpec,
+    SplitSpec,
+)
 from tfrecord_tools.core.text import counted
 from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert
@@ -22,11 +32,14 @@ from tfrecord_tools.records import shards
 class Plan:
     """The work of a build.
 
-    tasks: one for each shard with images. inputs: description of the input of each split, for the manifest.
+    tasks: one for each shard with images. inputs: description of the input of each split, for the manifest. folds,
+    shards: their numbers.
     """
 
     tasks: list[shards.ShardTask]
     inputs: dict[str, dict[str, Any]]
+    folds: int
+    shards: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +47,7 @@ class _Rules:
     """What decides which images stay, and which lie together.
 
     same: pairs of names of one image, listed or found. identical: names of each set of files with the same bytes.
+    folds: those given by --folds_from, None for our own.
     """
 
     inputs: InputSpec
@@ -42,15 +56,36 @@ class _Rules:
     identical: list[tuple[str, ...]]
     built: exclusions.Exclusions
     test: exclusions.Exclusions
+    folds: GivenFolds | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """Whether each row stays, its leak group, and the name that stays for each dropped duplicate."""
+    """Fate of the rows of a table.
+
+    stays: whether each stays. groups: leak group of each. dropped: the name that stays for each dropped duplicate.
+    unfolded: cell of --folds_from of each image that it leaves out.
+    """
 
     stays: list[bool]
     groups: list[str]
     dropped: dict[str, str]
+    unfolded: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Division:
+    """Images in shards.
+
+    members: images of each shard, shuffled. folds, shards: their numbers. numbered: the fold of each value of
+    --folds_from, unless --folds determines it. unfolded: as in _Resolved.
+    """
+
+    members: dict[int, list[shards.Source]]
+    folds: int
+    shards: int
+    numbered: dict[str, int]
+    unfolded: dict[str, str]
 
 
 def make(settings: BuildSettings) -> Plan:
@@ -58,7 +93,9 @@ def make(settings: BuildSettings) -> Plan:
     spec = settings.inputs
     # First, as the tables and images may take minutes.
     same = [pair[:2] for pair in pairs.read(spec.duplicates)] if spec.duplicates else []
+    listed = given_folds.read(spec)
     found = inputs.find(spec)
+    given = given_folds.find(spec, settings.split.folds, listed, found) if spec.folds_from is not None else None
     built = exclusions.from_builds(spec.excluded_builds)
     names = built.images.union(*(each.frame["image_name"] for each in found))
     if same and not any(names.issuperset(pair) for pair in same):
@@ -66,13 +103,15 @@ def make(settings: BuildSettings) -> Plan:
     test = exclusions.from_frames([each.frame for each in found if each.split == "test"])
     alike = identical.sets(pair for each in found for pair in zip(each.frame["image_name"], each.images, strict=True))
     same += identical.pairs(alike, [set(each.frame["image_name"]) for each in found])
-    rules = _Rules(spec, settings.split, same, alike, built, test)
-    plan = Plan([], {})
+    rules = _Rules(spec, settings.split, same, alike, built, test, given)
+    plan = Plan([], {}, *_counts(settings.split))
     for each in found:
-        members = _members(each, rules)
-        tasks = [_task(settings, each.split, shard, sources) for shard, sources in sorted(members.items())]
+        division = _divided(each, rules)
+        if each.split == "train":
+            plan = dataclasses.replace(plan, folds=division.folds, shards=division.shards)
+        tasks = _tasks(settings, each.split, division)
         plan.tasks.extend(tasks)
-        plan.inputs[each.split] = _described(each, tasks, alike)
+        plan.inputs[each.split] = _described(each, tasks, alike, division)
     return plan
 
 
@@ -100,7 +139,9 @@ def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
     names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
     compared = {"target": given.frame["target"].tolist(), "patient": patients}
     mode, same = rules.split.mode, rules.same
-    available = {name for name, place in zip(names, given.images, strict=True) if place is not None}
+    unfolded = rules.folds.left_out(names) if rules.folds and given.split == "train" else {}
+    located = zip(names, given.images, strict=True)
+    available = {name for name, place in located if place is not None and name not in unfolded}
     resolution = pairs.resolve(names, compared, same, mode, available)
     _report_duplicates(given, rules, resolution)
     if resolution.dropped:
@@ -119,11 +160,18 @@ def _resolved(given: inputs.Input, rules: _Rules) -> _Resolved:
         print(f"left out, as they, their patient or lesion are in {against}: {left_out} of {total}")
         if left_out == len(names):
             raise BuildError(f"--against {against}: nothing is left to build")
-    excluded = in_builds | in_test
-    stays = [
-        name not in resolution.dropped and group not in excluded for name, group in zip(names, groups, strict=True)
-    ]
-    return _Resolved(stays, groups, resolution.dropped)
+    if rules.folds and unfolded:
+        cells = ", ".join(f"{number} {cell}" for cell, number in _counted_cells(unfolded).items())
+        total = counted(len(names), "image")
+        print(f"left out, as {rules.folds.flag} gives them no fold: {len(unfolded)} of {total}: {cells}")
+    excluded, gone = in_builds | in_test, resolution.dropped.keys() | unfolded.keys()
+    stays = [name not in gone and group not in excluded for name, group in zip(names, groups, strict=True)]
+    return _Resolved(stays, groups, resolution.dropped, unfolded)
+
+
+def _counted_cells(unfolded: Mapping[str, str]) -> dict[str, int]:
+    """Number of images for each cell that gives no fold."""
+    return dict(sorted(collections.Counter(cell or "empty" for cell in unfolded.values()).items()))
 
 
 def _report_duplicates(given: inputs.Input, rules: _Rules, resolution: pairs.Resolution) -> None:
@@ -146,8 +194,8 @@ def _identical(given: inputs.Input, alike: Sequence[tuple[str, ...]]) -> list[in
     return [number for number in found if number > 1]
 
 
-def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source]]:
-    """The images of each shard, shuffled."""
+def _divided(given: inputs.Input, rules: _Rules) -> _Division:
+    """Divides the images of an input into shards."""
     resolved = _resolved(given, rules)
     copies: dict[str, list[str]] = {}
     for name, stay in sorted(resolved.dropped.items()):
@@ -157,17 +205,46 @@ def _members(given: inputs.Input, rules: _Rules) -> dict[int, list[shards.Source
         for source in itertools.compress(inputs.images_of(given, resolved.groups), resolved.stays)
     ]
     inputs.check_any(given, found)
-    spec = rules.split
+    spec, train = rules.split, given.split == "train"
+    names, groups, targets = ([getattr(each, key) for each in found] for key in ("image_name", "group", "target"))
+    numbered = rules.folds.numbered(names) if rules.folds and train else {}
+    in_fold = _given_folds(given, rules.folds, numbered, found, spec.mode) if rules.folds and train else None
+    folds, number = _counts(spec, numbered)
     # Test images have no folds, but a patient's still lie together.
-    folds = spec.folds if given.split == "train" else 1
-    groups, targets = [source.group for source in found], [source.target for source in found]
-    assigned = split.assign_shards(groups, targets, folds, spec.shards, spec.seed)
-    if given.split == "train":
+    assigned = split.assign_shards(groups, targets, folds if train else 1, number, spec.seed, in_fold)
+    if train:
         _warn_of_folds(given, [split.fold_of(shard, folds) for shard in assigned], targets)
     members: dict[int, list[shards.Source]] = {}
-    for index in split.shuffled([source.image_name for source in found], spec.seed):
+    for index in split.shuffled(names, spec.seed):
         members.setdefault(assigned[index], []).append(found[index])
-    return members
+    return _Division(members, folds, number, numbered if spec.folds is None else {}, resolved.unfolded)
+
+
+def _counts(spec: SplitSpec, numbered: Mapping[str, int] | None = None) -> tuple[int, int]:
+    """Numbers of folds and shards; numbered: the fold of each value of --folds_from."""
+    folds, number = spec.folds, spec.shards
+    if folds is None:
+        folds = len(set(numbered.values())) if numbered else FOLDS
+    if number is None:  # as close above the default as given folds allow
+        number = -(-SHARDS // folds) * folds if numbered and 0 < folds <= SHARDS else SHARDS
+    return folds, number
+
+
+def _given_folds(
+    given: inputs.Input,
+    folds: GivenFolds,
+    numbered: Mapping[str, int],
+    found: Sequence[shards.Source],
+    mode: pairs.Mode,
+) -> list[int]:
+    """The given fold of each image; BuildError if a patient, lesion or duplicate is in two."""
+    print(f"{folds.flag}: value -> fold: {given_folds.describe(numbered)}")
+    names, patients, lesions = (given.frame[column].tolist() for column in ("image_name", "patient", "lesion"))
+    own = dict(zip(names, split.leak_groups(names, patients, lesions, given.same), strict=True))
+    groups = {source.image_name: source.group for source in found}
+    in_fold = {name: numbered[folds.cells[name]] for name in groups}
+    given_folds.check_apart(folds.flag, in_fold, groups, own, mode)
+    return list(in_fold.values())
 
 
 def _warn_of_folds(given: inputs.Input, folds: Sequence[int], targets: Sequence[int]) -> None:
@@ -176,19 +253,22 @@ def _warn_of_folds(given: inputs.Input, folds: Sequence[int], targets: Sequence[
         given.warnings.add(given.name, text)
 
 
-def _task(settings: BuildSettings, kind: str, shard: int, sources: Sequence[shards.Source]) -> shards.ShardTask:
-    return shards.ShardTask(
-        prefix=shards.prefix(kind, shard),
-        split=kind,
-        fold=split.fold_of(shard, settings.split.folds) if kind == "train" else -1,
-        folders=tuple(map(str, settings.folders.values())),
-        convert=convert_to(settings, settings.convert.sizes),
-        sources=tuple(sources),
-    )
+def _tasks(settings: BuildSettings, kind: str, division: _Division) -> list[shards.ShardTask]:
+    return [
+        shards.ShardTask(
+            prefix=shards.prefix(kind, shard),
+            split=kind,
+            fold=split.fold_of(shard, division.folds) if kind == "train" else -1,
+            folders=tuple(map(str, settings.folders.values())),
+            convert=convert_to(settings, settings.convert.sizes),
+            sources=tuple(sources),
+        )
+        for shard, sources in sorted(division.members.items())
+    ]
 
 
 def _described(
-    given: inputs.Input, tasks: Sequence[shards.ShardTask], alike: Sequence[tuple[str, ...]]
+    given: inputs.Input, tasks: Sequence[shards.ShardTask], alike: Sequence[tuple[str, ...]], division: _Division
 ) -> dict[str, Any]:
     """The manifest's entry of an input."""
     found: dict[str, Any] = {
@@ -203,8 +283,12 @@ def _described(
         found["target_rule"] = given.target_rule
     if sizes := _identical(given, alike):
         found["identical"] = {"images": sum(sizes), "sets": len(sizes)}
-    if given.left_out:
-        found["left_out"] = dict(sorted(collections.Counter(given.left_out.values()).items()))
+    left_out = dict(sorted(collections.Counter(given.left_out.values()).items()))
+    left_out |= {f"no fold: {cell}": number for cell, number in _counted_cells(division.unfolded).items()}
+    if left_out:
+        found["left_out"] = left_out
+    if division.numbered:
+        found["given_folds"] = division.numbered
     if given.meanings:
         found["meanings"] = list(given.meanings)
     if given.warnings:

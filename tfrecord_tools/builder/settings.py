@@ -13,6 +13,7 @@ from tfrecord_tools.dedup import pairs
 from tfrecord_tools.imaging import convert, passthrough
 
 QUALITY, SUBSAMPLING = 95, "4:2:0"  # defaults of the records' JPEGs
+FOLDS, SHARDS = 5, 30
 SIZES = (32, 1024)  # pixels; smaller images show nothing, and few sources have more pixels
 
 
@@ -41,6 +42,13 @@ class InputSpec:
     duplicates: str | None = None
     checksums: str | None = None
     against: str | None = None
+    folds_from: str | None = None
+
+    @property
+    def folds_column(self) -> tuple[paths.AnyPath | None, str]:
+        """The table of --folds_from, None for that of the build or without the flag, and its column."""
+        file, _, column = (self.folds_from or "").rpartition(":")
+        return (paths.path(file) if file else None), column
 
     @property
     def excluded_builds(self) -> list[paths.AnyPath]:
@@ -64,10 +72,13 @@ class ConvertSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SplitSpec:
-    """How images are distributed over folds and shards. on_duplicates: None for "group"."""
+    """How images are distributed over folds and shards.
 
-    folds: int = 5
-    shards: int = 30
+    folds, shards: None for FOLDS and SHARDS, or as many as --folds_from needs. on_duplicates: None for "group".
+    """
+
+    folds: int | None = None
+    shards: int | None = None
     seed: int = 0
     on_duplicates: pairs.Mode | None = None
 
@@ -207,6 +218,11 @@ def _check_paths(spec: InputSpec, output: OutputSpec) -> None:
     ):
         if given is not None and not given.strip():
             raise BuildError(f"--{flag} {given!r}; expected a path")
+    _, column = spec.folds_column
+    if spec.folds_from is not None and (not column.strip() or column.startswith("//")):
+        raise BuildError(
+            f"--folds_from {spec.folds_from!r}; expected a column of the table, or FILE.csv:COLUMN for one of another"
+        )
 
 
 def _check_inputs(spec: InputSpec) -> None:

@@ -70,7 +70,14 @@ def leak_groups(
     return [root(f"image:{name}").removeprefix("patient:") for name in names]
 
 
-def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, shards: int, seed: int) -> list[int]:
+def assign_shards(
+    groups: Sequence[str],
+    targets: Sequence[int],
+    folds: int,
+    shards: int,
+    seed: int,
+    given: Sequence[int] | None = None,
+) -> list[int]:
     """Returns the shard (0..shards-1) of each image; a group shares a shard, and folds are balanced.
 
     Args:
@@ -79,9 +86,10 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
       folds: Number of folds, none of which is empty.
       shards: A multiple of folds; some may be empty if there are few groups.
       seed: Seed of the order of equal groups.
+      given: Fold of each image, the same for all of a group; None for balanced folds.
 
     Raises:
-      SplitError: shards is not a multiple of folds, or there are fewer groups than folds.
+      SplitError: shards is not a multiple of folds, there are fewer groups than folds, or a given fold is empty.
     """
     if folds < 1 or shards < folds or shards % folds:
         raise SplitError(
@@ -92,14 +100,29 @@ def assign_shards(groups: Sequence[str], targets: Sequence[int], folds: int, sha
         group = members.setdefault(name, _Group(name))
         group.images += 1
         group.positives += target == 1
-    if len(members) < folds:
+    if given is not None:
+        in_folds = _given(members, dict(zip(groups, given, strict=True)), folds)
+    elif len(members) < folds:
         found = counted(len(members), "patient")
         raise SplitError(f"{found} for {folds} folds; each fold needs one of its own, so pass fewer --folds")
+    else:
+        in_folds = _balance(list(members.values()), folds, seed)
     shard_of = {}
-    for fold, chosen in enumerate(_balance(list(members.values()), folds, seed)):
+    for fold, chosen in enumerate(in_folds):
         for index, shard in enumerate(_balance(chosen, shards // folds, seed)):
             shard_of.update({group.name: fold + index * folds for group in shard})
     return [shard_of[name] for name in groups]
+
+
+def _given(members: dict[str, _Group], fold_of_group: dict[str, int], folds: int) -> list[list[_Group]]:
+    """The groups of each fold."""
+    in_folds: list[list[_Group]] = [[] for _ in range(folds)]
+    for name, group in members.items():
+        in_folds[fold_of_group[name]].append(group)
+    if empty := [fold for fold, groups in enumerate(in_folds) if not groups]:
+        which = ", ".join(map(str, empty))
+        raise SplitError(f"no image in fold {which} of {folds}; each fold needs one, so pass fewer --folds")
+    return in_folds
 
 
 def one_class(totals: Iterable[tuple[int, int, int]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.builder.settings import DEFAULTS, QUALITY, SUBSAMPLING
+from tfrecord_tools.builder.settings import DEFAULTS, FOLDS, QUALITY, SHARDS, SUBSAMPLING
 from tfrecord_tools.core.paths import AnyPath
 from tfrecord_tools.html.page import Html, card, join, note, table, tag
 from tfrecord_tools.records.manifest import MANIFEST, Manifest
@@ -48,8 +48,11 @@ def command(manifest: Manifest) -> list[str]:
     for entry in manifest.inputs.values():
         name = str(entry.get("name"))
         words += ["--csv", name, "--images", "IMAGES"] if Path(name).suffix else ["--from_tfrecords", name]
-    defaults = DEFAULTS | {"quality": QUALITY, "subsampling": SUBSAMPLING}
-    for key, value in manifest.settings.items():
+    defaults = DEFAULTS | {"quality": QUALITY, "subsampling": SUBSAMPLING, "folds": FOLDS, "shards": SHARDS}
+    settings = manifest.settings
+    if settings.get("folds_from"):  # the default is a fold for each value
+        defaults["folds"] = None if settings.get("folds_modulo") else settings.get("folds")
+    for key, value in settings.items():
         if value not in (None, defaults.get(key, value)):
             flag = "FILE" if _digests(value) else ",".join(map(str, value)) if isinstance(value, list) else value
             words.append(f"--{key}" if value is True else f"--{key}={flag}")
@@ -65,6 +68,8 @@ def _values(title: str, values: Mapping[str, Any]) -> Html:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

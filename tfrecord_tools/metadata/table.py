@@ -7,7 +7,7 @@ read "NA" or "nan" as missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -51,6 +51,7 @@ class Table:
         path: PathLike | Sequence[PathLike],
         form: str | None = None,
         columns: Mapping[str, str] | None = None,
+        more: Iterable[str] = (),
     ) -> None:
         """Reads the file.
 
@@ -58,12 +59,13 @@ class Table:
           path: A CSV, or several to join by the one column that they share (ISIC 2019: ground truth, metadata).
           form: A name of `formats.FORMS`; None recognizes it by the header.
           columns: {our column: its column} for a table in no known form.
+          more: Its columns that `column` is to return.
 
         Raises:
           TableError: it cannot be read, or no form fits; names the file, and the columns of the nearest forms.
         """
         given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        wanted = {*formats.KNOWN, *(columns or {}).values()}
+        wanted = {*formats.KNOWN, *(columns or {}).values(), *more}
         self._file = files.read([paths.path(each) for each in given], wanted, columns is not None)
         self.path, self.header = self._file.path, self._file.header
         try:
@@ -103,6 +105,20 @@ class Table:
         if "image_type" not in reader.at:
             return {}
         return {reader.name(*row)[0]: reader.cell(row[1], "image_type") for row in self._file.rows}
+
+    def column(self, name: str) -> dict[str, str]:
+        """Returns the cell of each image in a column, whatever its form makes of it.
+
+        Raises:
+          TableError: there is no such column, an image name is not allowed, or an image has two cells that differ.
+        """
+        if name not in self._file.columns:
+            raise TableError(f"{self.path}: no column {name}; found {', '.join(self.header)}")
+        at, found = self._file.columns.index(name), dict[str, str]()
+        for image, (where, cells) in zip(self.names(), self._file.rows, strict=True):
+            if found.setdefault(image, cells[at]) != cells[at]:
+                raise TableError(f"{self.path}: {where}: column {name}: {image} has {cells[at]!r} and {found[image]!r}")
+        return found
 
     def names(self) -> list[str]:
         """Returns only the image names, in file order; raises TableError if one is not allowed."""
@@ -172,10 +188,28 @@ def read_names(
     Raises:
       TableError: as `Table`; or a name is not allowed.
     """
+    return _any(path, form, columns).names()
+
+
+def read_column(path: PathLike, column: str) -> dict[str, str]:
+    """Reads one column of a table in a known form, or of any with a column image_name: {image name: cell}.
+
+    Raises:
+      TableError: as `Table`, or `Table.column`.
+    """
+    return _any(path, None, None, [column]).column(column)
+
+
+def _any(
+    path: PathLike | Sequence[PathLike],
+    form: str | None,
+    columns: Mapping[str, str] | None,
+    more: Iterable[str] = (),
+) -> Table:
+    """A table of which only the image names need be known."""
     if columns is not None:
-        return Table(path, form, {"patient_id": "", **columns}).names()
+        return Table(path, form, {"patient_id": "", **columns}, more)
     try:
-        table = Table(path, form, None if form else {"patient_id": ""})
+        return Table(path, form, None if form else {"patient_id": ""}, more)
     except TableError:  # no column image_name: a form must name it
-        table = Table(path, form)
-    return table.names()
+        return Table(path, form, more=more)

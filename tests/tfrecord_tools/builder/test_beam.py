@@ -136,6 +136,19 @@ def test_two_worker_processes_make_the_same_bytes_and_manifest(data, finished, t
 
 
 @needs_beam
+def test_given_folds_are_the_same_on_beam(data, tmp_path, monkeypatch):
+    rows = (data / "train.csv").read_text().splitlines()[1:]
+    patients = sorted({row.split(",")[1] for row in rows})
+    lines = [f"{row.split(',')[0]},{patients.index(row.split(',')[1]) % 3 - 1}" for row in rows]
+    (tmp_path / "split.csv").write_text("\n".join(["image_name,part", *lines]))
+    given = {"folds_from": f"{tmp_path / 'split.csv'}:part", "shards": 4}
+    build.build(settings(data, tmp_path / "local", **given))
+    on_beam(monkeypatch, ())
+    build.build(settings(data, tmp_path / "out", **given))
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+@needs_beam
 def test_shards_that_a_runner_makes_twice_are_there_once(data, finished, tmp_path, monkeypatch):
     on_beam(monkeypatch, ["--direct_runner_bundle_repeat=1"])
     build.build(settings(data, tmp_path / "out"))

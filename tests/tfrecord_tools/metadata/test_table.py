@@ -54,6 +54,16 @@ def test_a_test_table_needs_no_labels_and_other_columns_are_ignored(tmp_path):
     assert frame["patient"].tolist() == [""]
 
 
+def test_a_column_is_read_by_image_name_whatever_it_holds(tmp_path):
+    path = write(tmp_path, "7,x,a.jpg", ",y,b", "-1,z,c", header="part,other,image_name")
+    assert table.read_column(path, "part") == {"a": "7", "b": "", "c": "-1"}
+    with pytest.raises(table.TableError, match="train.csv: no column fold; found part, other, image_name"):
+        table.read_column(path, "fold")
+    path = write(tmp_path, "7,a", "7,a.jpg", "8,a.jpg", header="part,image_name")
+    with pytest.raises(table.TableError, match="line 4: column part: a has '8' and '7'"):
+        table.read_column(path, "part")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
