@@ -30,6 +30,7 @@ EVERY = (
     "affine(shear=20)",
     "affine(zoom=0.3)",
     "affine(shift=0.2)",
+    "crop(0.6)",
     "color(brightness=0.2)",
     "color(contrast=0.4)",
     "color(saturation=0.6)",

@@ -10,6 +10,7 @@ OPS = (
     "affine",
     "blur",
     "color",
+    "crop",
     "cutmix",
     "cutout",
     "flip",

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from melanoma_tf.augment import color, geometry, mixing, operations, policies, random
-from melanoma_tf.augment.operations import Affine, ColorMatrixOp, DihedralOp, GreyWorld, MixOp, Op, QuarterTurn
+from melanoma_tf.augment.operations import AffineOp, ColorMatrixOp, DihedralOp, GreyWorld, MixOp, Op, QuarterTurn
 from melanoma_tf.augment.warp import affine
 
 _ALIASING_ZOOM = 1.4  # images zoomed out by more than this show aliasing
@@ -46,13 +46,13 @@ def _op(call: policies.Call, policy: str) -> Op:
 
 
 def _resample(run: Sequence[Op], images: Any, params: Sequence[Any], method: affine.Method, dtype: str) -> Any:
-    """Applies neighboring geometric operations, at least one of them an Affine, in one resampling."""
+    """Applies neighboring geometric operations, at least one of them an AffineOp, in one resampling."""
     _, height, width, _ = images.shape
     maps = [
-        op.matrix(drawn, height, width) if isinstance(op, Affine) else geometry.symmetry_matrix(drawn)
+        op.matrix(drawn, height, width) if isinstance(op, AffineOp) else geometry.symmetry_matrix(drawn)
         for op, drawn in zip(run, params, strict=True)
     ]
-    affines = [op for op in run if isinstance(op, Affine)]
+    affines = [op for op in run if isinstance(op, AffineOp)]
     return affine.affine(
         images,
         functools.reduce(geometry.product, maps),
@@ -73,8 +73,8 @@ def _transform_colors(run: Sequence[ColorMatrixOp], images: Any, params: Sequenc
 
 def _composable(run: Sequence[Op], op: Op) -> bool:
     """Whether an operation can be composed with the run before it."""
-    if isinstance(op, DihedralOp | Affine) and isinstance(run[0], DihedralOp | Affine):
-        fills = {each.fill for each in (*run, op) if isinstance(each, Affine)}
+    if isinstance(op, DihedralOp | AffineOp) and isinstance(run[0], DihedralOp | AffineOp):
+        fills = {each.fill for each in (*run, op) if isinstance(each, AffineOp)}
         return len(fills) < 2
     # GreyWorld depends on the output of the operations before it.
     return isinstance(op, ColorMatrixOp) and isinstance(run[0], ColorMatrixOp) and not isinstance(op, GreyWorld)
@@ -121,7 +121,7 @@ class Augment(keras.layers.Layer):
             raise ValueError(f"quarter_turn needs square images, got {images.shape[1]} x {images.shape[2]}")
         is_unit = False  # in 0..255, u8 or, once resampled, float, until an operation needs [0,1]
         for run, params in self._runs(seeds):
-            if any(isinstance(op, Affine) for op in run):
+            if any(isinstance(op, AffineOp) for op in run):
                 images = _resample(run, images, params, self.method, self.resample_dtype)
                 continue
             if isinstance(run[0], DihedralOp):

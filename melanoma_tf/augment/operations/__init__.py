@@ -6,14 +6,14 @@ A new operation is a frozen dataclass under `@register("name")` in one of the mo
 
 from melanoma_tf.augment.operations.base import DRAWS_PER_OP, OPS, Op, PixelOp, register
 from melanoma_tf.augment.operations.degradations import Blur, Cutout, Hair, Ink, Microscope, Noise, Ruler
-from melanoma_tf.augment.operations.geometric import Affine, DihedralOp, Flip, QuarterTurn
+from melanoma_tf.augment.operations.geometric import AffineOp, DihedralOp, Flip, QuarterTurn
 from melanoma_tf.augment.operations.mixes import Cutmix, MixOp, Mixup
 from melanoma_tf.augment.operations.photometric import Color, ColorMatrixOp, Gamma, GreyWorld
 
 __all__ = [
     "DRAWS_PER_OP",
     "OPS",
-    "Affine",
+    "AffineOp",
     "Blur",
     "Color",
     "ColorMatrixOp",

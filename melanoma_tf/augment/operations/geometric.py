@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from typing import Any
@@ -55,9 +56,75 @@ class QuarterTurn(DihedralOp):
         return ops.take(ops.convert_to_tensor([0, t | r, r | c, t | c], dtype="int32"), turns)
 
 
+class AffineOp(Op):
+    """An operation that is an affine map, composed with its neighbors.
+
+    Attributes:
+      fill: beyond the edges: "reflect", "nearest" or "constant" (black).
+    """
+
+    fill: coordinates.Fill
+
+    @property
+    def max_zoom_out(self) -> float:
+        """Largest factor by which images shrink; of normal draws, of the 95 % within two standard deviations."""
+        return 1.0
+
+    @abc.abstractmethod
+    def matrix(self, params: Any, height: int, width: int) -> Any:
+        """Matrices f32[B,3,3], see `geometry`."""
+
+    @abc.abstractmethod
+    def reach(self, inner: float) -> float:
+        """Distance from the center, in sides, of the input pixels shown within `inner` of the output's center."""
+
+
+def check_fill(name: str, fill: str) -> None:
+    """Raises ValueError if the fill of an operation is unknown."""
+    if fill not in coordinates.FILLS:
+        raise ValueError(f"{name}: unknown fill {fill!r}; expected one of: {', '.join(coordinates.FILLS)}")
+
+
+@register("crop")
+@dataclasses.dataclass(frozen=True)
+class Crop(AffineOp):
+    """Enlarges a random square of the image to all of it: a random resized crop without a change of aspect ratio.
+
+    Attributes:
+      least: smallest side of the square as a fraction of the image's; drawn uniformly from [least, 1], and its place
+        from all within the image.
+      fill: see `AffineOp`; a crop shows nothing beyond the edges, but a neighbor that it is composed with may.
+      p: probability.
+    """
+
+    least: float = 0.8
+    fill: coordinates.Fill = "reflect"
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, p=1.0)
+        if not (isinstance(self.least, float | int) and 0.25 <= self.least <= 1):
+            raise ValueError(f"crop: least={self.least}; expected a number in [0.25, 1]")
+        check_fill("crop", self.fill)
+
+    def draw(self, rng: random.Stream) -> Any:
+        side = ops.where(rng.bernoulli(3, self.p), rng.uniform(0, self.least, 1.0), 1.0)
+        return side, *((1.0 - side) * rng.uniform(draw, -0.5, 0.5) for draw in (1, 2))
+
+    def matrix(self, params: Any, height: int, width: int) -> Any:
+        """Matrices f32[B,3,3], see `geometry`."""
+        side, x, y = params
+        zero = ops.zeros_like(side)
+        return geometry.rows([[side, zero, x * width], [zero, side, y * height], [zero, zero, ops.ones_like(side)]])
+
+    def reach(self, inner: float) -> float:
+        """Distance from the center, in sides, of the input pixels shown within `inner` of the output's center."""
+        return inner + math.sqrt(2.0) * (1.0 - self.least) / 2.0
+
+
 @register("affine")
 @dataclasses.dataclass(frozen=True)
-class Affine(Op):
+class Affine(AffineOp):
     """Rotation, shear, zoom and shift in one resampling, together with neighboring flips and quarter turns.
 
     Parameters are drawn uniformly from [-value, value], or normally with the value as standard deviation.
@@ -83,8 +150,7 @@ class Affine(Op):
     def __post_init__(self) -> None:
         check_ranges(self, rotate=180.0, shear=45.0, zoom=0.75, shift=1.0, p=1.0)
         check_bool("affine", "normal", self.normal)
-        if self.fill not in coordinates.FILLS:
-            raise ValueError(f"affine: unknown fill {self.fill!r}; expected one of: {', '.join(coordinates.FILLS)}")
+        check_fill("affine", self.fill)
 
     def draw(self, rng: random.Stream) -> Any:
         applied = rng.bernoulli(15, self.p)

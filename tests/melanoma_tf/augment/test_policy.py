@@ -263,6 +263,7 @@ EVERY = {
     "flip": "flip",
     "quarter_turn": "quarter_turn",
     "affine": "affine(rotate=180, shear=5, zoom=0.2, shift=0.1)",
+    "crop": "crop(0.6)",
     "color": "color(0.2, 0.2, 0.2, 0.05, gain=0.1)",
     "grey_world": "grey_world(0.5)",
     "gamma": "gamma(0.3)",
@@ -341,7 +342,7 @@ def test_flips_turns_and_an_affine_map_are_one_resampling():
         for (op,), (drawn,) in (
             ([op], [d]) for run, draws in layer._runs(SEEDS) for op, d in zip(run, draws, strict=True)
         ):
-            if isinstance(op, operations.Affine):
+            if isinstance(op, operations.AffineOp):
                 step_by_step = affine.affine(step_by_step, op.matrix(drawn, 64, 64), method=method)
             else:
                 step_by_step = op.apply(step_by_step, drawn)
@@ -423,3 +424,25 @@ def test_the_other_backend_compiles_them_to_the_same_images(tmp_path, methods):
             continue
         ours = np.asarray(policy.Augment(text, method=method, dtype="float32")(IMAGES, SEEDS, training=True))
         assert np.quantile(np.abs(ours - theirs), 0.995) < 1e-4, key
+
+
+def test_a_crop_is_a_square_within_the_image_enlarged_to_all_of_it():
+    side, count = 64, 200
+    ramp = np.arange(side, dtype=np.uint8) * 4
+    image = np.stack([np.tile(ramp, (side, 1)), np.tile(ramp[:, None], (1, side)), np.zeros((side, side))], axis=-1)
+    images = np.repeat(image[None].astype(np.uint8), count, axis=0)
+    layer = policy.Augment("crop(0.5)", dtype="float32")
+    found = np.asarray(layer(images, np.arange(count, dtype=np.uint32), training=True)) * 255 / 4
+    inner = slice(4, -4)  # away from the edges, whose pixels are interpolated with nothing
+    x, y = found[:, inner, inner, 0], found[:, inner, inner, 1]
+    slopes = np.stack([np.diff(x, axis=2).mean(axis=(1, 2)), np.diff(y, axis=1).mean(axis=(1, 2))])
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=0.02)  # a square
+    assert slopes.min() > 0.49
+    assert 0.98 < slopes.max() < 1.01
+    assert slopes.mean() == pytest.approx(0.75, abs=0.03)
+    # The whole square: positions from half a pixel before the first to half a pixel after the last lie in the image.
+    center = np.stack([x.mean(axis=(1, 2)), y.mean(axis=(1, 2))])
+    half = slopes * side / 2
+    assert (center - half).min() > -0.6
+    assert (center + half).max() < side - 0.4
+    assert np.abs(np.corrcoef(center)[0, 1]) < 0.2
