@@ -20,7 +20,7 @@ from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.training import build, callbacks, checkpoint
+from melanoma_tf.training import build, callbacks, checkpoint, trackers
 from melanoma_tf.training.run_dir import HISTORY, WEIGHTS
 
 log = logging.getLogger("melanoma_tf")
@@ -33,6 +33,7 @@ def train(
     folder: Path | None,
     runtime: Runtime,
     epochs_before: Sequence[int] = (),
+    log_to: trackers.Log | None = None,
 ) -> pd.DataFrame:
     """Trains on all folds but one and predicts the images of that fold.
 
@@ -45,6 +46,7 @@ def train(
       folder: the fold's folder on the primary host; None on the other hosts, which receive what the primary reads.
       runtime: devices to train on.
       epochs_before: earlier values of config.epochs if the run was extended, see `schedule.extended`.
+      log_to: trackers that follow the fold.
 
     Returns:
       image_name, patient_id, source, fold, target, logit and probability of every held-out image.
@@ -55,8 +57,10 @@ def train(
       checkpoint.CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     run = _FoldRun(config, dataset, fold, folder, runtime, epochs_before)
+    run.trackers = log_to or run.trackers
     run.build_models()
     run.restore()
+    run.trackers.begin(run.progress.history, lambda: trackers.augmented_images(run.trainer, run.train_shards, config))
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
         with run.termination:
             run.train_epoch(epoch)
@@ -76,7 +80,7 @@ class _FoldRun:
         epochs_before: Sequence[int],
     ) -> None:
         self.config, self.fold, self.folder, self.runtime = config, fold, folder, runtime
-        self.epochs_before = epochs_before
+        self.epochs_before, self.trackers = epochs_before, trackers.Log()
         # Replicas of TensorFlow average their statistics when they are saved, which rounds: only at steps that all runs
         # save do runs stay equal. Several hosts save together.
         alone = runtime.hosts.count == 1 and (runtime.replicas == 1 or runtime.backend == "jax")
@@ -167,6 +171,7 @@ class _FoldRun:
             "seconds": round(time.perf_counter() - started, 1),
         }
         self._save(row)
+        self.trackers.epoch(row, self.metadata["target"], logits)
 
     def _held_out_loss(self, logits: Any) -> float:
         """The loss that is trained, of images that are not augmented."""
