@@ -6,6 +6,9 @@
 Writes checkpoints, history.csv, the final weights and the predictions of the held-out images of each fold to
 --workdir; oof.csv holds the predictions of all folds. The same command resumes an interrupted run, and with more
 --config.epochs a finished run goes on from its end. Flags override any setting of the config: --config.lr=1e-3
+
+--seeds 3 trains every fold with three seeds, each in a run of its own, and compares them. --log tensorboard,wandb
+follows the epochs of each fold in these trackers.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -27,7 +31,7 @@ from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_argum
 from melanoma_tf.data import dataset, metadata, targets
 from melanoma_tf.devices import select
 from melanoma_tf.models import registry
-from melanoma_tf.training import run_dir, stages
+from melanoma_tf.training import run_dir, seeds, stages, trackers
 from tfrecord_tools.core import paths
 
 FLAGS = flags.FLAGS
@@ -43,6 +47,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("hold_out_source", False, "Folds are the sources of the records, to leave out one at a time.")
     flags.DEFINE_string("workdir", None, "Output folder of the run. Default: runs/NAME-OF-CONFIG.")
     flags.DEFINE_string("fold", "0", "Fold to hold out: 0, 1, ..., several as 0,2, or 'all'.")
+    flags.DEFINE_integer("seeds", 1, "Train with config.seed and the seeds after it, each in --workdir/seedN.", 1)
+    flags.DEFINE_list("log", [], f"Trackers that follow each fold, as A,B: {', '.join(trackers.TRACKERS)}.")
     flags.DEFINE_bool("overwrite", False, "Remove an earlier run from --workdir and start again.")
     select.define_flags(several_hosts=True)
 
@@ -58,12 +64,13 @@ def main(argv: list[str]) -> None:
     if FLAGS.validate_external and not FLAGS.external:
         raise ValueError("--validate_external needs --external")
     select.check_flags()
+    runs = {folder: config} if FLAGS.seeds == 1 else seeds.configs(config, folder, FLAGS.seeds)
     if FLAGS.strategy != "multihost":  # there all hosts have to connect before one may refuse
-        check_input(config, folder, data)
+        check_input(runs, data)
     try:
-        train(config, folder, data)
+        train(runs, folder, data)
     except KeyboardInterrupt:
-        sys.exit(f"error: {describe_interrupt(folder)}")
+        sys.exit(f"error: {describe_interrupt(folder, runs)}")
 
 
 def check_recipe(config: ml_collections.ConfigDict) -> None:
@@ -84,18 +91,23 @@ def check_recipe(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
+def check_input(runs: Mapping[Path, ml_collections.ConfigDict], data: str) -> None:
     """Checks the files that the flags name before TensorFlow starts, which takes long; URLs are read after that.
 
     Raises:
-      ValueError: --data, --external, --fold or --workdir cannot be used, or there are no such weights.
+      ValueError: --data, --external, --fold, --log or --workdir cannot be used, or there are no such weights.
+      RuntimeError: a package of --log is not installed.
       FileNotFoundError: config.weights is no file.
       WeightsUnavailableError: config.weights are in a package that is not installed.
     """
+    trackers.check(FLAGS.log)
+    config = next(iter(runs.values()))  # they differ in their seeds
     for flag, path in (("data", data), *(("external", each) for each in FLAGS.external)):
         cli.existing_folder(flag, path, expected="the output folder of tfrecord_tools.build")
     if any(paths.is_remote(path) for path in (data, *FLAGS.external)):
-        if not (folder / run_dir.RUN).exists():  # else there may be checkpoints, which need none
+        if not all(
+            (folder / run_dir.RUN).exists() for folder in runs
+        ):  # else there may be checkpoints, which need none
             registry.check_weights(config.model, config.weights)
         return
     opened = [dataset.open_data(path) for path in (data, *FLAGS.external)]
@@ -107,8 +119,12 @@ def check_input(config: ml_collections.ConfigDict, folder: Path, data: str) -> N
         if not FLAGS.external and config.target == targets.MELANOMA:
             dataset.check_folds(opened[0], folds, config.batch_size)
     sources = None if FLAGS.hold_out_source else ()
-    run, before = run_dir.check(folder, config, *data_of_run(config, data), overwrite=FLAGS.overwrite, sources=sources)
-    if FLAGS.hold_out_source or not all(before and (run.is_trained(k) or run.has_checkpoint(k)) for k in folds):
+    found = [
+        run_dir.check(path, each, *data_of_run(config, data), overwrite=FLAGS.overwrite, sources=sources)
+        for path, each in runs.items()
+    ]
+    trained = all(before and (run.is_trained(k) or run.has_checkpoint(k)) for run, before in found for k in folds)
+    if FLAGS.hold_out_source or not trained:
         check_weights(config)
         registry.check_weights(config.model, config.weights)
 
@@ -124,16 +140,22 @@ def data_of_run(config: ml_collections.ConfigDict, data: str) -> tuple[tuple[str
     return ((data, *external), soft) if FLAGS.validate_external else ((data,), (*external, *soft))
 
 
-def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
-    """Starts the devices, trains the folds that are not finished and reports the AUC of all that are."""
+def train(runs: Mapping[Path, ml_collections.ConfigDict], folder: Path, data: str) -> None:
+    """Starts the devices, trains the folds that are not finished and reports the AUC of all that are.
+
+    Args:
+      runs: config of each run by its folder; they differ in their seeds.
+      folder: --workdir, which is the folder of a single run.
+      data: --data.
+    """
     devices = select.start_as_asked()  # before Keras, which reads its backend on import
     import keras
 
-    from melanoma_tf import evaluate
     from melanoma_tf.augment import policy
-    from melanoma_tf.training import fold
 
-    devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold})
+    config = next(iter(runs.values()))
+    devices.hosts.check_agreement({"config": config.to_dict(), "--fold": FLAGS.fold, "--seeds": FLAGS.seeds})
+    devices.hosts.run_on_primary(lambda: trackers.check(FLAGS.log))
     policy.parse(config.augment)
     if config.batch_size % devices.replicas:
         raise ValueError(
@@ -143,29 +165,62 @@ def train(config: ml_collections.ConfigDict, folder: Path, data: str) -> None:
     keras.config.set_dtype_policy(precision)
     cli.say(devices.describe(config.batch_size, precision))
     builds, folds = open_builds(config, data)
-    run = open_run(config, folder, data, devices, builds.sources)
+    opened = [(open_run(each, path, data, devices, builds.sources), each) for path, each in runs.items()]
+    for run, each in opened:
+        train_folds(run, each, builds, folds, devices, folder.resolve().name)
+    if len(opened) > 1 and devices.hosts.index == 0:
+        cli.say(seeds.report(folder, {each.seed: run.path for run, each in opened if run}, folds))
+    devices.hosts.barrier()
+
+
+def train_folds(
+    run: run_dir.RunDir | None,
+    config: ml_collections.ConfigDict,
+    builds: dataset.DataSet,
+    folds: Iterable[int],
+    devices: select.Runtime,
+    project: str,
+) -> None:
+    """Trains the folds of a run that are not finished.
+
+    Args:
+      run: None on other hosts than the first.
+      config: of the run.
+      builds: from `open_builds`.
+      folds: to hold out.
+      devices: to train on.
+      project: name of the run for trackers.
+    """
+    from melanoma_tf import evaluate
+    from melanoma_tf.training import fold
+
     finished = devices.hosts.broadcast([k for k in folds if run.is_trained(k)] if run else [])
-    if run and len(finished) < len(folds):
+    left = [k for k in folds if k not in finished]
+    if FLAGS.seeds > 1:
+        cli.say(f"seed {config.seed}:")
+    if run and left:
         names = list(devices.devices)
         used = {"backend": devices.backend, "kind": devices.kind, "number": len(names), "names": names}
-        run.record(provenance.session(devices=used, precision=precision))
+        run.record(provenance.session(devices=used, precision=devices.precision(config.precision)))
     epochs_before = devices.hosts.broadcast(run.epochs_before if run else ())
-    for k in folds:
-        if k in finished:
-            cli.say(f"fold {k}: already finished")
-            continue
+    for k in finished:
+        cli.say(f"fold {k}: already finished")
+    for k in left:
         if run:
             run.reopen(k)
-        with explain_out_of_memory(config.batch_size):
-            predictions = fold.train(config, builds, k, run.fold(k) if run else None, devices, epochs_before)
+        started = time.perf_counter()
+        name = f"fold{k}" if FLAGS.seeds == 1 else f"seed{config.seed} fold{k}"
+        log = trackers.Log(FLAGS.log, run.fold(k), project, name, config) if run else trackers.Log()
+        with explain_out_of_memory(config.batch_size), log:
+            predictions = fold.train(config, builds, k, run.fold(k) if run else None, devices, epochs_before, log)
         if run:
             run.finish(k, predictions)
+            run.record_seconds(k, time.perf_counter() - started)
         devices.forget_models()
     if run:
         cli.say(evaluate.report(run.path))
         if shorter := [k for k in run.finished_folds() if not run.is_trained(k)]:
             cli.say(f"note: folds {shorter} were trained for fewer than {config.epochs} epochs; --fold all goes on")
-    devices.hosts.barrier()
 
 
 def open_builds(config: ml_collections.ConfigDict, data: str) -> tuple[dataset.DataSet, list[int]]:
@@ -218,10 +273,11 @@ def open_run(
     return run
 
 
-def describe_interrupt(folder: Path) -> str:
-    """The line for a user who interrupts training."""
-    where = sorted(path.parent.parent.name for path in folder.glob("fold*/checkpoints/LAST"))
-    from_where = f"goes on from the last checkpoint in {folder} ({', '.join(where)})" if where else "starts again"
+def describe_interrupt(folder: Path, runs: Iterable[Path]) -> str:
+    """The line for a user who interrupts training. runs: folders of the runs in --workdir, or --workdir itself."""
+    found = sorted(path.parent.parent for run in runs for path in run.glob("fold*/checkpoints/LAST"))
+    where = ", ".join(str(path.relative_to(folder)) for path in found)
+    from_where = f"goes on from the last checkpoint in {folder} ({where})" if where else "starts again"
     return f"interrupted; the same command {from_where}"
 
 

@@ -78,6 +78,23 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
         "{0}/trained/fold0 was trained for 12 epochs and has no checkpoint from which to go on to 13; start another "
         "--workdir from its weights, with --config.weights={0}/trained/fold0/model.weights.h5",
     ),
+    ("train", "--data={0}/build", "--workdir={0}/trained", "--seeds=2"): (
+        1,
+        "--workdir {0}/trained holds a run of one seed; with --seeds pass another folder",
+    ),
+    ("train", "--data={0}/build", "--workdir={0}/seeds", "--seeds=2"): (
+        1,
+        "--workdir {0}/seeds/seed1 holds a run that differs in seed: 0 then, 1 now",
+    ),
+    ("train", "--data={0}/build", "--workdir=Makefile", "--seeds=2"): (
+        1,
+        "--workdir Makefile is a file; pass a folder",
+    ),
+    ("train", "--data={0}/build", "--seeds=0"): (2, "flag --seeds=0: "),
+    ("train", "--data={0}/build", "--log=wandbb"): (
+        1,
+        "unknown --log 'wandbb'; expected some of: tensorboard, wandb, ",
+    ),
     ("train", "--data={0}/build", "--workdir={0}/list"): (1, "{0}/list/run.json is damaged: got a list, expected an"),
     ("predict", "--data={0}/test", "--workdir=nowhere"): (1, "--workdir nowhere: no such folder; expected the "),
     ("predict", "--data=nowhere", "--workdir=tests"): (1, "--data nowhere: no such folder"),
@@ -135,12 +152,13 @@ def refused(tmp_path_factory):
     run = {"config": config.default().to_dict(), "external_sha256": []}
     run["data_sha256"] = [hashlib.sha256((folder / "build/manifest.json").read_bytes()).hexdigest()]
     runs: dict[str, Any] = {"trained": run, "begun": run, "list": [run], "hashes": {**run, "data_sha256": "abc"}}
+    runs["seeds/seed1"] = run
     runs |= {"config": {**run, "config": None}, "type": {**run, "config": {"lr": "fast"}}}
     runs["range"] = {**run, "config": {"epochs": -3}}
     for name, content in runs.items():
         (folder / name / "fold0").mkdir(parents=True)
         (folder / name / "run.json").write_text(json.dumps(content))
-    for name in ("trained", "list"):
+    for name in ("trained", "list", "seeds/seed1"):
         (folder / name / "fold0/oof.csv").write_text("image_name\n")
     (folder / "binary").mkdir()
     (folder / "binary/run.json").write_bytes(b"\x89\xff\x00")

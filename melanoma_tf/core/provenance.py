@@ -25,7 +25,7 @@ def session(**more: Any) -> dict[str, Any]:
       more: further entries, such as its devices.
 
     Returns:
-      date (UTC), command, versions, git (None outside a checkout) and `more`.
+      date (UTC), command, versions, git (None outside a checkout), processor, cores and `more`.
     """
     loaded = {name: sys.modules[name].__version__ for name in _VERSIONED if name in sys.modules}
     return {
@@ -33,8 +33,20 @@ def session(**more: Any) -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "versions": {cli.DISTRIBUTION: cli.version(), "python": platform.python_version(), **loaded},
         "git": git_state(_PACKAGE),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         **more,
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name of the CPU, or of its architecture. cpuinfo: where Linux has it."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def git_state(package: Path) -> dict[str, Any] | None:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +34,7 @@ from tfrecord_tools.core.text import counted, verb
 
 KEPT = 2  # the newest, and its predecessor in case the newest is unreadable
 WEIGHTS, TRAINING, STATE, LAST = "model.weights.h5", "training.npz", "state.json", "LAST"
+_OVERHEAD = 1 << 13  # bytes of a file per array, at most
 _NAME = re.compile("step-([0-9]{8,})")
 _LEFT_OVER = re.compile(r"\.step-[0-9]{8,}\.[0-9]+")
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -85,18 +89,27 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
       The checkpoint's folder.
 
     Raises:
-      CheckpointError: a weight or a moment of the optimizer is not finite; nothing is written.
-      OSError: e.g. no space left; LAST still names the previous checkpoint.
+      CheckpointError: a weight or a moment of the optimizer is not finite, or e.g. no space is left; LAST still names
+        the previous checkpoint.
     """
     state = training_state(model, optimizer)
     _check_finite([*model.weights, *state], f"no checkpoint saved at step {progress.step}")
     name = _folder_name(progress.step)
     if _exists(folder) and _last(folder) == folder / name:
         return folder / name  # saved already; the folder that LAST names is never replaced
+    with _explaining(folder, f"checkpoint of step {progress.step}"):
+        _write(folder, name, model, state, progress)
+        _remove_older(folder, name)
+    return folder / name
+
+
+def _write(folder: Path, name: str, model: keras.Model, state: list[Any], progress: Progress) -> None:
+    """Writes a checkpoint to folder/name and points LAST at it."""
     temporary = folder / f".{name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        _check_space(folder, [*model.weights, *state])
         model.save_weights(temporary / WEIGHTS)
         values = {f"{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(state)}
         np.savez(temporary / TRAINING, **values)
@@ -110,8 +123,32 @@ def save(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
         files.write_text(folder / LAST, name + "\n")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _remove_older(folder, name)
-    return folder / name
+
+
+def _check_space(folder: Path, variables: Iterable[Any]) -> None:
+    """Raises OSError unless the disk has room: HDF5 that fills a disk ends the process with a segmentation fault."""
+    size = sum(_OVERHEAD + math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:  # counts quotas, which the free space of a disk leaves out
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _explaining(checkpoints: Path, what: str) -> Iterator[None]:
+    """Turns the OSError of a save, such as that of a full disk, into a CheckpointError that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).splitlines()[0]
+        if _exists(checkpoints):
+            remedy = (
+                f"the last good checkpoint is {_last(checkpoints)}; make room, and the same command goes on from it"
+            )
+        else:
+            remedy = f"there is no checkpoint in {checkpoints} yet; make room, and start again"
+        raise CheckpointError(f"the {what} cannot be saved: {why}; {remedy}") from error
 
 
 def restore(folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Progress | None:
@@ -201,15 +238,17 @@ def save_final(path: Path, model: keras.Model) -> None:
     """Writes the weights of a finished model atomically, and their SHA-256 beside them. path: ends in .weights.h5.
 
     Raises:
-      CheckpointError: a weight is not finite; nothing is written.
+      CheckpointError: a weight is not finite, or e.g. no space is left; nothing is written.
     """
     _check_finite(model.weights, f"{path} not written")
-    # First, so that a kill leaves none rather than that of other weights.
-    files.checksum_file(path).unlink(missing_ok=True)
-    with files.replacing(path) as temporary:
-        model.save_weights(temporary)
-        digest = files.sha256(temporary)
-    files.write_text(files.checksum_file(path), f"{digest}  {path.name}\n")
+    with _explaining(path.parent / "checkpoints", f"final weights {path}"):
+        _check_space(path.parent, model.weights)
+        # First, so that a kill leaves none rather than that of other weights.
+        files.checksum_file(path).unlink(missing_ok=True)
+        with files.replacing(path) as temporary:
+            model.save_weights(temporary)
+            digest = files.sha256(temporary)
+        files.write_text(files.checksum_file(path), f"{digest}  {path.name}\n")
 
 
 def load_final(path: Path, model: keras.Model) -> None:

@@ -22,7 +22,7 @@ from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
 from melanoma_tf.inference import predictor
-from melanoma_tf.training import build, callbacks, checkpoint, optimizers, stages
+from melanoma_tf.training import build, callbacks, checkpoint, optimizers, stages, trackers
 from melanoma_tf.training.run_dir import BEST, HISTORY, WEIGHTS
 
 log = logging.getLogger("melanoma_tf")
@@ -35,6 +35,7 @@ def train(
     folder: Path | None,
     runtime: Runtime,
     epochs_before: Sequence[int] = (),
+    log_to: trackers.Log | None = None,
 ) -> pd.DataFrame:
     """Trains on all folds but one and predicts the images of that fold.
 
@@ -47,6 +48,7 @@ def train(
       folder: the fold's folder on the primary host; None on the other hosts, which receive what the primary reads.
       runtime: devices to train on.
       epochs_before: earlier values of config.epochs if the run was extended, see `schedule.extended`.
+      log_to: trackers that follow the fold.
 
     Returns:
       image_name, patient_id, source, fold, target, logit and probability of every held-out image.
@@ -57,7 +59,9 @@ def train(
       checkpoint.CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     run = _FoldRun(config, dataset, fold, folder, runtime, epochs_before)
+    run.trackers = log_to or run.trackers
     run.start()
+    run.trackers.begin(run.progress.history, lambda: trackers.augmented_images(run.trainer, run.train_shards, config))
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
         if run.is_stopped():
             break
@@ -80,7 +84,7 @@ class _FoldRun:
         epochs_before: Sequence[int],
     ) -> None:
         self.config, self.fold, self.folder, self.runtime = config, fold, folder, runtime
-        self.epochs_before = epochs_before
+        self.epochs_before, self.trackers = epochs_before, trackers.Log()
         # Replicas of TensorFlow average their statistics when they are saved, which rounds: only at steps that all runs
         # save do runs stay equal. Several hosts save together.
         alone = runtime.hosts.count == 1 and (runtime.replicas == 1 or runtime.backend == "jax")
@@ -211,20 +215,22 @@ class _FoldRun:
             logs = self.trainer.fit(batches, callbacks=used, shuffle=False, verbose=0).history
         seconds = time.perf_counter() - started
         callbacks.sync_batch_stats(self.classifier)
+        figures, logits = self._evaluate(sizes)
         row = {
             "epoch": epoch + 1,
             "step": progress.step,
             "loss": guard.mean_loss(logs["loss"][-1]),
-            **self._evaluate(sizes),
+            **figures,
             "learning_rate": self._last_rate(),
             "skipped_steps": progress.step - progress.taken_before - callbacks.steps_taken(optimizer),
             "images_per_s": round((self.steps_per_epoch - steps_before) * self.config.batch_size / seconds, 1),
             "seconds": round(time.perf_counter() - started, 1),
         }
         self._save(row)
+        self.trackers.epoch(row, self.table["target"], logits)
 
-    def _evaluate(self, sizes: dict[str, Any]) -> dict[str, float]:
-        """Loss and AUC of the held-out fold, and with `patience` the AUC of the fold that ends the run."""
+    def _evaluate(self, sizes: dict[str, Any]) -> tuple[dict[str, float], NDArray[Any]]:
+        """Loss and AUC of the held-out fold, and with `patience` the AUC of the fold that ends the run; its logits."""
         with checkpoint.averaged(self.classifier, self.trainer.optimizer):
             outputs = predictor.predict_outputs(self.predictor, self.held_out, **sizes)
             found = {
@@ -233,12 +239,12 @@ class _FoldRun:
             }
             if self.config.patience:
                 target = self.targets.of_table(pipeline.read_metadata(self.stopping))
-                outputs = predictor.predict_outputs(self.predictor, self.stopping, **sizes)
-                found["stop_auc"] = metrics.auc(target, outputs[:, 0])
+                logits = predictor.predict_outputs(self.predictor, self.stopping, **sizes)[:, 0]
+                found["stop_auc"] = metrics.auc(target, logits)
                 earlier = [row["stop_auc"] for row in self.progress.history]
                 if self.folder and found["stop_auc"] > max(earlier, default=-1.0):
                     checkpoint.save_final(self.folder / BEST, self.classifier)
-        return found
+        return found, outputs[:, 0]
 
     def is_stopped(self) -> bool:
         """Whether the AUC of the stopping fold has not risen for `patience` epochs."""

@@ -2,7 +2,7 @@
 
 RUN/run.json        config, hashes of the data, and when and with what each session trained
 RUN/fold0/          history.csv, checkpoints/; model.weights.h5, its .sha256 and oof.csv once the fold is finished;
-                    best.weights.h5 with config.patience
+                    best.weights.h5 with config.patience; with --log trackers.json, tensorboard/ and wandb/
 RUN/oof.csv         out-of-fold predictions of all finished folds
 RUN/metrics.json, report.html, ...    written by melanoma_tf.train and melanoma_tf.evaluate
 RUN/calibration.json    calibrator and operating point of these predictions, for melanoma_tf.predict
@@ -91,6 +91,12 @@ class RunDir:
         content = _read_run(self.path / RUN)
         sessions = content.get("sessions")
         content["sessions"] = [*(sessions if isinstance(sessions, list) else []), session]
+        _write_run(self.path, content)
+
+    def record_seconds(self, fold: int, seconds: float) -> None:
+        """Adds to the last session in run.json how long it trained a fold, from its start or where it resumed."""
+        content = _read_run(self.path / RUN)
+        content["sessions"][-1].setdefault("seconds", {})[f"fold{fold}"] = round(seconds, 1)
         _write_run(self.path, content)
 
     def finish(self, fold: int, predictions: pd.DataFrame) -> None:

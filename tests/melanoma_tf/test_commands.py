@@ -30,6 +30,7 @@ from melanoma_tf.inference import corruption
 from melanoma_tf.models import backbones
 from melanoma_tf.training import run_dir
 from tests.support import tiny
+from tests.support.events import read_events
 from tests.support.process import run_command
 from tests.support.tiny import SMOKE
 from tfrecord_tools import schema
@@ -87,6 +88,10 @@ def test_the_other_folds_are_trained_in_another_session_and_all_together_predict
     assert ("--fold 1,0" in first["command"], "--fold all" in second["command"]) == (True, True)
     assert first["versions"].keys() >= {"melanoma-tf", "python", "tensorflow", "keras"}
     assert second["devices"]["names"] == ["CPU:0"]
+    assert (first["seconds"].keys(), second["seconds"].keys()) == ({"fold0", "fold1"}, {"fold2", "fold3", "fold4"})
+    for k in range(5):  # all of a fold takes longer than its only epoch
+        epoch = pd.read_csv(folder / f"fold{k}/history.csv")["seconds"].sum()
+        assert {**first["seconds"], **second["seconds"]}[f"fold{k}"] >= epoch
     oof = pd.read_csv(folder / "oof.csv")
     everything = pipeline.read_metadata(open_data(str(shards)).train)
     assert sorted(zip(oof["image_name"], oof["fold"], oof["target"], strict=True)) == sorted(
@@ -123,11 +128,11 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(run, tmp_path)
     assert before.finished_folds() == folds
 
 
-def test_a_finished_run_goes_on_with_more_epochs(run, shards, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run[0], folder)
-    args = ["--data", str(shards), "--workdir", str(folder), "--fold", "1", "--config.epochs=2"]
-    done = run_command("-c", tiny.TRAIN, *SMOKE, *args)
+def test_a_finished_run_goes_on_with_more_epochs_and_beside_another_seed(run, shards, tmp_path):
+    workdir = tmp_path / "run"
+    folder = shutil.copytree(run[0], workdir / "seed0")
+    args = ["--data", str(shards), "--workdir", str(workdir), "--fold", "1", "--config.epochs=2", "--seeds=2"]
+    done = run_command("-c", tiny.TRAIN, *SMOKE, *args, "--log=tensorboard")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "run extended from 1 to 2 epochs; after epoch 1 the learning rate is that of a run of 2" in done.stdout
     assert "fold 1 resumes at step 9 of 18" in done.stderr
@@ -136,6 +141,20 @@ def test_a_finished_run_goes_on_with_more_epochs(run, shards, tmp_path):
     fold1 = pd.read_csv(folder / "fold1/oof.csv")["image_name"]
     changed = (after != before[after.index]).to_numpy()
     assert changed.tolist() == after.index.isin(fold1).tolist()
+
+    tables = [pd.read_csv(workdir / f"seed{seed}/fold1/oof.csv", index_col="image_name") for seed in (0, 1)]
+    assert json.loads((workdir / "seed1/run.json").read_text())["config"]["seed"] == 1
+    first, second = (roc_auc_score(table["target"], table["logit"]) for table in tables)
+    together = roc_auc_score(tables[0]["target"], (tables[0]["logit"] + tables[1]["logit"]) / 2)
+    written = pd.read_csv(workdir / "seeds.csv", index_col="seed")["auc"]
+    assert written.index.tolist() == ["0", "1", "mean", "sd", "mean of logits"]
+    expected = [first, second, (first + second) / 2, abs(first - second) / 2**0.5, together]
+    np.testing.assert_allclose(written, expected, rtol=1e-12)
+    assert f"AUC of 2 seeds: {first:.4f} (seed 0), {second:.4f} (seed 1)" in done.stdout
+    deviation = f"standard deviation {expected[3]:.4f}"
+    assert f"mean {expected[2]:.4f}, {deviation}; of the mean of their logits {together:.4f}" in done.stdout
+    assert read_events(folder / "fold1/tensorboard")[0]["epoch"] == [(9, 1.0), (18, 2.0)]  # the first is made up for
+    assert read_events(workdir / "seed1/fold1/tensorboard")[0]["epoch"] == [(9, 1.0), (18, 2.0)]
 
 
 def test_evaluate_repeats_the_metrics_of_training(run):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from melanoma_tf import sheet
-from melanoma_tf.augment import operations, policies
+from melanoma_tf.augment import operations, policies, preview
 from melanoma_tf.data import dataset, pipeline
 from tests.support.builds import records_of
 from tests.support.process import run_command
@@ -57,7 +57,7 @@ def blocks(dark, size):
 @pytest.mark.parametrize("width", [6, 12, 40])
 def test_a_long_policy_is_wrapped_and_whole(width):
     policy = "Augmentation: flip|affine(rotate=180, shear=20)|hair(20)"
-    lines = sheet._wrapped(policy, lambda text: len(text) <= width)
+    lines = preview._wrapped(policy, lambda text: len(text) <= width)
     assert "".join(lines).replace(" ", "") == policy.replace(" ", "")
     assert all(len(line) <= width or not set(line.strip("|, ")) & set("|, ") for line in lines)
     assert (len(lines) == 2) == (width == 40)

@@ -57,3 +57,14 @@ def test_a_session_says_when_and_with_what(monkeypatch):
     assert found["command"] == "python -m melanoma_tf.train --workdir 'a b'"
     assert found["versions"]["python"] == platform.python_version()
     assert found["precision"] == "float32"
+    assert found["processor"]
+    assert found["cores"] >= 1
+
+
+def test_the_processor_is_named_as_linux_names_it(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: AMD EPYC 7B13\nprocessor\t: 1\nmodel name\t: AMD EPYC 7B13\n")
+    assert provenance.processor(file) == "AMD EPYC 7B13"
+    for text in ("", "processor\t: 0\nBogoMIPS\t: 50\n"):  # as on ARM
+        file.write_text(text)
+        assert provenance.processor(file) in (platform.processor(), platform.machine())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import zipfile
+from typing import Any
 
 import h5py
 import keras
@@ -15,6 +17,12 @@ import pytest
 from melanoma_tf.core import files
 from melanoma_tf.training import checkpoint, optimizers
 from melanoma_tf.training.step import SkippingOptimizer
+
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def small(use_ema=False, everything=False):
@@ -115,12 +123,44 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, culpri
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint.np if culprit == "savez" else checkpoint.os, culprit, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=f"No space left .*the last good checkpoint is {tmp_path}/step-00000001"
+    ):
         checkpoint.save(tmp_path, model, model.optimizer, checkpoint.Progress(2))
     monkeypatch.undo()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["LAST", "step-00000001"]
     assert checkpoint.restore(tmp_path, model, model.optimizer) == checkpoint.Progress(1)
     assert same(model, before)
+
+
+@pytest.mark.skipif(resource is None, reason="files cannot be limited on this system")
+def test_what_does_not_fit_is_an_error_that_names_the_last_good_checkpoint(tmp_path):
+    """The kernel refuses to let files grow, as on a full disk; HDF5 would end the process when it leaves."""
+    model, folder, final = small(), tmp_path / "checkpoints", tmp_path / "model.weights.h5"
+    checkpoint.save(folder, model, model.optimizer, checkpoint.Progress(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        good = f"cannot be saved: File too large; the last good checkpoint is {folder}/step-00000001; make room"
+        with pytest.raises(checkpoint.CheckpointError, match=f"the checkpoint of step 2 {good}"):
+            checkpoint.save(folder, model, model.optimizer, checkpoint.Progress(2))
+        with pytest.raises(checkpoint.CheckpointError, match=f"the final weights {final} {good}"):
+            checkpoint.save_final(final, model)
+        with pytest.raises(checkpoint.CheckpointError, match=f"there is no checkpoint in {tmp_path}/other yet"):
+            checkpoint.save(tmp_path / "other", model, model.optimizer, checkpoint.Progress(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in folder.iterdir()) == ["LAST", "step-00000001"]
+    assert checkpoint.restore(folder, model, model.optimizer) == checkpoint.Progress(1)
+    assert not final.exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / f".{os.getpid()}.x.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        files.write_text(tmp_path / "x.csv", "text")
+    assert raised.value.filename == str(tmp_path / "x.csv")
 
 
 def test_averaged_weights_are_swapped_in_and_the_same_bits_restored():

@@ -21,8 +21,9 @@ from melanoma_tf.data import pipeline
 from melanoma_tf.data.dataset import open_data
 from melanoma_tf.devices import profile, select
 from melanoma_tf.models import backbones
-from melanoma_tf.training import build, callbacks, checkpoint, fold
+from melanoma_tf.training import build, callbacks, checkpoint, fold, trackers
 from tests.support import optimizers, tiny
+from tests.support.events import read_events
 from tests.support.process import HANG_S, JAX_ON_CPU, REPOSITORY, run_command, wait_for
 
 pytestmark = pytest.mark.integration
@@ -170,15 +171,28 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(dataset, uninterrupted, 
         if self.progress.step == at_step + 1:
             raise KilledError
 
+    def train():
+        with trackers.Log(["tensorboard"], tmp_path, "run", "fold0", config) as log:
+            return fold.train(config, dataset, 0, tmp_path, ONE_CPU, log_to=log)
+
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.TrainingGuard, "on_train_batch_end", die)
         with pytest.raises(KilledError):
-            fold.train(config, dataset, 0, tmp_path, ONE_CPU)
+            train()
     assert (tmp_path / "checkpoints/LAST").read_text() == f"step-{at_step:08d}\n"
-    resumed = fold.train(config, dataset, 0, tmp_path, ONE_CPU)
+    resumed = train()
     np.testing.assert_array_equal(resumed["logit"], table["logit"])
     found, expected = (pd.read_csv(path / "history.csv")["loss"] for path in (tmp_path, folder))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    scalars, images = read_events(tmp_path / "tensorboard")
+    history = pd.read_csv(tmp_path / "history.csv")
+    for column in history:
+        np.testing.assert_allclose(scalars[column], np.column_stack([[8, 16], history[column]]), rtol=1e-6)
+    assert [step for step, _ in images["roc"]] == [8, 16]
+    # One sheet, unless no epoch was finished that would have to be continued.
+    assert [step for step, _ in images["augmented"]] == ([0, 0] if at_step < 8 else [0])
+    sheet = images["augmented"][-1][1]
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000  # photographs
 
 
 @pytest.fixture
