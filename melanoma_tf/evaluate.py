@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from melanoma_tf.core import cli, files
+from melanoma_tf.data.targets import MELANOMA
 from melanoma_tf.devices import select
 from melanoma_tf.training.run_dir import CALIBRATION, METRICS, OOF, REPORTS, RUN, RunDirError, read_predictions
 from tfrecord_tools.core import json_file
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from melanoma_tf.evaluation import analysis
     from melanoma_tf.evaluation.build_images import Build
-    from melanoma_tf.evaluation.progress import Shown
     from melanoma_tf.evaluation.report.overlay import Overlay
 
 FLAGS = flags.FLAGS
@@ -175,9 +175,12 @@ def _with_build(table: pd.DataFrame) -> tuple[pd.DataFrame, Build | None]:
     progress.say("images")
     shown = gallery.most_confident(table).values()
     data = build_images.Build(FLAGS.data, table, [name for names in shown for name in names])
+    known = data.metadata
+    if FLAGS.workdir and _rule(Path(FLAGS.workdir) / OOF) != MELANOMA and "target" in known:
+        known = known.drop(columns="target")  # that of the records, whose rule is another
     if FLAGS.workdir and not data.has(table).all():  # a run's table has most of it already
         return table, data
-    return predictions.with_metadata(table, data.metadata, FLAGS.data), data
+    return predictions.with_metadata(table, known, FLAGS.data), data
 
 
 def _of_file(path: Path) -> tuple[pd.DataFrame, Build | None]:
@@ -225,7 +228,7 @@ def write(
     Returns:
       The main figures as text.
     """
-    from melanoma_tf.evaluation import analysis, intervals, progress, stored, summary
+    from melanoma_tf.evaluation import analysis, intervals, multiclass, progress, stored, summary
     from melanoma_tf.evaluation.report import checklist, classes, gallery, model_card, page
 
     options = options or analysis.Options()
@@ -234,6 +237,7 @@ def write(
         table = table.assign(skin_tone=data.skin_tones(table))
     with intervals.watched(shown.resampled):
         results = analysis.analyze(table, options, shown.part)
+    _warn_of_rule(results, path)
     if stressed:
         shown.part("stress")
         results["stress"] = stressed(table, results, options)
@@ -241,7 +245,7 @@ def write(
     images = data.images([name for names in errors.values() for name in names]) if data else {}
     if data:
         _add_pixels(results, data, table)
-    if found := _diagnoses(path, options.replicates, shown):
+    if path.name == OOF and (found := multiclass.analyze_run(path, options.replicates, shown)):
         results["diagnoses"] = found
     results = analysis.to_json(results)
     name = path.parent.resolve().name if path.name == OOF else path.name
@@ -256,10 +260,20 @@ def write(
     files.write_text(out / CHECKLIST, checklist.make(title, results, training))
     kept = stored.of_results(results, sha256)
     stored.write(out / CALIBRATION, kept)
-    written = [f"predictions: {path}", f"metrics: {out / METRICS}", f"report: {out / REPORT}"]
     why = "not stored; that takes two folds, and a model better than chance"
-    written.append(f"calibration: {out / CALIBRATION if kept else why}")
-    return "\n".join([*summary.lines(results), *written])
+    written: dict[str, Path | str] = {"predictions": path, "metrics": out / METRICS, "report": out / REPORT}
+    written["calibration"] = out / CALIBRATION if kept else why
+    return "\n".join([*summary.lines(results), *(f"{name}: {where}" for name, where in written.items())])
+
+
+def _warn_of_rule(results: dict[str, Any], predictions: Path) -> None:
+    if (rule := _rule(predictions)) != MELANOMA:
+        results["warnings"].append(f"this run's positives are {rule!r}: read melanoma and malignant here as that")
+
+
+def _rule(predictions: Path) -> str:
+    """The config.target of the run that made predictions."""
+    return ((_of_training(predictions) or {}).get("config") or {}).get("target", MELANOMA)
 
 
 def _add_pixels(results: dict[str, Any], data: Build, table: pd.DataFrame) -> None:
@@ -268,18 +282,6 @@ def _add_pixels(results: dict[str, Any], data: Build, table: pd.DataFrame) -> No
         results.setdefault("floor", {})["pixels"] = pixels
     if absent := int((~data.has(table)).sum()):
         results["warnings"].append(f"--data lacks {absent:,} of the images, which pixels say nothing of")
-
-
-def _diagnoses(path: Path, replicates: int, shown: Shown) -> dict[str, Any] | None:
-    """Figures of the diagnoses that a run predicts beside its target; None if it predicts none."""
-    from melanoma_tf.evaluation import intervals, multiclass
-
-    classified = multiclass.of_run(path) if path.name == OOF else None
-    if classified is None:
-        return None
-    shown.part("diagnoses")
-    with intervals.watched(shown.resampled):
-        return multiclass.analyze(classified, replicates)
 
 
 def _choices(table: pd.DataFrame, images: Collection[str]) -> dict[str, list[str]]:

@@ -142,6 +142,8 @@ def _scores(opened: Opened, rows: pd.DataFrame, corruptions: dict[str, Any], dev
         progress.show(done)
 
     for fold in opened.folds:
+        if not opened.build.fold(fold):  # of a source that another build has
+            continue
         chosen = rows.loc[rows["fold"] == fold, "image_name"]
         checkpoint.load_final(opened.run.fold(fold) / run_dir.WEIGHTS, classifier)
         parts.append(

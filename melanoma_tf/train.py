@@ -27,7 +27,7 @@ from ml_collections import config_flags
 
 from melanoma_tf.augment import policies
 from melanoma_tf.core import cli, provenance
-from melanoma_tf.core.config import CONFIGS, check, check_weights, find_in_arguments
+from melanoma_tf.core.config import CONFIGS, check, check_weights, default, find_in_arguments
 from melanoma_tf.data import dataset, metadata, targets
 from melanoma_tf.devices import select
 from melanoma_tf.models import registry
@@ -35,6 +35,9 @@ from melanoma_tf.training import run_dir, seeds, stages, trackers
 from tfrecord_tools.core import paths
 
 FLAGS = flags.FLAGS
+# Settings that a softmax over the diagnoses does not read.
+_OF_TARGET = ("loss", "focal_gamma", "focal_alpha", "pos_weight", "label_smoothing", "soft_labels")
+_MOST_FOLDS = 100  # of whose soft labels the content identifies a run
 
 
 def define_flags() -> None:
@@ -84,6 +87,21 @@ def check_recipe(config: ml_collections.ConfigDict) -> None:
     targets.parse(config.target)
     metadata.parse(config.metadata)
     stages.check(config)
+    if config.positive_share:
+        dataset.balanced(config.positive_share, config.batch_size)
+    unused = [name for name in _OF_TARGET if config.head == "diagnosis" and config[name] != default()[name]]
+    unused += ["pos_weight"] * (config.pos_weight != 1 and config.loss != "bce")
+    if unused:
+        raise ValueError(
+            f"config.{unused[0]}={config[unused[0]]!r} has no effect with config.head={config.head!r} and config.loss="
+            f"{config.loss!r}; expected head=target or target+diagnosis for the settings of the loss, loss=bce for "
+            "pos_weight"
+        )
+    if config.tta_random and not [each for each in policies.parse(config.augment) if each.name not in policies.MIXES]:
+        raise ValueError(
+            f"config.tta_random={config.tta_random} views would be the same: config.augment={config.augment!r} changes "
+            "no image alone"
+        )
     if config.positive_share and config.oversample > 1:
         raise ValueError(
             f"config.oversample={config.oversample} and config.positive_share={config.positive_share:g}; expected one "
@@ -117,7 +135,7 @@ def check_input(runs: Mapping[Path, ml_collections.ConfigDict], data: str) -> No
         folds = parse_folds(FLAGS.fold, opened[0].folds)
         # External data may have the class that a fold lacks, and another rule finds other positives.
         if not FLAGS.external and config.target == targets.MELANOMA:
-            dataset.check_folds(opened[0], folds, config.batch_size)
+            dataset.check_folds(opened[0], folds, config.batch_size, config.patience)
     sources = None if FLAGS.hold_out_source else ()
     found = [
         run_dir.check(path, each, *data_of_run(config, data), overwrite=FLAGS.overwrite, sources=sources)
@@ -131,13 +149,45 @@ def check_input(runs: Mapping[Path, ml_collections.ConfigDict], data: str) -> No
 
 def data_of_run(config: ml_collections.ConfigDict, data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The builds whose folds are held out; and those that only train, with the files of soft labels."""
-    external, soft = tuple(FLAGS.external), tuple[str, ...]()
-    if config.soft_labels:
-        pattern = Path(config.soft_labels.replace("{fold}", "*")).expanduser()
-        soft = tuple(map(str, sorted(pattern.parent.glob(pattern.name))))
-        if not soft:
-            raise FileNotFoundError(f"config.soft_labels={config.soft_labels}: no such file")
+    external, soft = tuple(FLAGS.external), tuple(map(str, soft_label_files(config)))
     return ((data, *external), soft) if FLAGS.validate_external else ((data,), (*external, *soft))
+
+
+def soft_label_files(config: ml_collections.ConfigDict, folds: Iterable[int] = ()) -> list[Path]:
+    """The files of soft labels, those of given folds, or all that there are.
+
+    Raises:
+      FileNotFoundError: there is none, or none of a fold.
+    """
+    if not config.soft_labels:
+        return []
+    name, number = config.soft_labels, range(_MOST_FOLDS)
+    every = [Path(name.replace("{fold}", str(k))).expanduser() for k in folds or number]
+    found = sorted({path for path in every if path.is_file()})
+    if missing := [path for path in every if not path.is_file()] if folds else every[:1] * (not found):
+        raise FileNotFoundError(f"config.soft_labels={name}: {missing[0]} is no file; predict writes such tables")
+    return found
+
+
+def check_soft_labels(config: ml_collections.ConfigDict, builds: dataset.DataSet, folds: list[int]) -> None:
+    """Checks the soft labels of each fold before the first is trained.
+
+    Raises:
+      FileNotFoundError: a fold has none.
+      DataError: they cannot be read, or are of none of the images.
+    """
+    from melanoma_tf.data import pipeline
+
+    names = set(pipeline.read_metadata([*builds.train, *builds.test])["image_name"])
+    for path in soft_label_files(config, folds):
+        labels = targets.read_soft(path)
+        if not names & labels.keys():
+            raise dataset.DataError(f"{path} has soft labels of {len(labels):,} images, none of which is in the data")
+    if "{fold}" not in config.soft_labels:
+        cli.say(
+            "warning: the same soft labels train every fold. If their teacher was trained on images that are held out "
+            "here, the AUC is flattered; {fold} in config.soft_labels takes a file for each fold, see docs/training.md"
+        )
 
 
 def train(runs: Mapping[Path, ml_collections.ConfigDict], folder: Path, data: str) -> None:
@@ -226,27 +276,30 @@ def train_folds(
 def open_builds(config: ml_collections.ConfigDict, data: str) -> tuple[dataset.DataSet, list[int]]:
     """Opens the builds to train on, and the folds to hold out of them; their shards are checked before any is read."""
     from melanoma_tf.data import integrity, sampling
-    from melanoma_tf.data.external import add_external
+    from melanoma_tf.data.external import add_external, check_sources
 
     builds = dataset.open_data(data)
     read = list(builds.train)
+    if config.soft_labels:
+        read += builds.test
     if FLAGS.external:  # whose records are compared with those of the test set too
-        read += [*builds.test, *(shard for path in FLAGS.external for shard in dataset.open_data(path).train)]
+        read += [
+            *(() if config.soft_labels else builds.test),
+            *(shard for path in FLAGS.external for shard in dataset.open_data(path).train),
+        ]
     cli.say(integrity.check(read))
     if FLAGS.external:
         builds = add_external(builds, FLAGS.external, held_out=FLAGS.validate_external)
     if FLAGS.hold_out_source:
         builds = sampling.by_source(builds)
+        check_sources(builds)
         cli.say("folds: " + ", ".join(f"{k} holds out {source}" for k, source in enumerate(builds.sources)))
     rule = targets.Targets(targets.parse(config.target))
     builds = dataclasses.replace(builds, train=sampling.relabelled(builds.train, rule))
     folds = parse_folds(FLAGS.fold, builds.folds)
-    dataset.check_folds(builds, folds, config.batch_size)
-    if config.patience and builds.folds < 3:
-        raise ValueError(
-            f"config.patience={config.patience} takes another fold out of training to stop on; expected a build of at "
-            f"least 3 folds, got {builds.folds}"
-        )
+    dataset.check_folds(builds, folds, config.batch_size, config.patience)
+    if config.soft_labels:
+        check_soft_labels(config, builds, folds)
     if builds.size != config.image_size:
         cli.say(f"data: images of {builds.size} px are resampled to {config.image_size} px on the host")
     return builds, folds

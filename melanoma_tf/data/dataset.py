@@ -27,6 +27,7 @@ class Shard:
       size: side of its square images, pixels.
       sha256: of the file, in hex, as its manifest says; "" if unknown.
       kept: places of the records that are read, ascending; None for all.
+      repeat: how many times the epoch reads them before this one, so that each time is augmented differently.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Shard:
     size: int
     sha256: str = ""
     kept: tuple[int, ...] | None = None
+    repeat: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,41 +111,76 @@ def _test_names(file: str, manifest: Manifest) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_folds(dataset: DataSet, folds: Sequence[int], batch_size: int) -> None:
+def stopping_fold(dataset: DataSet, fold: int) -> int:
+    """The fold that ends the training of another with config.patience, and is not trained on."""
+    return (fold + 1) % dataset.folds
+
+
+def check_folds(dataset: DataSet, folds: Sequence[int], batch_size: int, patience: int = 0) -> None:
     """Checks that each fold has images of both classes to train on and to hold out, and at least one batch.
 
     Args:
       dataset: builds to train on and to hold out.
       folds: folds to hold out in turn.
       batch_size: images per step.
+      patience: config.patience; above 0 the stopping fold of each is held out too.
 
     Raises:
       DataError: a fold cannot be trained or evaluated; the message names every one of them.
     """
     if not dataset.train:
         raise DataError(f"{dataset.path} has no labelled records; pass a build of a table with targets")
-    problems = [problem for fold in folds for problem in _fold_problems(dataset, fold, batch_size)]
+    if patience and dataset.folds < 3:
+        raise DataError(
+            f"config.patience={patience} takes another fold out of training to stop on; expected a build of at least 3 "
+            f"folds, got {dataset.folds}"
+        )
+    problems = [problem for fold in folds for problem in _fold_problems(dataset, fold, batch_size, patience)]
     if problems:
         raise DataError("; ".join(problems))
 
 
-def _fold_problems(dataset: DataSet, fold: int, batch_size: int) -> Iterator[str]:
+def _fold_problems(dataset: DataSet, fold: int, batch_size: int, patience: int) -> Iterator[str]:
     held_out, training = dataset.fold(fold), dataset.others(fold)
     if not held_out:
         yield f"{dataset.path} has no fold {fold}; expected 0 to {dataset.folds - 1}"
         return
+    parts = {"held-out": held_out}
+    if patience:
+        parts["stopping"] = dataset.fold(stopping_fold(dataset, fold))
+        training = tuple(shard for shard in training if shard not in parts["stopping"])
     if count(training) < batch_size:
         yield (
             f"fold {fold} has {counted(count(training), 'training image')}, fewer than one batch of {batch_size}; "
             "lower --config.batch_size"
         )
-    for name, shards in (("training", training), ("held-out", held_out)):
+    for name, shards in {"training": training, **parts}.items():
         found, total = sum(shard.positives for shard in shards), count(shards)
         if not 0 < found < total:
             yield (
                 f"the {name} images of fold {fold} are of one class: {found} of {total} are malignant; expected both: "
                 "build again with fewer --folds, or name other folds with --fold"
             )
+
+
+def balanced(share: float, batch_size: int, hosts: int = 1) -> tuple[int, int]:
+    """Numbers of positive and of other images in a batch.
+
+    Args:
+      share: of positives, rounded to whole images.
+      batch_size: images per step.
+      hosts: number of hosts, each of which reads as many positives.
+
+    Raises:
+      DataError: a batch would be of one class, or its positives cannot be shared.
+    """
+    positives = round(share * batch_size)
+    if not 0 < positives < batch_size or positives % hosts:
+        wanted = "at least 1 and fewer than all" if hosts == 1 else f"a multiple of {hosts} hosts and fewer than all"
+        raise DataError(
+            f"config.positive_share={share:g} of a batch of {batch_size} is {positives} images; expected {wanted}"
+        )
+    return positives, batch_size - positives
 
 
 def count(shards: Sequence[Shard]) -> int:

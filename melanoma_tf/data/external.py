@@ -38,27 +38,44 @@ def add_external(dataset: DataSet, folders: Sequence[str], *, held_out: bool) ->
 
 
 def _check_leaks(dataset: DataSet, external: Sequence[Shard]) -> None:
-    """Checks that no identity of an external record is in two folds, or in training and the test set."""
-    first_seen: dict[tuple[str, bytes], tuple[str, Shard]] = {}
-    leaks = []
-    for shard in (*dataset.train, *dataset.test, *external):
-        home = "the test set" if shard in dataset.test else "training" if shard.fold < 0 else f"fold {shard.fold}"
-        for identities in _identities(shard):
-            for key, value in identities.items():
-                if value and (other := first_seen.setdefault((key, value), (home, shard)))[0] != home:
-                    if shard not in external:
-                        continue  # a leak within one build is reported by tfrecord_tools.verify
-                    shown = value.hex() if key == "sha256" else value.decode()
-                    name = identities["image_name"].decode()
-                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
-                    break
-    if leaks:
+    if leaks := _leaks(dataset, external):
         number = counted(len(leaks), "external image")
         raise DataError(
             f"{number} would be both training and evaluation data, the first: {leaks[0]}. Build the external data with "
             "tfrecord_tools.build --against the other build; tfrecord_tools.verify --pairs finds files under another "
             "name and build --duplicates leaves them out"
         )
+
+
+def check_sources(dataset: DataSet) -> None:
+    """Checks a data set whose folds are its sources, which the folds of the builds do not keep apart.
+
+    Raises:
+      DataError: two folds share an image, source file, patient or lesion.
+    """
+    if leaks := _leaks(dataclasses.replace(dataset, train=(), test=()), dataset.train):
+        raise DataError(
+            f"--hold_out_source: {counted(len(leaks), 'image')} would be both training and evaluation data, the first: "
+            f"{leaks[0]}. Build one of the sources with tfrecord_tools.build --against the other"
+        )
+
+
+def _leaks(dataset: DataSet, added: Sequence[Shard]) -> list[str]:
+    """Records of `added` of which an identity is in two folds, or in training and the test set."""
+    first_seen: dict[tuple[str, bytes], tuple[str, Shard]] = {}
+    leaks = []
+    for shard in (*dataset.train, *dataset.test, *added):
+        home = "the test set" if shard in dataset.test else "training" if shard.fold < 0 else f"fold {shard.fold}"
+        for identities in _identities(shard):
+            for key, value in identities.items():
+                if value and (other := first_seen.setdefault((key, value), (home, shard)))[0] != home:
+                    if shard not in added:
+                        continue  # a leak within one build is reported by tfrecord_tools.verify
+                    shown = value.hex() if key == "sha256" else value.decode()
+                    name = identities["image_name"].decode()
+                    leaks.append(f"{shard.path}: {name}: {key} {shown} is in {other[0]} of {other[1].path} too")
+                    break
+    return leaks
 
 
 def _identities(shard: Shard) -> Iterator[dict[str, bytes]]:

@@ -20,7 +20,6 @@ WIDTHS = {
     "image_size": 2,
     "images_per_patient": 2,
 }
-SHORTCUTS = ("image_size", "images_per_patient")
 _KEYS = {
     "sex": ("sex",),
     "age": ("age_approx",),

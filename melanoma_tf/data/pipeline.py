@@ -29,7 +29,7 @@ PREFETCHED = 4  # batches ready for the device; 28 MB each at 384 px and 64 imag
 _GLOBAL_SEED = 0
 READERS = 8  # shards read in parallel; more cost memory, fewer starve on a network file system
 _READ_AHEAD = 16  # encoded records per reader
-MELANOMA, IMAGE_ONLY = Targets(), Metadata()
+DEFAULT_TARGETS, IMAGE_ONLY = Targets(), Metadata()
 
 
 def streams(hosts: Hosts) -> int:
@@ -61,7 +61,7 @@ def train_batches(
     buffer: int,
     hosts: Hosts = ALONE,
     balance: Balance | None = None,
-    targets: Targets = MELANOMA,
+    targets: Targets = DEFAULT_TARGETS,
     metadata: Metadata = IMAGE_ONLY,
 ) -> tf.data.Dataset:
     """Returns one epoch of full training batches.
@@ -91,11 +91,11 @@ def train_batches(
     records = _records(shards, balance, batch_size, hosts, seed=seed, epoch=epoch, buffer=buffer)
     epoch_seed = int(np.random.default_rng([seed, epoch, 2]).integers(2**31))
 
-    def examples(serialized: tf.Tensor) -> Any:
+    def examples(serialized: tf.Tensor, repeat: tf.Tensor) -> Any:
         record = schema.parse(serialized, _keys("image", "image_name", *targets.keys, *metadata.keys))
         features = {
             "image": decoder.of_size(image_size).graph(record["image"]),
-            "seed": _seed(record["image_name"], epoch_seed),
+            "seed": tf.bitwise.bitwise_xor(_seed(record["image_name"], epoch_seed), _spread(repeat)),
         }
         if metadata.width:
             features["metadata"] = metadata.graph(record)
@@ -140,7 +140,7 @@ def _in_turn(parts: list[tf.data.Dataset], turns: tf.data.Dataset) -> tf.data.Da
 def _streams(
     shards: Sequence[Shard], number: int, hosts: Hosts, purpose: int, *, seed: int, epoch: int, buffer: int
 ) -> list[tf.data.Dataset]:
-    """Returns this host's share of `number` shuffled streams of equal length.
+    """Returns this host's share of `number` shuffled streams of equal length, of records and their shards' `repeat`.
 
     An epoch takes one record of each stream in turn. A stream is a sequence of shards; neighbors may share the shard
     at their boundary.
@@ -149,16 +149,21 @@ def _streams(
     starts = np.cumsum([0, *(shard.records for shard in shuffled)])
     total, begin, found = int(starts[-1]), 0, []
     elements, read = _reader(shuffled)
+    repeats = np.array([shard.repeat for shard in shuffled], np.int64)
     for stream in range(number):
         end = begin + total // number + (stream < total % number)
         if stream % hosts.count == hosts.index:
             first, after = np.clip(np.subtract.outer((begin, end), starts[:-1]), 0, np.diff(starts))
             within = np.flatnonzero(after > first)
             shuffle_seed = int(np.random.default_rng([seed, epoch, purpose, stream]).integers(2**31))
-            part = (*(each[within] for each in elements), first[within], (after - first)[within])
+            part = (repeats[within], first[within], (after - first)[within], *(each[within] for each in elements))
             found.append(
                 tf.data.Dataset.from_tensor_slices(part)
-                .flat_map(lambda *each: read(*each[:-2]).skip(each[-2]).take(each[-1]))
+                .flat_map(
+                    lambda repeat, skip, take, *each: tf.data.Dataset.zip(
+                        read(*each).skip(skip).take(take), tf.data.Dataset.from_tensors(repeat).repeat()
+                    )
+                )
                 .shuffle(-(-buffer // number), seed=shuffle_seed, reshuffle_each_iteration=False)
                 .prefetch(_READ_AHEAD)
             )
@@ -330,7 +335,7 @@ def _fix_global_seed() -> None:
         tf.random.set_seed(_GLOBAL_SEED)
 
 
-def _decoded(batches: tf.data.Dataset, examples: Callable[[tf.Tensor], Any], steps: int) -> tf.data.Dataset:
+def _decoded(batches: tf.data.Dataset, examples: Callable[..., Any], steps: int) -> tf.data.Dataset:
     """Returns `steps` batches of serialized records, decoded by `examples`."""
     decoded = batches.take(steps).map(examples, num_parallel_calls=_BATCHERS, deterministic=True)
     # Keras needs the number of steps, which tf.data cannot know before it reads the files.
@@ -340,6 +345,11 @@ def _decoded(batches: tf.data.Dataset, examples: Callable[[tf.Tensor], Any], ste
 def name_seeds(names: Sequence[str]) -> npt.NDArray[np.uint32]:
     """Returns a seed u32[N] for each image, a function of its name alone."""
     return np.asarray(_seed(tf.constant(list(names), tf.string), 0))
+
+
+def _spread(repeat: tf.Tensor) -> tf.Tensor:
+    """Returns what tells apart the seeds of repeats, u32; 0 of the first time. Factor: 2^32 / golden ratio."""
+    return tf.cast(tf.bitwise.bitwise_and(repeat * 0x9E3779B9, 2**32 - 1), tf.uint32)
 
 
 def _seed(image_name: tf.Tensor, epoch_seed: int) -> tf.Tensor:

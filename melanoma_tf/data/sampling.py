@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma_tf.data import pipeline
-from melanoma_tf.data.dataset import DataError, DataSet, Shard, count
+from melanoma_tf.data.dataset import DataError, DataSet, Shard, balanced, count
 from melanoma_tf.data.targets import Targets
 
 
@@ -36,7 +36,7 @@ def relabelled(shards: Sequence[Shard], targets: Targets) -> tuple[Shard, ...]:
 
 
 def by_source(dataset: DataSet, sources: Sequence[str] = ()) -> DataSet:
-    """A data set whose folds are its sources, for leaving out one at a time.
+    """A data set whose folds are its sources, for leaving out one at a time; shards that only train stay as they are.
 
     Args:
       dataset: builds to train on and to hold out.
@@ -45,12 +45,13 @@ def by_source(dataset: DataSet, sources: Sequence[str] = ()) -> DataSet:
     Raises:
       DataError: there is only one source.
     """
-    tables = [pipeline.read_metadata([shard]) for shard in dataset.train]
+    held_out = [shard for shard in dataset.train if shard.fold >= 0]
+    tables = [pipeline.read_metadata([shard]) for shard in held_out]
     known = tuple(sources) or tuple(sorted({name for table in tables for name in table["source"]}))
     if len(known) < 2:
-        raise DataError(f"--hold_out_source: all records come from {known[0]!r}; expected several sources")
-    parts = []
-    for shard, table in zip(dataset.train, tables, strict=True):
+        raise DataError(f"--hold_out_source: all records come from {', '.join(known)}; expected several sources")
+    parts = [shard for shard in dataset.train if shard.fold < 0]
+    for shard, table in zip(held_out, tables, strict=True):
         for fold, source in enumerate(known):
             part = select(shard, (table["source"] == source).to_numpy(), table["target"].to_numpy())
             if part.records:
@@ -86,6 +87,7 @@ class Sampler:
         seed: int,
         oversample: int = 1,
         positive_share: float = 0.0,
+        hosts: int = 1,
     ) -> None:
         """Reads the labels where the sampling depends on them.
 
@@ -95,16 +97,17 @@ class Sampler:
           batch_size: images per step.
           seed: seed of the run.
           oversample: how often an epoch reads each positive record.
-          positive_share: of each batch, rounded to whole images; 0 for whatever the order gives.
+          positive_share: of each batch, see `dataset.balanced`; 0 for whatever the order gives.
+          hosts: number of hosts, which share each batch.
 
         Raises:
-          DataError: a batch would be of one class.
+          DataError: a batch would be of one class, or there is none.
         """
         self._shards, self._seed = tuple(shards), seed
         images, positives = count(shards), sum(shard.positives for shard in shards)
         self._positive: list[Shard] = []
         self._other: list[Shard] = []
-        self._number = round(positive_share * batch_size)
+        self._numbers = balanced(positive_share, batch_size, hosts) if positive_share else None
         self.steps, self.prior = images // batch_size, positives / images
         if oversample == 1 and not positive_share:
             return
@@ -113,29 +116,23 @@ class Sampler:
             for parts, wanted in ((self._positive, labels == 1), (self._other, labels != 1)):
                 part = select(shard, wanted, labels)
                 parts += [part] if part.records else []
-        if positive_share:
-            if not 0 < self._number < batch_size:
-                raise DataError(
-                    f"config.positive_share={positive_share:g} of a batch of {batch_size} is {self._number} images; "
-                    "expected at least 1 and fewer than all"
-                )
-            self.prior = self._number / batch_size
-            self._per_step = (self._number, batch_size - self._number)
+        if self._numbers:
+            self.prior = self._numbers[0] / batch_size
         else:
-            self._shards += tuple(self._positive) * (oversample - 1)
+            self._shards += tuple(_again(self._positive, oversample))[len(self._positive) :]
             images += (oversample - 1) * positives
             self.steps, self.prior = images // batch_size, oversample * positives / images
 
     def epoch(self, epoch: int) -> tuple[Sequence[Shard], pipeline.Balance | None]:
         """The shards of an epoch, and the positives that its batches are balanced with."""
-        if not self._number:
+        if not self._numbers:
             return self._shards, None
         rng = np.random.default_rng([self._seed, epoch, 4])
         positive, other = (
             _drawn(shards, self.steps * number, rng.permutation)
-            for shards, number in zip((self._positive, self._other), self._per_step, strict=True)
+            for shards, number in zip((self._positive, self._other), self._numbers, strict=True)
         )
-        return other, pipeline.Balance(positive, self._number)
+        return other, pipeline.Balance(positive, self._numbers[0])
 
 
 def _drawn(shards: Sequence[Shard], number: int, permutation: Callable[[int], NDArray[np.int64]]) -> list[Shard]:
@@ -147,4 +144,9 @@ def _drawn(shards: Sequence[Shard], number: int, permutation: Callable[[int], ND
     ends = np.cumsum([shard.records for shard in shards])
     parts = zip(shards, np.split(drawn, ends[:-1]), strict=True)
     once_more = [select(shard, kept, np.zeros(len(kept), np.int64)) for shard, kept in parts if kept.any()]
-    return [*shards] * passes + once_more
+    return [*_again(shards, passes), *(dataclasses.replace(part, repeat=passes) for part in once_more)]
+
+
+def _again(shards: Sequence[Shard], passes: int) -> list[Shard]:
+    """Shards as often as asked, each time counted."""
+    return [dataclasses.replace(shard, repeat=repeat) for repeat in range(passes) for shard in shards]

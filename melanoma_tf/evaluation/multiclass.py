@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from melanoma_tf.evaluation import intervals, metrics, predictions
+from melanoma_tf.evaluation import intervals, metrics, predictions, progress
 from melanoma_tf.evaluation.predictions import PredictionsError
 from tfrecord_tools.core import text
 
@@ -178,6 +178,16 @@ def analyze(found: Classified, replicates: int = 2000) -> dict[str, Any]:
         },
         "confusion": {name: confusion[k].tolist() for k, name in enumerate(found.names)},
     }
+
+
+def analyze_run(path: Path, replicates: int, shown: progress.Shown) -> dict[str, Any] | None:
+    """Figures of the diagnoses that a run predicts beside its target, see `analyze`; None where `of_run` has none."""
+    found = of_run(path)
+    if found is None:
+        return None
+    shown.part("diagnoses")
+    with intervals.watched(shown.resampled):
+        return analyze(found, replicates)
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:

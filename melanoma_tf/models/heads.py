@@ -11,8 +11,6 @@ import numpy as np
 from keras import ops
 
 HEAD = "logit"  # name of the layer that makes it
-POOLINGS = ("avg", "max", "gem")
-OUTPUTS = ("target", "target+diagnosis", "diagnosis")
 METADATA_UNITS = (128, 32)
 
 
@@ -21,11 +19,11 @@ class Head:
     """What is made of the features.
 
     Attributes:
-      pooling: one of POOLINGS.
+      pooling: "avg", "max" or "gem".
       dropout_samples: masks of dropout whose logits are averaged (multi-sample dropout, Inoue 2019,
         https://arxiv.org/abs/1905.09788, with one loss of the mean instead of the mean of the losses).
       metadata: numbers M of metadata beside the image; 0 for none.
-      outputs: one of OUTPUTS; "diagnosis" derives the logit of the target from those of the diagnoses.
+      outputs: "target", "target+diagnosis" or "diagnosis", which derives the target's logit from the diagnoses'.
       positive: for each of the K diagnoses, whether it is positive.
     """
 
@@ -46,7 +44,7 @@ class GeneralizedMeanPooling(keras.layers.Layer):
 
     def build(self, shape: Any) -> None:
         """Creates p."""
-        self.p = self.add_weight(shape=(1,), initializer=keras.initializers.Constant(3.0), name="p")
+        self.p = self.add_weight(shape=(1,), initializer=keras.initializers.Constant(3.0), name="power")
 
     def call(self, features: Any) -> Any:
         """[B,H,W,C] -> [B,C]."""
@@ -111,10 +109,9 @@ def classifier(image: Any, features: Any, *, dropout: float, prior: float | None
     if head.outputs != "target":
         only, number = head.outputs == "diagnosis", len(head.positive)
         bias = _class_bias(head.positive, prior) if only and prior is not None else np.zeros(number)
-        make = keras.layers.Dense(
-            number, bias_initializer=lambda shape, dtype: ops.cast(bias, dtype), dtype="float32", name="diagnosis"
-        )
+        make = keras.layers.Dense(number, dtype="float32", name="diagnosis")
         outputs.append(make(x))
+        make.bias.assign(bias)
         if only:
             outputs.insert(0, LogOdds(list(head.positive), dtype="float32", name=HEAD)(outputs[0]))
     if head.outputs != "diagnosis":

@@ -122,7 +122,7 @@ def build_classifier(
             dropout_samples=config.dropout_samples,
             metadata=Metadata(metadata.parse(config.metadata)).width,
             outputs=config.head,
-            positive=build_targets(config).mask,
+            positive=Targets(targets.parse(config.target)).mask,
         ),
     )
 
@@ -132,7 +132,7 @@ def soft_labels(config: ml_collections.ConfigDict, fold: int) -> Path:
     return Path(config.soft_labels.replace("{fold}", str(fold))).expanduser()
 
 
-def build_targets(config: ml_collections.ConfigDict, fold: int = 0) -> Targets:
+def build_targets(config: ml_collections.ConfigDict, fold: int) -> Targets:
     """What a config learns of a record. fold: held out, for soft labels of its own."""
     soft = targets.read_soft(soft_labels(config, fold)) if config.soft_labels else {}
     return Targets(targets.parse(config.target), config.head != "target", soft)

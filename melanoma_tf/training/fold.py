@@ -11,13 +11,12 @@ from typing import Any
 
 import keras
 import ml_collections
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma_tf.core import files
 from melanoma_tf.data import pipeline, sampling
-from melanoma_tf.data.dataset import DataSet, check_folds
+from melanoma_tf.data.dataset import DataSet, check_folds, stopping_fold
 from melanoma_tf.devices.multihost import Hosts
 from melanoma_tf.devices.select import Runtime
 from melanoma_tf.evaluation import metrics
@@ -63,7 +62,7 @@ def train(
     run.start()
     run.trackers.begin(run.progress.history, lambda: trackers.augmented_images(run.trainer, run.train_shards, config))
     for epoch in range(run.progress.step // run.steps_per_epoch, config.epochs):
-        if run.is_stopped():
+        if stages.is_stopped(config, run.progress.history):
             break
         run.enter(epoch)
         with run.termination:
@@ -90,12 +89,13 @@ class _FoldRun:
         alone = runtime.hosts.count == 1 and (runtime.replicas == 1 or runtime.backend == "jax")
         self.termination = callbacks.Termination(alone)
         self.checkpoints = folder / "checkpoints" if folder else None
-        check_folds(dataset, [fold], config.batch_size)
+        check_folds(dataset, [fold], config.batch_size, config.patience)
         self.targets = build.build_targets(config, fold)
-        self.inputs = pipeline.metadata_of(config.metadata, (*dataset.train, *dataset.test))
-        self.held_out, self.stopping = dataset.fold(fold), dataset.fold((fold + 1) % dataset.folds)
-        training = dataset.others(fold)
+        self.known = pipeline.metadata_of(config.metadata, (*dataset.train, *dataset.test))
+        self.held_out, training = dataset.fold(fold), dataset.others(fold)
         if config.patience:
+            self.stopping = dataset.fold(stopping_fold(dataset, fold))
+            self.stopping_target = self.targets.of_table(pipeline.read_metadata(self.stopping))
             training = tuple(shard for shard in training if shard not in self.stopping)
         if self.targets.soft:
             training += sampling.soft_labelled(dataset.test, self.targets.soft)
@@ -106,6 +106,7 @@ class _FoldRun:
             seed=config.seed,
             oversample=config.oversample,
             positive_share=config.positive_share,
+            hosts=runtime.hosts.count,
         )
         self.train_shards, self.steps_per_epoch = training, self.sampler.steps
         table = pipeline.read_metadata(self.held_out)
@@ -120,7 +121,7 @@ class _FoldRun:
             "batch_size": self.config.batch_size,
             "image_size": image_size,
             "hosts": self.runtime.hosts,
-            "metadata": self.inputs,
+            "metadata": self.known,
         }
 
     def start(self) -> None:
@@ -238,18 +239,13 @@ class _FoldRun:
                 "val_auc": metrics.auc(self.table["target"], outputs[:, 0]),
             }
             if self.config.patience:
-                target = self.targets.of_table(pipeline.read_metadata(self.stopping))
                 logits = predictor.predict_outputs(self.predictor, self.stopping, **sizes)[:, 0]
-                found["stop_auc"] = metrics.auc(target, logits)
-                earlier = [row["stop_auc"] for row in self.progress.history]
-                if self.folder and found["stop_auc"] > max(earlier, default=-1.0):
+                found["stop_auc"] = metrics.auc(self.stopping_target, logits)
+                earlier = stages.stopping_aucs(self.config, self.progress.history)
+                last = stages.at(self.config, self.config.epochs - 1).is_as(self.stage)
+                if self.folder and last and found["stop_auc"] > max(earlier, default=-1.0):
                     checkpoint.save_final(self.folder / BEST, self.classifier)
         return found, outputs[:, 0]
-
-    def is_stopped(self) -> bool:
-        """Whether the AUC of the stopping fold has not risen for `patience` epochs."""
-        aucs = [row["stop_auc"] for row in self.progress.history] if self.config.patience else []
-        return bool(aucs) and len(aucs) - 1 - int(np.argmax(aucs)) >= self.config.patience
 
     def _held_out_loss(self, outputs: NDArray[Any]) -> float:
         """The loss that is trained, of images that are not augmented."""
@@ -276,7 +272,6 @@ class _FoldRun:
         epoch by the held-out fold would flatter its AUC.
         """
         config, runtime = self.config, self.runtime
-        self.enter(config.epochs - 1)  # from an earlier stage, if the run was stopped there
         with checkpoint.averaged(self.classifier, self.trainer.optimizer):
             if config.patience:
                 best = [BEST, files.checksum_file(Path(BEST)).name]

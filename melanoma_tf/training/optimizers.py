@@ -271,8 +271,8 @@ def build_optimizer(
         rate = schedule.of_updates(rate, config.accumulate_steps)
     inner = extended(OPTIMIZERS[config.optimizer], *additions)(rate, **options)
     if decoupled:
-        # "variable": ConvNeXt's layer scales, which Keras leaves without a name.
-        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "variable"])
+        # "variable": ConvNeXt's layer scales, which Keras leaves without a name. "power": of generalized-mean pooling.
+        inner.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "variable", "power"])
     # Only float16 needs a large scale. Elsewhere 1, and its halving and doubling are exact.
     scale = 2.0**15 if keras.config.dtype_policy().name == "mixed_float16" else 1.0
     return SkippingOptimizer(inner, initial_scale=scale)

@@ -26,6 +26,7 @@ import ml_collections
 
 from melanoma_tf.core import files
 from melanoma_tf.core.config import restore
+from melanoma_tf.training import stages
 from tfrecord_tools.core import json_file, lock, paths, text
 from tfrecord_tools.records.manifest import MANIFEST
 
@@ -77,10 +78,12 @@ class RunDir:
         return (self.fold(fold) / "checkpoints" / "LAST").is_file()
 
     def is_trained(self, fold: int) -> bool:
-        """Whether a fold is finished, and with all epochs of an extended run."""
+        """Whether a fold is finished, and with all epochs of an extended run or until it was stopped."""
         if fold not in self.finished_folds():
             return False
-        return not self.epochs_before or _last_epoch(self.fold(fold)) >= self.config.epochs
+        history = _history(self.fold(fold)) if self.epochs_before else []
+        last = max((int(row["epoch"]) for row in history), default=0)
+        return not self.epochs_before or last >= self.config.epochs or stages.is_stopped(self.config, history)
 
     def reopen(self, fold: int) -> None:
         """Marks a fold as unfinished, because it goes on."""
@@ -235,7 +238,8 @@ def _read_run(file: Path) -> dict[str, Any]:
         hashes = run.get(key)
         if not (isinstance(hashes, list) and all(isinstance(each, str) for each in hashes)):
             raise _damaged(file, f"{key}: expected a list of SHA-256")
-    if not all(isinstance(each, str) for each in run.setdefault("sources", [])):
+    sources = run.setdefault("sources", [])
+    if not (isinstance(sources, list) and all(isinstance(each, str) for each in sources)):
         raise _damaged(file, "sources: expected a list of texts")
     epochs = run.get("epochs_before", [])
     if not (isinstance(epochs, list) and all(type(each) is int and each > 0 for each in epochs)):
@@ -313,13 +317,13 @@ def _epochs_before(before: RunDir, now: RunDir) -> tuple[int, ...]:
     return (*before.epochs_before, old)
 
 
-def _last_epoch(folder: Path) -> int:
-    """The number of the last epoch in a fold's history; 0 if it is unknown."""
+def _history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a fold's history; none if they cannot be read."""
     try:
         with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
-            return max(int(row["epoch"]) for row in csv.DictReader(file))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+            return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _check_same(before: RunDir, now: RunDir) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -50,6 +50,23 @@ def at(config: ml_collections.ConfigDict, epoch: int, epochs_before: Sequence[in
         return Stage(found, True)
     found.epochs = config.epochs - config.freeze_epochs
     return Stage(found, False, tuple(epochs - config.freeze_epochs for epochs in epochs_before))
+
+
+def stopping_aucs(config: ml_collections.ConfigDict, history: Sequence[Mapping[str, float]]) -> list[float]:
+    """AUC on the stopping fold of the epochs of the last stage; those of smaller images say less.
+
+    Args:
+      config: see configs/default.py.
+      history: a row for each finished epoch.
+    """
+    last = at(config, config.epochs - 1)
+    return [row["stop_auc"] for epoch, row in enumerate(history) if at(config, epoch).is_as(last)]
+
+
+def is_stopped(config: ml_collections.ConfigDict, history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the AUC of the stopping fold has not risen for `config.patience` epochs. history: of finished epochs."""
+    aucs = stopping_aucs(config, history) if config.patience else []
+    return bool(aucs) and len(aucs) - 1 - aucs.index(max(aucs)) >= config.patience
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -33,16 +33,24 @@ def sampler(dataset, **options):
 
 
 def read(chosen, epoch=0, skip_steps=0, hosts=pipeline.ALONE):
-    """Seeds, which tell images apart, and targets of an epoch's batches."""
+    """The images, seeds and targets of an epoch's batches."""
     shards, balance = chosen.epoch(epoch)
     settings = {"batch_size": BATCH, "image_size": 32, "seed": 0, "epoch": epoch, "buffer": 64, "hosts": hosts}
     batches = pipeline.train_batches(shards, balance=balance, skip_steps=skip_steps, **settings)
     assert int(batches.cardinality()) == chosen.steps - skip_steps
-    return [(features["seed"], target) for features, target in batches.as_numpy_iterator()]
+    found = batches.as_numpy_iterator()
+    return [([image.tobytes() for image in features["image"]], features["seed"], target) for features, target in found]
 
 
 def counts(batches):
-    return collections.Counter(np.concatenate([seeds for seeds, _ in batches]).tolist())
+    """How often each image is read, by its target, and whether all seeds differ."""
+    together = [
+        (image, float(label)) for images, _, labels in batches for image, label in zip(images, labels, strict=True)
+    ]
+    seeds = np.concatenate([seeds for _, seeds, _ in batches])
+    assert len(np.unique(seeds)) == len(seeds)  # each time augmented differently
+    counted = collections.Counter(together)
+    return {target: [number for (_, label), number in counted.items() if label == target] for target in (0.0, 1.0)}
 
 
 def test_without_a_setting_an_epoch_is_every_record_once(dataset, table):
@@ -57,13 +65,11 @@ def test_positives_are_read_as_often_as_asked(dataset, table):
     chosen = sampler(dataset, oversample=4)
     assert chosen.steps == (images + 3 * positives) // BATCH
     assert chosen.prior == pytest.approx(4 * positives / (images + 3 * positives))
-    batches = read(chosen)
-    found = counts(batches)
+    found = counts(read(chosen))
     left_out = images + 3 * positives - chosen.steps * BATCH
-    assert sum(number - 1 for number in found.values()) >= 3 * positives - left_out
-    assert max(found.values()) == 4
-    seen = {seed: target for seeds, labels in batches for seed, target in zip(seeds, labels, strict=True)}
-    assert {seen[seed] for seed, number in found.items() if number > 1} == {1.0}
+    assert 4 * positives - left_out <= sum(found[1.0]) <= 4 * positives
+    assert max(found[1.0]) == 4
+    assert set(found[0.0]) == {1}
 
 
 def test_each_batch_has_the_share_of_positives_that_was_asked_for(dataset, table):
@@ -71,21 +77,19 @@ def test_each_batch_has_the_share_of_positives_that_was_asked_for(dataset, table
     assert chosen.steps == len(table) // BATCH
     assert chosen.prior == 0.25
     batches = read(chosen)
-    assert {int(target.sum()) for _, target in batches} == {2}
-    # Each positive as often as any other, up to one; no other image twice.
+    assert {int(target.sum()) for _, _, target in batches} == {2}
     found = counts(batches)
-    seen = {seed: target for seeds, labels in batches for seed, target in zip(seeds, labels, strict=True)}
-    often = [number for seed, number in found.items() if seen[seed] == 1]
-    assert max(often) - min(often) <= 1
-    assert sum(often) == 2 * chosen.steps
-    assert {number for seed, number in found.items() if seen[seed] == 0} == {1}
-    assert [seeds.tolist() for seeds, _ in read(chosen, epoch=1)] != [seeds.tolist() for seeds, _ in batches]
+    assert max(found[1.0]) - min(found[1.0]) <= 1  # each positive as often as any other, up to one
+    assert sum(found[1.0]) == 2 * chosen.steps
+    assert set(found[0.0]) == {1}
+    assert [images for images, _, _ in read(chosen, epoch=1)] != [images for images, _, _ in batches]
 
 
 @pytest.mark.parametrize("options", [{"oversample": 3}, {"positive_share": 0.5}])
 def test_an_epoch_can_be_entered_anywhere(dataset, options):
     whole, rest = read(sampler(dataset, **options), epoch=2), read(sampler(dataset, **options), epoch=2, skip_steps=3)
-    for (seeds, targets), (same_seeds, same_targets) in zip(whole[3:], rest, strict=True):
+    for (images, seeds, targets), (same_images, same_seeds, same_targets) in zip(whole[3:], rest, strict=True):
+        assert images == same_images
         np.testing.assert_array_equal(seeds, same_seeds)
         np.testing.assert_array_equal(targets, same_targets)
 
@@ -94,11 +98,16 @@ def test_an_epoch_can_be_entered_anywhere(dataset, options):
 def test_hosts_share_the_batches_of_one(dataset, options):
     alone = read(sampler(dataset, **options))
     parts = [read(sampler(dataset, **options), hosts=Hosts(index, 2)) for index in (0, 1)]
-    for (seeds, targets), first, second in zip(alone, *parts, strict=True):
-        assert sorted(seeds) == sorted([*first[0], *second[0]])
-        assert first[1].sum() + second[1].sum() == targets.sum()
+    for (_, seeds, targets), first, second in zip(alone, *parts, strict=True):
+        assert sorted(seeds) == sorted([*first[1], *second[1]])
+        assert first[2].sum() + second[2].sum() == targets.sum()
         if "positive_share" in options:
-            assert first[1].sum() == second[1].sum()
+            assert first[2].sum() == second[2].sum()
+
+
+def test_positives_that_hosts_cannot_share_are_refused(dataset):
+    with pytest.raises(DataError, match="is 3 images; expected a multiple of 2 hosts"):
+        sampler(dataset, positive_share=0.375, hosts=2)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.99])
@@ -130,12 +139,13 @@ def test_sources_become_folds(dataset, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "read_metadata", renamed)
         parts = sampling.by_source(dataset)
+    assert sampling.by_source(dataclasses.replace(dataset, train=()), ("a", "b")).train == ()
     assert (parts.folds, parts.sources) == (2, ("a", "b"))
     assert pipeline.count(parts.train) == pipeline.count(dataset.train)
     names = read_metadata(parts.fold(0))["image_name"]
     assert names.str[-1].isin(list("147")).all()
     assert sum(shard.positives for shard in parts.train) == sum(shard.positives for shard in dataset.train)
-    with pytest.raises(DataError, match="all records come from 'isic2020'; expected several sources"):
+    with pytest.raises(DataError, match="all records come from isic2020; expected several sources"):
         sampling.by_source(dataset)
 
 

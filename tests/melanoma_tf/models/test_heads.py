@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from melanoma_tf.core.config import WORDS
 from melanoma_tf.models import backbones, heads
 
 RNG = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def test_the_logit_of_diagnoses_is_the_log_odds_of_their_softmax():
     np.testing.assert_allclose(heads.LogOdds(list(positive))(logits)[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("outputs", heads.OUTPUTS)
+@pytest.mark.parametrize("outputs", WORDS["head"])
 def test_the_first_guess_is_the_prior(outputs):
     model = build(outputs=outputs, positive=(False, True, False, True, False), prior=0.02)
     logits = np.asarray(model(np.zeros_like(FEATURES)))
