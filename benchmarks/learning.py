@@ -46,14 +46,23 @@ Row = dict[str, Any]
 # ----------------------------------------------------------------------------------------------------------- recipes
 
 # What ours changes of CONFIG, besides image_size and epochs.
-OURS: dict[str, Any] = {"lr": 1e-3, "ema": 0.995}
+OURS: dict[str, Any] = {"head": "diagnosis", "lr": 5e-4, "ema": 0.99}
 # Name -> (description, what it changes of ours).
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "no_pretraining": ("random initial weights", {"weights": "none"}),
     "no_augmentation": ("no augmentation", {"augment": "none"}),
     "no_ema": ("the last weights, not their moving average", {"ema": 0.0}),
-    "bce": ("cross-entropy instead of focal loss", {"loss": "bce"}),
     "one_view": ("prediction from one view instead of eight", {"tta": False}),
+    "both_heads": ("melanoma and the diagnoses each with a loss", {"head": "target+diagnosis"}),
+    "focal": ("melanoma alone, by focal loss", {"head": "target"}),
+    "class_balanced": ("melanoma alone, by class-balanced focal loss", {"head": "target", "loss": "class_balanced"}),
+    "bce": ("melanoma alone, by cross-entropy", {"head": "target", "loss": "bce"}),
+    "metadata": ("with age, sex and site", {"metadata": "sex, age, site"}),
+    "oversample": ("each melanoma four times an epoch", {"oversample": 4}),
+    "balanced_batches": ("a quarter of each batch melanomas", {"positive_share": 0.25}),
+    "gem": ("generalized-mean pooling", {"pooling": "gem"}),
+    "layer_decay": ("learning rates that fall by 0.8 a stage from the head down", {"layer_decay": 0.8, "lr": 1e-3}),
+    "larger": ("160 px", {"image_size": 160}),
 }
 FLOOR = {
     "probe": "logistic regression on the features of the frozen base",

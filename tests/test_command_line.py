@@ -68,6 +68,13 @@ REFUSED: dict[tuple[str, ...], tuple[int, str]] = {
     ),
     ("train", "--config.model=resnet"): (1, "unknown backbone 'resnet'; expected one of: efficientnet-b0, "),
     ("train", "--config.loss=mse"): (1, "unknown config.loss='mse'; expected one of: focal, class_balanced, bce"),
+    ("train", "--config.target=mole"): (1, "config.target='mole': unknown diagnosis 'mole'; expected malignant, or "),
+    ("train", "--config.metadata=weight"): (1, "config.metadata='weight': unknown 'weight'; expected some of: sex, "),
+    ("train", "--config.first_sizes=96"): (1, "config.first_sizes='96': got '96', expected PIXELSxEPOCHS"),
+    ("train", "--config.positive_share=0.001"): (1, "config.positive_share=0.001 of a batch of 64 is 0 images; "),
+    ("train", "--config.pos_weight=3"): (1, "config.pos_weight=3.0 has no effect with config.head='target' and "),
+    ("train", "--config.head=diagnosis", "--config.loss=bce"): (1, "config.loss='bce' has no effect with config.head="),
+    ("train", "--config.tta_random=4", "--config.augment=none"): (1, "config.tta_random=4 views would be the same"),
     ("train", "--config.augment=flip|spin(3)"): (1, "augmentation policy 'flip|spin(3)': unknown op 'spin'; expected "),
     ("train", "--data={0}/build", "--workdir={0}/trained", "--config.lr=0.5"): (
         1,
