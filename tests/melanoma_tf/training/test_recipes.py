@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from melanoma_tf import evaluate, explain, predict
-from melanoma_tf.data.dataset import open_data
+from melanoma_tf import evaluate, explain, predict, train
+from melanoma_tf.data import pipeline
+from melanoma_tf.data.dataset import DataError, open_data
 from melanoma_tf.devices import select
 from melanoma_tf.evaluation import build_images, metrics
 from melanoma_tf.models import backbones
@@ -135,6 +137,48 @@ def test_a_run_with_metadata_and_diagnoses_is_predicted_explained_and_reported(s
     assert "True by predicted class" in (tmp_path / "report/report.html").read_text()
     images = build_images.read(str(shards), list(oof.index[:2]))
     assert explain.overlays(run, table, images).keys() == set(oof.index[:2])
+
+
+@pytest.fixture(scope="module")
+def partly_labelled(dataset):
+    """The data set with fold 4 as a test set."""
+    test = tuple(dataclasses.replace(shard, fold=-1, positives=-1) for shard in dataset.fold(4))
+    return dataclasses.replace(dataset, train=dataset.others(4), test=test)
+
+
+def write_soft(path, shards, value):
+    names = pipeline.read_metadata(shards)["image_name"]
+    pd.DataFrame({"image_name": names, "target": value}).to_csv(path, index=False)
+    return len(names)
+
+
+def test_soft_labels_train_the_images_that_they_name_each_fold_with_its_own(partly_labelled, tmp_path):
+    config = config_of({"soft_labels": str(tmp_path / "of{fold}.csv"), "augment": "none"})
+    number = write_soft(tmp_path / "of0.csv", partly_labelled.test, 0.875)
+    run = fold._FoldRun(config, partly_labelled, 0, tmp_path / "run", ONE_CPU, ())
+    others = pipeline.count(partly_labelled.others(0))
+    assert (pipeline.count(run.train_shards), run.steps_per_epoch) == (others + number, (others + number) // 8)
+    settings: dict[str, Any] = {"batch_size": 8, "image_size": 32, "seed": 0, "skip_steps": 0, "buffer": 64}
+    batches = [pipeline.train_batches(run.train_shards, epoch=k, targets=run.targets, **settings) for k in range(3)]
+    labels = np.concatenate([target for epoch in batches for _, target in epoch])
+    assert set(labels) == {0.0, 0.875, 1.0}
+    assert (labels == 0.875).sum() <= 3 * number
+    assert set(pipeline.read_metadata(run.held_out)["image_name"]).isdisjoint(run.targets.soft)
+
+
+def test_soft_labels_are_checked_before_any_fold_is_trained(partly_labelled, tmp_path, capsys):
+    config = config_of({"soft_labels": str(tmp_path / "of{fold}.csv")})
+    write_soft(tmp_path / "of0.csv", partly_labelled.test, 0.5)
+    train.check_soft_labels(config, partly_labelled, [0])
+    assert "warning" not in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"of1\.csv is no file; predict writes such tables"):
+        train.check_soft_labels(config, partly_labelled, [0, 1])
+    (tmp_path / "of1.csv").write_text("image_name,target\nnobody,0.5\n")
+    with pytest.raises(DataError, match="soft labels of 1 images, none of which is in the data"):
+        train.check_soft_labels(config, partly_labelled, [0, 1])
+    config.soft_labels = str(tmp_path / "of0.csv")
+    train.check_soft_labels(config, partly_labelled, [0])
+    assert "warning: the same soft labels train every fold" in capsys.readouterr().out
 
 
 def test_only_the_head_changes_while_the_rest_is_frozen(dataset, tmp_path, monkeypatch):
