@@ -18,9 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = "efficientnet-b3"  # a name of melanoma_tf/models/registry.py
     c.weights = "noisy-student"  # imagenet | noisy-student | autoaugment | none | a path
     c.image_size = 384  # pixels; records of another size are resampled on the host
-    c.first_sizes = (
-        ""  # progressive resizing: "192x2,256x3" trains 2 epochs at 192 px, 3 at 256, the rest at image_size
-    )
+    c.first_sizes = ""  # progressive resizing: "192x2,256x3" for 2 epochs at 192 px and 3 at 256 before the others
     c.pooling = "avg"  # avg | max | gem
     c.dropout = 0.3
     c.dropout_samples = 1  # masks of dropout whose logits are averaged: multi-sample dropout

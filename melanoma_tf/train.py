@@ -123,9 +123,8 @@ def check_input(runs: Mapping[Path, ml_collections.ConfigDict], data: str) -> No
     for flag, path in (("data", data), *(("external", each) for each in FLAGS.external)):
         cli.existing_folder(flag, path, expected="the output folder of tfrecord_tools.build")
     if any(paths.is_remote(path) for path in (data, *FLAGS.external)):
-        if not all(
-            (folder / run_dir.RUN).exists() for folder in runs
-        ):  # else there may be checkpoints, which need none
+        begun = all((folder / run_dir.RUN).exists() for folder in runs)
+        if not begun:  # else there may be checkpoints, which need none
             registry.check_weights(config.model, config.weights)
         return
     opened = [dataset.open_data(path) for path in (data, *FLAGS.external)]

@@ -163,7 +163,7 @@ class _FoldRun:
     def enter(self, epoch: int) -> None:
         """Builds the models of the epoch's stage if it is another, with the weights of the one before."""
         stage = stages.at(self.config, epoch, self.epochs_before)
-        if stage.is_as(self.stage):
+        if stage.matches(self.stage):
             return
         before, weights = self.stage, self.classifier.get_weights()
         taken = callbacks.steps_taken(self.trainer.optimizer)
@@ -242,7 +242,7 @@ class _FoldRun:
                 logits = predictor.predict_outputs(self.predictor, self.stopping, **sizes)[:, 0]
                 found["stop_auc"] = metrics.auc(self.stopping_target, logits)
                 earlier = stages.stopping_aucs(self.config, self.progress.history)
-                last = stages.at(self.config, self.config.epochs - 1).is_as(self.stage)
+                last = stages.at(self.config, self.config.epochs - 1).matches(self.stage)
                 if self.folder and last and found["stop_auc"] > max(earlier, default=-1.0):
                     checkpoint.save_final(self.folder / BEST, self.classifier)
         return found, outputs[:, 0]

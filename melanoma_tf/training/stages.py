@@ -25,7 +25,7 @@ class Stage:
     frozen: bool
     epochs_before: tuple[int, ...] = ()
 
-    def is_as(self, other: Stage) -> bool:
+    def matches(self, other: Stage) -> bool:
         """Whether both train the same graph with the same optimizer."""
         return (self.frozen, self.config.image_size) == (other.frozen, other.config.image_size)
 
@@ -60,7 +60,7 @@ def stopping_aucs(config: ml_collections.ConfigDict, history: Sequence[Mapping[s
       history: a row for each finished epoch.
     """
     last = at(config, config.epochs - 1)
-    return [row["stop_auc"] for epoch, row in enumerate(history) if at(config, epoch).is_as(last)]
+    return [row["stop_auc"] for epoch, row in enumerate(history) if at(config, epoch).matches(last)]
 
 
 def is_stopped(config: ml_collections.ConfigDict, history: Sequence[Mapping[str, float]]) -> bool:

@@ -18,27 +18,13 @@ import pytest
 
 from melanoma_tf.augment.warp import shears
 from melanoma_tf.data import pipeline
-from melanoma_tf.data.dataset import open_data
 from melanoma_tf.devices import profile, select
-from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold, trackers
 from tests.support import optimizers, tiny
 from tests.support.events import read_events
 from tests.support.process import HANG_S, JAX_ON_CPU, REPOSITORY, run_command, wait_for
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "build_classifier", tiny.build_classifier)
-        yield
-
-
-@pytest.fixture(scope="module")
-def dataset(shards):
-    return open_data(str(shards))
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("tiny_model")]
 
 
 ONE_CPU = select.Runtime("tensorflow", "cpu", ("CPU:0",), "test")

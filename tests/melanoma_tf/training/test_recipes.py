@@ -16,16 +16,15 @@ import pytest
 
 from melanoma_tf import evaluate, explain, predict, train
 from melanoma_tf.data import pipeline
-from melanoma_tf.data.dataset import DataError, open_data
+from melanoma_tf.data.dataset import DataError
 from melanoma_tf.devices import select
 from melanoma_tf.evaluation import build_images, metrics
-from melanoma_tf.models import backbones
 from melanoma_tf.training import build, callbacks, checkpoint, fold, optimizers, run_dir, stages
 from tests.support import tiny
 from tests.support.process import HANG_S, wait_for
 from tfrecord_tools import schema
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("tiny_model")]
 ONE_CPU = select.Runtime("tensorflow", "cpu", ("CPU:0",), "test")
 
 # Settings, and a step to be killed after; eight steps an epoch without oversampling.
@@ -53,18 +52,6 @@ RECIPES: dict[str, tuple[dict[str, Any], int]] = {
         9,
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "build_classifier", tiny.build_classifier)
-        yield
-
-
-@pytest.fixture(scope="module")
-def dataset(shards):
-    return open_data(str(shards))
 
 
 def config_of(settings):
@@ -207,7 +194,7 @@ def test_the_schedule_begins_when_the_whole_model_is_trained():
     assert [float(rates[1](step)) for step in (0, 10, 25, 40)] == pytest.approx([0, config.lr, config.lr / 2, 0])
     assert head.frozen
     assert not whole.frozen
-    assert stages.at(config, 5).is_as(whole)
+    assert stages.at(config, 5).matches(whole)
 
 
 def test_images_grow_as_asked():
